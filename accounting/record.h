@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_ACCOUNTING_RECORD_H
+#define DETSHARE_ACCOUNTING_RECORD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+/*
+ * The usage record: one per job, node and restart. The node runtime spools it as one JSON object in
+ * SPOOL_DIR/job-JOB.RESTART.json (temporary name, fsync, rename); `detshare-usaged send` signs it with munge and
+ * delivers it; `detshare-usaged collect` keeps it, merges the nodes of a job and writes the summary
+ * into the job's AdminComment after its end. Only what was measured is in it.
+ */
+struct ds_usage_record {
+	char cluster[64];       /* ClusterName; "": the collector's own */
+	char node[256];
+	uint32_t job_id;
+	uint32_t restart;       /* SLURM_RESTART_COUNT, 0 for the first run */
+	uint32_t uid;
+	char class_name[32];
+	uint32_t share_milli;
+	char gpu_uuid[48];
+	double begin_unix_s;    /* when the allocation joined the ledger */
+	double end_unix_s;
+	double granted_sm_s;    /* integral over time of the SMs of the groups it held */
+	uint64_t programs;      /* processes that were welcomed */
+	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
+};
+
+/* One JSON object on one line, malloc'd (the caller frees it), or NULL when memory is out. */
+char *ds_usage_record_format(const struct ds_usage_record *record);
+
+/* Parse and validate one; unknown keys are ignored, missing or mistyped ones refused. 0 or -1. */
+int ds_usage_record_parse(const char *json, size_t length, struct ds_usage_record *record,
+			  struct ds_error *err);
+
+/*
+ * Put the record into `spool_dir` (made if absent, 0700). Returns 0 or -1. An existing record of the
+ * same job, node and restart is replaced.
+ */
+int ds_usage_record_spool(const char *spool_dir, const struct ds_usage_record *record,
+			  struct ds_error *err);
+
+#endif

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_COMMON_NODE_CONFIG_H
+#define DETSHARE_COMMON_NODE_CONFIG_H
+
+#include <limits.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+/*
+ * detshare-node.conf: facts of one machine (paths, ports), as against detshare.conf, which holds the
+ * site's rules. libconfuse; unknown keys are errors; a missing file means the defaults.
+ * "%n" in a path stands for the node's name (several slurmds on one machine).
+ */
+struct ds_node_config {
+	char node_name[256];          /* not a key: what %n became */
+	char runtime_dir[PATH_MAX];   /* runtime_dir = "/run/detshare": gone after a reboot */
+	char spool_dir[PATH_MAX];     /* spool_dir = "/var/spool/detshare": usage records, kept */
+	char coroutine_library[PATH_MAX]; /* coroutine_library = LIBDIR/detshare/libdetshare-cuda.so */
+	char noderuntime[PATH_MAX];   /* noderuntime = SBINDIR/detshare-noderuntime */
+	char usage_sender[PATH_MAX];  /* usage_sender = SBINDIR/detshare-usaged */
+	char usage_host[256];         /* usage_host = "": no collector, records stay in the spool */
+	uint16_t usage_port;          /* usage_port = 6829 */
+	char munge_socket[PATH_MAX];  /* munge_socket = "": libmunge's default */
+	char gpu_info_dir[PATH_MAX];  /* gpu_info_dir = "/proc/driver/nvidia/gpus" */
+	char gpu_device_prefix[PATH_MAX]; /* gpu_device_prefix = "/dev/nvidia": device file = prefix + minor */
+	char cuda_library[PATH_MAX];  /* cuda_library = "libcuda.so.1": for the probe, by dlopen */
+	char mps_control[PATH_MAX];   /* mps_control = "nvidia-cuda-mps-control"; "": no MPS */
+	char cgroup_root[PATH_MAX];   /* cgroup_root = "/sys/fs/cgroup" (v2, or a v1 hierarchy with /unified) */
+};
+
+/* The defaults, with `node_name` (NULL: the host's name up to the first dot) put in for %n. */
+void ds_node_config_defaults(struct ds_node_config *config, const char *node_name);
+
+/*
+ * Read `path` (NULL: $DETSHARE_NODE_CONF unless the process is set-uid, else
+ * SYSCONFDIR/detshare/detshare-node.conf) over the defaults. A missing file is an error only if
+ * `path` was given. Returns 0, or -1 with one line that names file and line.
+ */
+int ds_node_config_read(const char *path, const char *node_name, struct ds_node_config *config,
+			struct ds_error *err);
+
+#endif

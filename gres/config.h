@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_GRES_CONFIG_H
+#define DETSHARE_GRES_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "gres/request.h"
+
+/*
+ * detshare.conf, beside slurm.conf on the controller: what a site decides. Parsed by libconfuse;
+ * unknown keys are errors. Everything here is plain data; rules.h decides with it.
+ */
+
+/* How a class may use a GPU; the words are those of doc/design.md. */
+enum ds_class_kind { DS_KIND_LATENCY, DS_KIND_THROUGHPUT, DS_KIND_BESTEFFORT };
+
+/* Who may share a GPU with whom. */
+enum ds_isolation { DS_ISOLATION_USER, DS_ISOLATION_NONE };
+
+struct ds_class {
+	char name[DS_CLASS_NAME_SIZE];
+	enum ds_class_kind kind;
+	uint32_t min_share_milli; /* smallest share a job of this class may ask, 1..1000 */
+	uint32_t max_share_milli; /* largest */
+};
+
+enum { DS_CLASSES_MAX = 16 };
+
+struct ds_site_config {
+	char default_class[DS_CLASS_NAME_SIZE];
+	struct ds_class classes[DS_CLASSES_MAX];
+	uint32_t n_classes;
+	bool allow_raw_shard;         /* jobs may ask gres/shard without detshare */
+	enum ds_isolation isolation;
+	char digest[17];              /* 16 hex digits: names this configuration in the grant */
+};
+
+/* The configuration of a site that has no detshare.conf. */
+void ds_site_config_defaults(struct ds_site_config *config);
+
+/*
+ * Read `path`. Returns 0, or -1 with one line that names file and line; `*config` is untouched then,
+ * so that a broken file keeps the old rules. A file that does not exist is an error (errno ENOENT).
+ */
+int ds_site_config_read(const char *path, struct ds_site_config *config, struct ds_error *err);
+
+/* The same from text in memory, for tests and the fuzzer. `name` stands for the path in messages. */
+int ds_site_config_parse(const char *text, const char *name, struct ds_site_config *config,
+			 struct ds_error *err);
+
+/* The class of that name, or NULL. The pointer lives as long as `config`. */
+const struct ds_class *ds_site_config_class(const struct ds_site_config *config, const char *name);
+
+/*
+ * The path of detshare.conf: the folder of $SLURM_CONF if set, else that of Slurm's built-in
+ * slurm.conf path. Writes at most `size` bytes, always terminated.
+ */
+void ds_site_config_path(char *path, unsigned long size);
+
+#endif

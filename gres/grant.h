@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_GRES_GRANT_H
+#define DETSHARE_GRES_GRANT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "gres/config.h"
+
+/*
+ * The grant: what the controller stamped on a job. job_submit appends
+ * `DETSHARE_GRANT=<text>` to job_desc->spank_job_env, after stripping every DETSHARE_* entry that a
+ * client put there; the job prolog and epilog find it in their environment as SPANK_DETSHARE_GRANT.
+ *
+ * Text form, one line, keys in this order, all present:
+ *   v=1,class=NAME,kind=latency|throughput|besteffort,share=MILLI,isolation=user|none,config=HEX16
+ */
+#define DS_GRANT_VARIABLE "DETSHARE_GRANT"
+#define DS_GRANT_PROLOG_VARIABLE "SPANK_DETSHARE_GRANT"
+
+enum { DS_GRANT_TEXT_SIZE = 256 };
+
+struct ds_grant {
+	char class_name[DS_CLASS_NAME_SIZE];
+	enum ds_class_kind kind;
+	uint32_t share_milli; /* 1..1000 */
+	enum ds_isolation isolation;
+	char config_digest[17];
+};
+
+/* Write the text form. Returns 0, or -1 when a field is out of range or `size` too small. */
+int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struct ds_error *err);
+
+/* Parse the text form; anything unknown, missing, doubled or out of range is refused. 0 or -1. */
+int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *err);
+
+const char *ds_class_kind_name(enum ds_class_kind kind);
+int ds_class_kind_parse(const char *name, enum ds_class_kind *kind);
+
+#endif

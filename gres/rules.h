@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_GRES_RULES_H
+#define DETSHARE_GRES_RULES_H
+
+#include <stdbool.h>
+
+#include "common/error.h"
+#include "gres/config.h"
+#include "gres/request.h"
+
+/*
+ * What a site's rules make of a submission. Pure, and the same function in cli_filter (which turns
+ * the user's options into a submission) and in job_submit (which turns job_desc_msg_t into one).
+ */
+
+/* What a job or step asks, in the words of Slurm's options. NULL: not given. Borrowed strings. */
+struct ds_submission {
+	const char *gres;            /* --gres */
+	const char *class_option;    /* --detshare-class */
+	const char *gpus;            /* --gpus */
+	const char *gpus_per_node;
+	const char *gpus_per_socket;
+	const char *gpus_per_task;
+	const char *gpu_bind;
+	const char *gpu_freq;
+	const char *mem_per_gpu;
+	const char *cpus_per_gpu;
+	const char *ntasks_per_gpu;
+	const char *tres_per_task;
+	bool exclusive;              /* --exclusive of a whole node (not a step's exact placement) */
+	bool is_step;                /* srun inside an allocation */
+	const char *job_class;       /* steps: the class of the allocation, if known */
+};
+
+enum ds_verdict {
+	DS_NOT_OURS, /* asks no share: leave it alone */
+	DS_ACCEPTED, /* `class`, `share_milli` and `gres` hold */
+	DS_REFUSED,  /* the error says why, in one line that names the option */
+};
+
+struct ds_decision {
+	char class_name[DS_CLASS_NAME_SIZE];
+	uint32_t share_milli;
+	uint32_t shard_count;
+	char *gres; /* rewritten list, malloc'd; the caller frees it. NULL unless DS_ACCEPTED */
+};
+
+/* Decide. `config` NULL: a client without detshare.conf, which leaves classes to the controller. */
+enum ds_verdict ds_rules_decide(const struct ds_site_config *config,
+				const struct ds_submission *submission,
+				struct ds_decision *decision, struct ds_error *err);
+
+#endif
