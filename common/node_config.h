@@ -35,9 +35,15 @@ void ds_node_config_defaults(struct ds_node_config *config, const char *node_nam
 /*
  * Read `path` (NULL: $DETSHARE_NODE_CONF unless the process is set-uid, else
  * SYSCONFDIR/detshare/detshare-node.conf) over the defaults. A missing file is an error only if
- * `path` was given. Returns 0, or -1 with one line that names file and line.
+ * `path` was given. Read by root, the file must belong to root and be writable by nobody else,
+ * because root executes what it names. Returns 0, or -1 with one line that names file and line;
+ * `*config` then holds the defaults. Not thread-safe: libconfuse's lexer is not.
  */
 int ds_node_config_read(const char *path, const char *node_name, struct ds_node_config *config,
 			struct ds_error *err);
+
+/* The same from text in memory, for tests and the fuzzer. `name` stands for the path in messages. */
+int ds_node_config_parse(const char *text, const char *name, const char *node_name,
+			 struct ds_node_config *config, struct ds_error *err);
 
 #endif

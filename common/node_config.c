@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/node_config.h"
+
+#include <confuse.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { CONFIG_FILE_MAX = 65536 };
+
+/* What a value must look like: each is checked where it is read, so that a message has its line. */
+enum key_kind {
+	KEY_DIRECTORY, /* an absolute path */
+	KEY_PROGRAM,   /* an absolute path, or a name to look for in PATH (or the loader's path) */
+	KEY_OPTIONAL,  /* as KEY_PROGRAM, or "" */
+	KEY_HOST,      /* a host's name or address, or "" */
+};
+
+/* The one list of string keys: from it come the parser, the checks and where the values go. */
+static const struct key {
+	const char *name;
+	const char *value; /* default */
+	size_t offset;
+	size_t size;
+	enum key_kind kind;
+} keys[] = {
+#define KEY(field, value, kind)                                        \
+	{                                                              \
+#field, value, offsetof(struct ds_node_config, field), \
+		    sizeof(((struct ds_node_config *)0)->field), kind  \
+	}
+    KEY(runtime_dir, "/run/detshare", KEY_DIRECTORY),
+    KEY(spool_dir, "/var/spool/detshare", KEY_DIRECTORY),
+    KEY(coroutine_library, PKGLIBDIR "/libdetshare-cuda.so", KEY_DIRECTORY),
+    KEY(noderuntime, SBINDIR "/detshare-noderuntime", KEY_DIRECTORY),
+    KEY(usage_sender, SBINDIR "/detshare-usaged", KEY_DIRECTORY),
+    KEY(usage_host, "", KEY_HOST),
+    KEY(munge_socket, "", KEY_OPTIONAL),
+    KEY(gpu_info_dir, "/proc/driver/nvidia/gpus", KEY_DIRECTORY),
+    KEY(gpu_device_prefix, "/dev/nvidia", KEY_DIRECTORY),
+    KEY(cuda_library, "libcuda.so.1", KEY_PROGRAM),
+    KEY(mps_control, "nvidia-cuda-mps-control", KEY_OPTIONAL),
+    KEY(cgroup_root, "/sys/fs/cgroup", KEY_DIRECTORY),
+#undef KEY
+};
+enum { N_KEYS = sizeof(keys) / sizeof(keys[0]), USAGE_PORT = 6829 };
+
+/* libconfuse's callbacks carry no pointer of ours. Its lexer is global too, so nothing is lost. */
+static struct ds_error *parse_error;
+static const char *parse_node_name;
+static const char *parse_name;
+
+static void __attribute__((format(printf, 2, 0)))
+on_error(cfg_t *cfg, const char *format, va_list args)
+{
+	struct ds_error text;
+
+	if (!parse_error || parse_error->text[0])
+		return; /* the first reason is the cause; what follows are its consequences */
+	vsnprintf(text.text, sizeof(text.text), format, args);
+	ds_fail(parse_error, "%s:%d: %s", parse_name, cfg->line, text.text);
+}
+
+/* Put the node's name in for every %n. Returns false when `size` is too small. */
+static bool expand(const char *value, const char *node_name, char *out, size_t size)
+{
+	size_t used = 0;
+
+	for (const char *c = value; *c; c++) {
+		bool name = c[0] == '%' && c[1] == 'n';
+		const char *piece = name ? node_name : c;
+		size_t length = name ? strlen(node_name) : 1;
+		if (length >= size - used)
+			return false;
+		memcpy(out + used, piece, length);
+		used += length;
+		c += name;
+	}
+	out[used] = '\0';
+	return true;
+}
+
+static const struct key *find_key(const char *name)
+{
+	for (size_t i = 0; i < N_KEYS; i++) {
+		if (!strcmp(keys[i].name, name))
+			return &keys[i];
+	}
+	return NULL;
+}
+
+static int check_string(cfg_t *cfg, cfg_opt_t *opt)
+{
+	const struct key *key = find_key(opt->name);
+	const char *value = cfg_opt_getnstr(opt, 0);
+	char expanded[PATH_MAX];
+
+	if (!key || !value)
+		return 0;
+	for (const char *c = value; *c; c++) {
+		/* Values go into files of lines (task.env) and into messages of one line. */
+		if ((unsigned char)*c < 0x20 || *c == 0x7f) {
+			cfg_error(cfg, "%s holds a control character", key->name);
+			return -1;
+		}
+	}
+	if (!*value && key->kind != KEY_OPTIONAL && key->kind != KEY_HOST) {
+		cfg_error(cfg, "%s is empty", key->name);
+		return -1;
+	}
+	if (*value != '/' && (key->kind == KEY_DIRECTORY || strchr(value, '/')) &&
+	    key->kind != KEY_HOST) {
+		cfg_error(cfg, "%s = \"%s\" is not an absolute path", key->name, value);
+		return -1;
+	}
+	if (!expand(value, parse_node_name, expanded, key->size)) {
+		cfg_error(cfg, "%s is longer than %zu characters", key->name, key->size - 1);
+		return -1;
+	}
+	return 0;
+}
+
+static int check_port(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long port = cfg_opt_getnint(opt, 0);
+
+	if (port < 1 || port > UINT16_MAX) {
+		cfg_error(cfg, "usage_port = %ld is not a TCP port (1 to 65535)", port);
+		return -1;
+	}
+	return 0;
+}
+
+static int parse(const char *text, const char *name, struct ds_node_config *config,
+		 struct ds_error *err)
+{
+	cfg_opt_t options[N_KEYS + 2];
+	struct ds_error reason = {""};
+
+	for (size_t i = 0; i < N_KEYS; i++)
+		options[i] = (cfg_opt_t)CFG_STR(keys[i].name, NULL, CFGF_NODEFAULT);
+	options[N_KEYS] = (cfg_opt_t)CFG_INT("usage_port", USAGE_PORT, CFGF_NONE);
+	options[N_KEYS + 1] = (cfg_opt_t)CFG_END();
+
+	cfg_t *cfg = cfg_init(options, CFGF_NONE);
+	if (!cfg)
+		return ds_fail(err, "%s: out of memory", name);
+	parse_error = &reason;
+	parse_node_name = config->node_name;
+	parse_name = name;
+	cfg_set_error_function(cfg, on_error);
+	for (size_t i = 0; i < N_KEYS; i++)
+		cfg_set_validate_func(cfg, keys[i].name, check_string);
+	cfg_set_validate_func(cfg, "usage_port", check_port);
+
+	int rc = cfg_parse_buf(cfg, text);
+	if (rc != CFG_SUCCESS) {
+		cfg_free(cfg);
+		parse_error = NULL;
+		if (!reason.text[0])
+			return ds_fail(err, "%s: cannot be parsed", name);
+		return ds_fail(err, "%s", reason.text);
+	}
+	for (size_t i = 0; i < N_KEYS; i++) {
+		if (cfg_size(cfg, keys[i].name))
+			expand(cfg_getstr(cfg, keys[i].name), config->node_name,
+			       (char *)config + keys[i].offset, keys[i].size);
+	}
+	config->usage_port = (uint16_t)cfg_getint(cfg, "usage_port");
+	cfg_free(cfg);
+	parse_error = NULL;
+	return 0;
+}
+
+/* The name becomes part of paths: nothing in it may leave the directory it is put in. */
+static void set_node_name(struct ds_node_config *config, const char *node_name)
+{
+	char host[sizeof(config->node_name)] = "localhost";
+
+	if (!node_name || !*node_name) {
+		if (gethostname(host, sizeof(host) - 1) < 0)
+			snprintf(host, sizeof(host), "localhost");
+		host[strcspn(host, ".")] = '\0';
+		node_name = host;
+	}
+	snprintf(config->node_name, sizeof(config->node_name), "%s", node_name);
+	for (char *c = config->node_name; *c; c++) {
+		if ((unsigned char)*c < 0x21 || *c == '/' || *c == '%' || *c == 0x7f ||
+		    (*c == '.' && c == config->node_name))
+			*c = '_';
+	}
+}
+
+void ds_node_config_defaults(struct ds_node_config *config, const char *node_name)
+{
+	memset(config, 0, sizeof(*config));
+	set_node_name(config, node_name);
+	for (size_t i = 0; i < N_KEYS; i++)
+		snprintf((char *)config + keys[i].offset, keys[i].size, "%s", keys[i].value);
+	config->usage_port = USAGE_PORT;
+}
+
+int ds_node_config_parse(const char *text, const char *name, const char *node_name,
+			 struct ds_node_config *config, struct ds_error *err)
+{
+	ds_node_config_defaults(config, node_name);
+
+	struct ds_node_config parsed = *config;
+	if (parse(text, name, &parsed, err) < 0)
+		return -1;
+	*config = parsed;
+	return 0;
+}
+
+/* Read a small file that root may trust. Returns its length, or -1; errno ENOENT if absent. */
+static int read_file(const char *path, char *text, size_t size, struct ds_error *err)
+{
+	struct stat st;
+	size_t used = 0;
+	int rv = -1;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return ds_fail(err, "cannot open %s: %s", path, strerror(errno));
+	if (fstat(fd, &st) < 0) {
+		ds_fail(err, "cannot stat %s: %s", path, strerror(errno));
+		goto fail;
+	}
+	if (!S_ISREG(st.st_mode)) {
+		ds_fail(err, "%s is not a regular file", path);
+		goto fail;
+	}
+	if (geteuid() == 0 && (st.st_uid != 0 || (st.st_mode & S_IWOTH) ||
+			       ((st.st_mode & S_IWGRP) && st.st_gid != 0))) {
+		ds_fail(err,
+			"%s can be written by others than root, who executes what it names: "
+			"chown root:root and chmod go-w it",
+			path);
+		goto fail;
+	}
+	while (used < size) {
+		ssize_t n = read(fd, text + used, size - used);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0) {
+			ds_fail(err, "cannot read %s: %s", path, strerror(errno));
+			goto fail;
+		}
+		if (n == 0)
+			break;
+		used += (size_t)n;
+	}
+	if (used == size) {
+		ds_fail(err, "%s is larger than %zu bytes", path, size - 1);
+		goto fail;
+	}
+	if (memchr(text, '\0', used)) {
+		ds_fail(err, "%s holds a NUL byte", path);
+		goto fail;
+	}
+	text[used] = '\0';
+	rv = (int)used;
+fail:
+	close(fd);
+	if (rv < 0)
+		errno = EINVAL; /* whatever close() did: not ENOENT, the file is there */
+	return rv;
+}
+
+int ds_node_config_read(const char *path, const char *node_name, struct ds_node_config *config,
+			struct ds_error *err)
+{
+	const char *given = path ? path : secure_getenv("DETSHARE_NODE_CONF");
+	const char *file = given ? given : SYSCONFDIR "/detshare/detshare-node.conf";
+	struct ds_error reason = {""};
+
+	ds_node_config_defaults(config, node_name);
+	char *text = malloc(CONFIG_FILE_MAX);
+	if (!text)
+		return ds_fail(err, "%s: out of memory", file);
+	int rv = read_file(file, text, CONFIG_FILE_MAX, &reason);
+	if (rv >= 0)
+		rv = ds_node_config_parse(text, file, node_name, config, &reason);
+	else if (errno == ENOENT && !given)
+		rv = 0;
+	free(text);
+	return rv < 0 ? ds_fail(err, "%s", reason.text) : 0;
+}
