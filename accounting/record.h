@@ -12,7 +12,12 @@
  * SPOOL_DIR/job-JOB.RESTART.json (temporary name, fsync, rename); `detshare-usaged send` signs it with munge and
  * delivers it; `detshare-usaged collect` keeps it, merges the nodes of a job and writes the summary
  * into the job's AdminComment after its end. Only what was measured is in it.
+ *
+ * Names (cluster, node, class, UUID) are letters, digits, '.', '_' and '-', not led by '.': they become
+ * file names. end_unix_s is not before begin_unix_s: take durations from a clock that never steps back.
  */
+enum { DS_USAGE_RECORD_MAX = 4096 }; /* bytes of its JSON */
+
 struct ds_usage_record {
 	char cluster[64];       /* ClusterName; "": the collector's own */
 	char node[256];
