@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "common/groups.h"
+#include "common/process.h"
 #include "gres/grant.h"
 #include "noderuntime/plan.h"
 
@@ -18,14 +19,8 @@
  * kill -9 at any instant leaves the old or the new state, never half of one. Readers need no lock.
  */
 enum {
-	DS_NAME_SIZE = 32,       /* an allocation's name: "job-123", "run-4567" */
-	DS_PROGRAMS_MAX = 256,   /* per GPU */
-};
-
-/* A process, safe against reuse of its pid: start time in clock ticks since boot (proc(5)). */
-struct ds_process {
-	int32_t pid;
-	uint64_t start_ticks;
+	DS_NAME_SIZE = 32,     /* an allocation's name: "job-123", "run-4567" */
+	DS_PROGRAMS_MAX = 256, /* per GPU */
 };
 
 struct ds_ledger_resident {
@@ -34,14 +29,19 @@ struct ds_ledger_resident {
 	uint32_t uid;
 	struct ds_grant grant;
 	struct ds_process runtime;
-	uint64_t arrival;            /* grows with every join: the order of residents */
-	uint64_t joined_ns;          /* CLOCK_BOOTTIME */
-	struct ds_groups planned;    /* where the plan wants it */
-	struct ds_groups held;       /* what it may use: planned, less what others still hold */
-	uint32_t weight_milli;       /* ds_plan_partition.weight_milli */
+	uint64_t arrival;         /* grows with every join: the order of residents */
+	uint64_t joined_ns;       /* CLOCK_BOOTTIME */
+	struct ds_groups planned; /* where the plan wants it */
+	struct ds_groups held;    /* what it may use: planned, less what others still hold */
+	uint32_t weight_milli;    /* ds_plan_partition.weight_milli */
 };
 
-/* A program of a resident that was welcomed, and the groups it may still be running on. */
+/*
+ * A program of a resident that was welcomed, and the groups it may still be running on. The entry
+ * comes first, the program second: it is made, out of the resident's `held`, in the same change in
+ * which the runtime decides to welcome, and gains a group before the program may run there. It
+ * outlives its resident and loses a group only when the program acknowledged or is gone.
+ */
 struct ds_ledger_program {
 	char resident[DS_NAME_SIZE];
 	struct ds_process process;
@@ -64,22 +64,29 @@ struct ds_ledger; /* an open ledger */
 /*
  * Open (create if absent) the ledger in `gpu_dir`. A file of another version, another GPU, another
  * boot or with a broken checksum is set aside as ledger.broken and a new one made; `err` then holds a
- * note although 0 is returned (empty text: nothing to say). Returns 0 or -1.
+ * note although 0 is returned (empty text: nothing to say). The file's room is reserved here, so that
+ * no later change fails for want of space. Returns 0 or -1. One thread at a time per open ledger;
+ * it may be used on both sides of a fork.
  */
 int ds_ledger_open(const char *gpu_dir, const char *gpu_uuid, const struct ds_gpu_shape *shape,
 		   struct ds_ledger **ledger, struct ds_error *err);
+
+/* NULL is fine. */
 void ds_ledger_close(struct ds_ledger *ledger);
 
 /*
  * A whole copy of the newest valid state of `gpu_dir`, without a lock and without write permission.
- * Returns 0, or -1 (errno ENOENT: no such ledger).
+ * Returns 0, or -1 (errno ENOENT: no such ledger, or one of an earlier boot). Thread-safe.
  */
 int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds_error *err);
 
 /*
  * Lock, hand the current state to `change`, and commit what it made of it if it returned 0 (anything
- * else leaves the ledger as it was and is returned). Waits for the lock at most `timeout_ms`.
- * Whoever watches the ledger file with inotify (IN_MODIFY) learns of the change.
+ * else leaves the ledger as it was and is returned). Waits for the lock at most `timeout_ms`; -1 with
+ * errno ETIMEDOUT when that was not enough. A state left as it was costs nothing and wakes nobody.
+ * `change` must not block nor fork. Whoever watches the ledger file with inotify (IN_MODIFY) learns
+ * of the change: all writing is by pwrite, since stores into a mapping raise no event. A ledger that
+ * was set aside and made anew meanwhile is found by itself: `change` then sees the new, empty one.
  */
 int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
 		     int (*change)(struct ds_ledger_state *state, void *arg, struct ds_error *err),
@@ -87,10 +94,49 @@ int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
 
 /*
  * The pure part: recompute planned, held and weight of every resident by `plan`, after removing what
- * is dead according to `alive`. A group is held by a resident only when planned for it and neither
- * held nor possibly still used (programs) by another one. Shared groups (weight < 1000) excepted.
+ * is dead according to `alive` (1: may still use the GPU). A program is removed when it is dead, a
+ * resident when its runtime is dead and no program of it is left. A group comes to be held by a
+ * resident only when planned for it and not possibly still used by a program of another one, present
+ * or gone; what it held already and is still planned stays. Residents that share groups in time
+ * (weight < 1000) do not wait for each other there. Returns 0, or -1 with a reason: the shares do
+ * not fit.
  */
 int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
 		     struct ds_error *err);
+
+/* More pure parts, for use in `change`. Pointers returned live until the next join or leave. */
+
+/* The resident of that name, or NULL. */
+struct ds_ledger_resident *ds_ledger_find(struct ds_ledger_state *state, const char *name);
+
+/*
+ * Add `resident` as the last to arrive; its arrival, planned, held and weight are set here, the
+ * partition by the next ds_ledger_settle. Returns 0, or -1: the name is there already, no room, or
+ * its share does not fit beside the others'.
+ */
+int ds_ledger_join(struct ds_ledger_state *state, const struct ds_ledger_resident *resident,
+		   struct ds_error *err);
+
+/*
+ * Remove the resident of that name; its programs stay until they are dead, since they may still run
+ * on its groups. Returns 1, or 0 if there was none.
+ */
+int ds_ledger_leave(struct ds_ledger_state *state, const char *name);
+
+/* The program that is this process, or NULL. */
+struct ds_ledger_program *ds_ledger_find_program(struct ds_ledger_state *state,
+						 const struct ds_process *process);
+
+/*
+ * Note that `process`, of the resident of that name, may run on `groups` from now on (and on those it
+ * had before, if it is known already). Returns 0, or -1: no such resident, a group that the resident
+ * does not hold, or no room.
+ */
+int ds_ledger_add_program(struct ds_ledger_state *state, const char *resident,
+			  const struct ds_process *process, const struct ds_groups *groups,
+			  struct ds_error *err);
+
+/* Returns 1, or 0 if there was none. */
+int ds_ledger_remove_program(struct ds_ledger_state *state, const struct ds_process *process);
 
 #endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_COMMON_PROCESS_H
+#define DETSHARE_COMMON_PROCESS_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/error.h"
+
+/* A process, safe against reuse of its pid: start time in clock ticks since boot (proc(5)). */
+struct ds_process {
+	int32_t pid;
+	uint64_t start_ticks;
+};
+
+/*
+ * Who `pid` is now (getpid() for oneself). Returns 0, or -1 with errno ENOENT or ESRCH when no such
+ * process lives (a zombie does not: what it had on the GPU is gone), anything else when /proc could
+ * not be read. Thread-safe.
+ */
+int ds_process_identify(pid_t pid, struct ds_process *process, struct ds_error *err);
+
+/*
+ * 1 while that very process lives, 0 when it is gone, a zombie, or its pid belongs to another one.
+ * What cannot be found out (/proc unreadable) counts as alive: nobody's groups are given away on a
+ * guess. Thread-safe.
+ */
+int ds_process_alive(const struct ds_process *process);
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/ledger_image.h"
+
+#include <inttypes.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define MAGIC UINT64_C(0x313052474c445344) /* "DSDLGR01" */
+
+_Static_assert(sizeof(struct ds_ledger_header) <= DS_LEDGER_ACTIVE_OFFSET, "the header fits");
+_Static_assert(sizeof(struct ds_ledger_state) % 8 == 0, "the checksum goes by words");
+
+/* FNV-1a by words of 8 bytes, with a fold: one changed word always changes the sum. */
+static uint64_t checksum(const struct ds_ledger_state *state)
+{
+	const unsigned char *bytes = (const unsigned char *)state;
+	uint64_t sum = UINT64_C(0xcbf29ce484222325);
+
+	for (size_t i = 0; i < sizeof(*state); i += 8) {
+		uint64_t word;
+
+		memcpy(&word, bytes + i, sizeof(word));
+		sum = (sum ^ word) * UINT64_C(0x100000001b3);
+		sum ^= sum >> 32;
+	}
+	return sum;
+}
+
+static bool is_text(const char *text, size_t size)
+{
+	return text[0] && memchr(text, '\0', size);
+}
+
+static bool within(const struct ds_groups *set, const struct ds_gpu_shape *shape)
+{
+	unsigned last = shape->n_groups - (shape->rest_sms ? 0 : 1);
+
+	for (unsigned g = last + 1; g < DS_GROUPS_MAX; g++) {
+		if (ds_groups_has(set, g))
+			return false;
+	}
+	return true;
+}
+
+static bool grant_is_valid(const struct ds_grant *grant)
+{
+	return is_text(grant->class_name, sizeof(grant->class_name)) &&
+	       memchr(grant->config_digest, '\0', sizeof(grant->config_digest)) &&
+	       grant->kind <= DS_KIND_BESTEFFORT && grant->isolation <= DS_ISOLATION_NONE &&
+	       grant->share_milli >= 1 && grant->share_milli <= DS_SHARE_MILLI_MAX;
+}
+
+int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *err)
+{
+	uint64_t arrival = 0;
+
+	if (!is_text(state->gpu_uuid, sizeof(state->gpu_uuid)))
+		return ds_fail(err, "it names no GPU");
+	if (state->shape.n_groups < 1 || state->shape.n_groups >= DS_GROUPS_MAX ||
+	    !state->shape.group_sms)
+		return ds_fail(err, "it has a GPU of %" PRIu32 " groups of %" PRIu32 " SMs",
+			       state->shape.n_groups, state->shape.group_sms);
+	if (state->n_residents > DS_RESIDENTS_MAX || state->n_programs > DS_PROGRAMS_MAX)
+		return ds_fail(err, "it has %" PRIu32 " residents and %" PRIu32 " programs",
+			       state->n_residents, state->n_programs);
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *r = &state->residents[i];
+
+		if (!is_text(r->name, sizeof(r->name)) || !grant_is_valid(&r->grant) ||
+		    r->weight_milli > 1000 || !within(&r->planned, &state->shape) ||
+		    !within(&r->held, &state->shape))
+			return ds_fail(err, "its resident %" PRIu32 " makes no sense", i);
+		if ((i && r->arrival <= arrival) || r->arrival >= state->next_arrival)
+			return ds_fail(err, "its resident %" PRIu32 " is out of order", i);
+		arrival = r->arrival;
+	}
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		const struct ds_ledger_program *p = &state->programs[i];
+
+		if (!is_text(p->resident, sizeof(p->resident)) || p->process.pid <= 0 ||
+		    !within(&p->groups, &state->shape))
+			return ds_fail(err, "its program %" PRIu32 " makes no sense", i);
+	}
+	return 0;
+}
+
+void ds_ledger_image_init(struct ds_ledger_image *image, const char *boot_id, const char *gpu_uuid,
+			  const struct ds_gpu_shape *shape)
+{
+	struct ds_ledger_state *state = &image->copies[0].state;
+
+	memset(image, 0, sizeof(*image));
+	image->header.magic = MAGIC;
+	image->header.version = DS_LEDGER_VERSION;
+	image->header.copy_size = sizeof(struct ds_ledger_copy);
+	strncpy(image->header.boot_id, boot_id, sizeof(image->header.boot_id) - 1);
+	strncpy(state->gpu_uuid, gpu_uuid, sizeof(state->gpu_uuid) - 1);
+	state->shape = *shape;
+	image->copies[0].checksum = checksum(state);
+}
+
+void ds_ledger_image_store(struct ds_ledger_image *image, const struct ds_ledger_state *state)
+{
+	struct ds_ledger_copy *copy = &image->copies[state->generation % 2];
+
+	memcpy(&copy->state, state, sizeof(*state));
+	copy->checksum = checksum(&copy->state);
+}
+
+enum ds_ledger_verdict ds_ledger_image_load(const struct ds_ledger_image *image, size_t size,
+					    const char *boot_id, struct ds_ledger_state *state,
+					    struct ds_error *err)
+{
+	static const unsigned char zeros[DS_LEDGER_HEADER_SIZE];
+	const struct ds_ledger_header *header = &image->header;
+
+	if (!memcmp(image->page, zeros, size < sizeof(zeros) ? size : sizeof(zeros))) {
+		ds_fail(err, "it was not finished");
+		return DS_LEDGER_UNFINISHED;
+	}
+	if (size < sizeof(*header) || header->magic != MAGIC) {
+		ds_fail(err, "it is no ledger");
+		return DS_LEDGER_BROKEN;
+	}
+	if (header->version != DS_LEDGER_VERSION ||
+	    header->copy_size != sizeof(struct ds_ledger_copy)) {
+		ds_fail(err, "it has version %" PRIu32 " (%" PRIu32 " bytes), not %d (%zu bytes)",
+			header->version, header->copy_size, DS_LEDGER_VERSION,
+			sizeof(struct ds_ledger_copy));
+		return DS_LEDGER_BROKEN;
+	}
+	if (strncmp(header->boot_id, boot_id, sizeof(header->boot_id))) {
+		ds_fail(err, "it is of an earlier boot");
+		return DS_LEDGER_OUTDATED;
+	}
+	if (size != sizeof(*image)) {
+		ds_fail(err, "it has %zu bytes, not %zu", size, sizeof(*image));
+		return DS_LEDGER_BROKEN;
+	}
+
+	uint64_t active = image->words[DS_LEDGER_ACTIVE_OFFSET / 8];
+	const struct ds_ledger_copy *copy = &image->copies[active % 2];
+	if (copy->state.generation != active || copy->checksum != checksum(&copy->state)) {
+		ds_fail(err, "its generation %" PRIu64 " has a wrong checksum", active);
+		return DS_LEDGER_BROKEN;
+	}
+	if (ds_ledger_state_check(&copy->state, err))
+		return DS_LEDGER_BROKEN;
+	memcpy(state, &copy->state, sizeof(*state));
+	return DS_LEDGER_VALID;
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/ledger.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+struct ds_ledger_resident *ds_ledger_find(struct ds_ledger_state *state, const char *name)
+{
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		if (!strcmp(state->residents[i].name, name))
+			return &state->residents[i];
+	}
+	return NULL;
+}
+
+int ds_ledger_join(struct ds_ledger_state *state, const struct ds_ledger_resident *resident,
+		   struct ds_error *err)
+{
+	uint32_t free_milli = DS_SHARE_MILLI_MAX;
+
+	if (ds_ledger_find(state, resident->name)) {
+		errno = EEXIST;
+		return ds_fail(err, "%s is on GPU %s already", resident->name, state->gpu_uuid);
+	}
+	if (state->n_residents == DS_RESIDENTS_MAX) {
+		errno = ENOSPC;
+		return ds_fail(err, "%s cannot join GPU %s: it has %d residents, which is the most",
+			       resident->name, state->gpu_uuid, DS_RESIDENTS_MAX);
+	}
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		free_milli -= state->residents[i].grant.share_milli;
+	if (resident->grant.share_milli > free_milli) {
+		errno = ENOSPC;
+		return ds_fail(err,
+			       "%s does not fit on GPU %s: it is granted %" PRIu32
+			       " thousandths and %" PRIu32 " are left",
+			       resident->name, state->gpu_uuid, resident->grant.share_milli,
+			       free_milli);
+	}
+
+	struct ds_ledger_resident *joined = &state->residents[state->n_residents++];
+	*joined = *resident;
+	joined->arrival = state->next_arrival++;
+	joined->planned = joined->held = (struct ds_groups){{0, 0}};
+	joined->weight_milli = 0;
+	return 0;
+}
+
+static void remove_resident(struct ds_ledger_state *state, uint32_t index)
+{
+	state->n_residents--;
+	memmove(&state->residents[index], &state->residents[index + 1],
+		(state->n_residents - index) * sizeof(state->residents[0]));
+	memset(&state->residents[state->n_residents], 0, sizeof(state->residents[0]));
+}
+
+static void remove_program(struct ds_ledger_state *state, uint32_t index)
+{
+	state->n_programs--;
+	memmove(&state->programs[index], &state->programs[index + 1],
+		(state->n_programs - index) * sizeof(state->programs[0]));
+	memset(&state->programs[state->n_programs], 0, sizeof(state->programs[0]));
+}
+
+int ds_ledger_leave(struct ds_ledger_state *state, const char *name)
+{
+	struct ds_ledger_resident *resident = ds_ledger_find(state, name);
+
+	if (!resident)
+		return 0;
+	remove_resident(state, (uint32_t)(resident - state->residents));
+	return 1;
+}
+
+struct ds_ledger_program *ds_ledger_find_program(struct ds_ledger_state *state,
+						 const struct ds_process *process)
+{
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		struct ds_ledger_program *p = &state->programs[i];
+
+		if (p->process.pid == process->pid &&
+		    p->process.start_ticks == process->start_ticks)
+			return p;
+	}
+	return NULL;
+}
+
+int ds_ledger_add_program(struct ds_ledger_state *state, const char *resident,
+			  const struct ds_process *process, const struct ds_groups *groups,
+			  struct ds_error *err)
+{
+	const struct ds_ledger_resident *owner = ds_ledger_find(state, resident);
+	struct ds_ledger_program *program = ds_ledger_find_program(state, process);
+
+	if (!owner || (program && strcmp(program->resident, resident))) {
+		errno = ENOENT;
+		return ds_fail(err,
+			       "process %" PRId32 " cannot run as a program of %s on GPU %s: %s",
+			       process->pid, resident, state->gpu_uuid,
+			       owner ? "it is another one's" : "no such allocation is there");
+	}
+	struct ds_groups foreign = ds_groups_difference(*groups, owner->held);
+	if (!ds_groups_empty(&foreign)) {
+		char text[128];
+
+		errno = EBUSY;
+		return ds_fail(
+		    err,
+		    "process %" PRId32 " cannot run on group %s of GPU %s: %s does not hold it",
+		    process->pid, ds_groups_format(&foreign, &state->shape, text, sizeof(text)),
+		    state->gpu_uuid, resident);
+	}
+	if (program) {
+		program->groups = ds_groups_union(program->groups, *groups);
+		return 0;
+	}
+	if (state->n_programs == DS_PROGRAMS_MAX) {
+		errno = ENOSPC;
+		return ds_fail(err,
+			       "process %" PRId32
+			       " cannot join GPU %s: it has %d programs, which is the most",
+			       process->pid, state->gpu_uuid, DS_PROGRAMS_MAX);
+	}
+	program = &state->programs[state->n_programs++];
+	memcpy(program->resident, owner->name, sizeof(program->resident));
+	program->process = *process;
+	program->groups = *groups;
+	return 0;
+}
+
+int ds_ledger_remove_program(struct ds_ledger_state *state, const struct ds_process *process)
+{
+	struct ds_ledger_program *program = ds_ledger_find_program(state, process);
+
+	if (!program)
+		return 0;
+	remove_program(state, (uint32_t)(program - state->programs));
+	return 1;
+}
+
+static bool has_programs(const struct ds_ledger_state *state, const char *name)
+{
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		if (!strcmp(state->programs[i].resident, name))
+			return true;
+	}
+	return false;
+}
+
+/* Backwards, since removing closes the gap from behind. */
+static void remove_dead(struct ds_ledger_state *state, int (*alive)(const struct ds_process *))
+{
+	for (uint32_t i = state->n_programs; i-- > 0;) {
+		if (!alive(&state->programs[i].process))
+			remove_program(state, i);
+	}
+	for (uint32_t i = state->n_residents; i-- > 0;) {
+		if (!alive(&state->residents[i].runtime) &&
+		    !has_programs(state, state->residents[i].name))
+			remove_resident(state, i);
+	}
+}
+
+/* Groups that programs of others than `resident`, and of those it shares with in time, may use. */
+static struct ds_groups used_by_others(struct ds_ledger_state *state,
+				       const struct ds_ledger_resident *resident)
+{
+	struct ds_groups used = {{0, 0}};
+
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		const struct ds_ledger_program *p = &state->programs[i];
+		const struct ds_ledger_resident *owner = ds_ledger_find(state, p->resident);
+		struct ds_groups groups = p->groups;
+
+		if (owner == resident)
+			continue;
+		if (owner && resident->weight_milli < 1000 && owner->weight_milli < 1000)
+			groups = ds_groups_difference(groups, owner->planned);
+		used = ds_groups_union(used, groups);
+	}
+	return used;
+}
+
+int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
+		     struct ds_error *err)
+{
+	struct ds_plan_resident wanted[DS_RESIDENTS_MAX];
+	struct ds_plan_partition partitions[DS_RESIDENTS_MAX];
+
+	remove_dead(state, alive);
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *r = &state->residents[i];
+
+		wanted[i] = (struct ds_plan_resident){.share_milli = r->grant.share_milli,
+						      .wish_milli = r->grant.share_milli,
+						      .held = r->held};
+	}
+	if (ds_plan(&state->shape, wanted, state->n_residents, partitions, err))
+		return ds_fail_within(err, "GPU %s", state->gpu_uuid);
+
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		state->residents[i].planned = partitions[i].groups;
+		state->residents[i].weight_milli = partitions[i].weight_milli;
+	}
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		struct ds_ledger_resident *r = &state->residents[i];
+		struct ds_groups blocked = used_by_others(state, r);
+
+		/* What it held before nobody was let into, unless it shared it in time then. */
+		blocked = ds_groups_difference(blocked, r->held);
+		r->held = ds_groups_difference(r->planned, blocked);
+	}
+	return 0;
+}
