@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "accounting/directory.h"
+#include "accounting/record_json.h"
 
 enum { RECORD_VERSION = 1 };
 
@@ -67,22 +68,29 @@ static json_t *field_to_json(const struct field *field, const void *value)
 	return NULL;
 }
 
-char *ds_usage_record_format(const struct ds_usage_record *record)
+json_t *ds_usage_record_to_json(const struct ds_usage_record *record)
 {
 	json_t *object = json_object();
-	char *text = NULL;
 
 	if (json_object_set_new(object, "v", json_integer(RECORD_VERSION)) < 0)
-		goto out;
+		goto fail;
 	for (size_t i = 0; i < N_FIELDS; i++) {
 		const char *value = (const char *)record + FIELDS[i].offset;
 		if (json_object_set_new(object, FIELDS[i].key, field_to_json(&FIELDS[i], value)) <
 		    0)
-			goto out;
+			goto fail;
 	}
-	/* 16 digits keep a microsecond in Unix time and do not show binary noise. */
-	text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(16));
-out:
+	return object;
+fail:
+	json_decref(object);
+	return NULL;
+}
+
+char *ds_usage_record_format(const struct ds_usage_record *record)
+{
+	json_t *object = ds_usage_record_to_json(record);
+	char *text = object ? json_dumps(object, DS_JSON_FORMAT) : NULL;
+
 	json_decref(object);
 	return text;
 }
@@ -173,6 +181,16 @@ static int fields_from_json(const json_t *object, struct ds_usage_record *record
 	return 0;
 }
 
+int ds_usage_record_from_json(const json_t *json, struct ds_usage_record *record,
+			      struct ds_error *err)
+{
+	struct ds_usage_record parsed = {0};
+	int rc = fields_from_json(json, &parsed, err);
+
+	*record = rc == 0 ? parsed : (struct ds_usage_record){0};
+	return rc;
+}
+
 int ds_usage_record_parse(const char *json, size_t length, struct ds_usage_record *record,
 			  struct ds_error *err)
 {
@@ -188,11 +206,8 @@ int ds_usage_record_parse(const char *json, size_t length, struct ds_usage_recor
 		return ds_fail(err, "broken usage record: not JSON: %s at byte %d", error.text,
 			       error.position);
 
-	struct ds_usage_record parsed = {0};
-	int rc = fields_from_json(object, &parsed, err);
+	int rc = ds_usage_record_from_json(object, record, err);
 	json_decref(object);
-	if (rc == 0)
-		*record = parsed;
 	return rc;
 }
 

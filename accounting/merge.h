@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_ACCOUNTING_MERGE_H
+#define DETSHARE_ACCOUNTING_MERGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "accounting/record.h"
+#include "common/error.h"
+
+/* What all records of one job come to. Pure figures; where they go is decided elsewhere. */
+struct ds_usage_summary {
+	char class_name[32]; /* of the last run */
+	uint32_t
+	    share_milli; /* of one GPU, on each node of the last run; the largest if they differ */
+	uint32_t nodes;  /* that reported the last run; one GPU each */
+	uint32_t
+	    nodes_missing;   /* of the last run: allocated but never reported; set by the caller */
+	uint32_t restarts;   /* number of the last run: 0 when the job was never requeued */
+	double seconds;      /* from a run's first begin to its last end, over all runs */
+	double granted_sm_s; /* over all nodes and runs */
+	uint64_t programs;   /* likewise */
+	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
+};
+
+/*
+ * Merge n >= 1 records of one job. Their order does not matter; of two records of the same node and
+ * run the one that ends later counts. Records of different jobs, clusters or users are refused: a job
+ * id that was used again. Returns 0 or -1. Thread-safe.
+ */
+int ds_usage_merge(const struct ds_usage_record *records, size_t n,
+		   struct ds_usage_summary *summary, struct ds_error *err);
+
+/*
+ * How many of the `n_nodes` nodes have no record of the last run among the n records. Pure.
+ */
+uint32_t ds_usage_missing(const struct ds_usage_record *records, size_t n, const char *const *nodes,
+			  size_t n_nodes);
+
+/* The summary as the line {"detshare":{...}}, malloc'd, without a newline; NULL: no memory. */
+char *ds_usage_summary_format(const struct ds_usage_summary *summary);
+
+/*
+ * The AdminComment `comment` (NULL: none) with `line` as its last line: every line of detshare's is
+ * taken out, all other text is kept to the byte. malloc'd; NULL: no memory.
+ */
+char *ds_usage_comment(const char *comment, const char *line);
+
+#endif
