@@ -22,7 +22,7 @@ enum ds_isolation { DS_ISOLATION_USER, DS_ISOLATION_NONE };
 struct ds_class {
 	char name[DS_CLASS_NAME_SIZE];
 	enum ds_class_kind kind;
-	uint32_t min_share_milli; /* smallest share a job of this class may ask, 1..1000 */
+	uint32_t min_share_milli; /* smallest share a job of this class may ask, 2..1000 */
 	uint32_t max_share_milli; /* largest */
 };
 

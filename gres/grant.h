@@ -24,7 +24,7 @@ enum { DS_GRANT_TEXT_SIZE = 256 };
 struct ds_grant {
 	char class_name[DS_CLASS_NAME_SIZE];
 	enum ds_class_kind kind;
-	uint32_t share_milli; /* 1..1000 */
+	uint32_t share_milli; /* 2..1000 */
 	enum ds_isolation isolation;
 	char config_digest[17];
 };
@@ -35,7 +35,10 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 /* Parse the text form; anything unknown, missing, doubled or out of range is refused. 0 or -1. */
 int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *err);
 
+/* The words of the text form and of detshare.conf. NULL, or -1, for what is none. Thread-safe. */
 const char *ds_class_kind_name(enum ds_class_kind kind);
 int ds_class_kind_parse(const char *name, enum ds_class_kind *kind);
+const char *ds_isolation_name(enum ds_isolation isolation);
+int ds_isolation_parse(const char *name, enum ds_isolation *isolation);
 
 #endif

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "gres/grant.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const kind_names[] = {
+    [DS_KIND_LATENCY] = "latency",
+    [DS_KIND_THROUGHPUT] = "throughput",
+    [DS_KIND_BESTEFFORT] = "besteffort",
+};
+
+static const char *const isolation_names[] = {
+    [DS_ISOLATION_USER] = "user",
+    [DS_ISOLATION_NONE] = "none",
+};
+
+enum {
+	N_KINDS = sizeof(kind_names) / sizeof(kind_names[0]),
+	N_ISOLATIONS = sizeof(isolation_names) / sizeof(isolation_names[0]),
+};
+
+const char *ds_class_kind_name(enum ds_class_kind kind)
+{
+	return (unsigned)kind < N_KINDS ? kind_names[kind] : NULL;
+}
+
+int ds_class_kind_parse(const char *name, enum ds_class_kind *kind)
+{
+	for (unsigned i = 0; i < N_KINDS; i++)
+		if (strcmp(name, kind_names[i]) == 0) {
+			*kind = (enum ds_class_kind)i;
+			return 0;
+		}
+	return -1;
+}
+
+const char *ds_isolation_name(enum ds_isolation isolation)
+{
+	return (unsigned)isolation < N_ISOLATIONS ? isolation_names[isolation] : NULL;
+}
+
+int ds_isolation_parse(const char *name, enum ds_isolation *isolation)
+{
+	for (unsigned i = 0; i < N_ISOLATIONS; i++)
+		if (strcmp(name, isolation_names[i]) == 0) {
+			*isolation = (enum ds_isolation)i;
+			return 0;
+		}
+	return -1;
+}
+
+static bool is_digest(const char *text)
+{
+	return strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16;
+}
+
+static bool share_in_range(uint32_t share_milli)
+{
+	return share_milli >= DS_SHARE_MILLI_MIN && share_milli <= DS_SHARE_MILLI_MAX;
+}
+
+int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struct ds_error *err)
+{
+	const char *kind = ds_class_kind_name(grant->kind);
+	const char *isolation = ds_isolation_name(grant->isolation);
+	int length;
+
+	if (size)
+		text[0] = '\0';
+	if (!memchr(grant->class_name, '\0', sizeof(grant->class_name)) ||
+	    !ds_class_name_valid(grant->class_name))
+		return ds_fail(err, "cannot write a grant: its class name is not valid");
+	if (!kind || !isolation || !share_in_range(grant->share_milli) ||
+	    !memchr(grant->config_digest, '\0', sizeof(grant->config_digest)) ||
+	    !is_digest(grant->config_digest))
+		return ds_fail(err, "cannot write a grant of class %s: a field is out of range",
+			       grant->class_name);
+
+	length =
+	    snprintf(text, size, "v=1,class=%s,kind=%s,share=%u,isolation=%s,config=%s",
+		     grant->class_name, kind, grant->share_milli, isolation, grant->config_digest);
+	if (length < 0 || (size_t)length >= size)
+		return ds_fail(err, "cannot write a grant of class %s into %zu bytes",
+			       grant->class_name, size);
+	return 0;
+}
+
+/*
+ * Take "key=value" off the front of `*at`, which has to be followed by a comma, or by the end if it
+ * is the last key. Returns 0 and the terminated value, or -1.
+ */
+static int take_value(const char **at, const char *key, bool last, char *value, size_t size)
+{
+	size_t key_length = strlen(key);
+
+	if (strncmp(*at, key, key_length) != 0 || (*at)[key_length] != '=')
+		return -1;
+	const char *start = *at + key_length + 1;
+	size_t length = strcspn(start, ",");
+	if (length == 0 || length >= size || (start[length] == '\0') != last)
+		return -1;
+	memcpy(value, start, length);
+	value[length] = '\0';
+	*at = start + length + (last ? 0 : 1);
+	return 0;
+}
+
+int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *err)
+{
+	struct ds_grant parsed;
+	const char *at = text;
+	char version[2], kind[16], share[5], isolation[8];
+	const char *key;
+
+	memset(&parsed, 0, sizeof(parsed));
+	if (take_value(&at, key = "v", false, version, sizeof(version)) < 0 ||
+	    take_value(&at, key = "class", false, parsed.class_name, sizeof(parsed.class_name)) <
+		0 ||
+	    take_value(&at, key = "kind", false, kind, sizeof(kind)) < 0 ||
+	    take_value(&at, key = "share", false, share, sizeof(share)) < 0 ||
+	    take_value(&at, key = "isolation", false, isolation, sizeof(isolation)) < 0 ||
+	    take_value(&at, key = "config", true, parsed.config_digest,
+		       sizeof(parsed.config_digest)) < 0)
+		return ds_fail(err, "grant \"%.80s\": '%s=' is missing, misplaced or malformed",
+			       text, key);
+	if (strcmp(version, "1") != 0)
+		return ds_fail(
+		    err,
+		    "grant \"%.80s\": version %s is not 1; node and controller run different "
+		    "releases of detshare",
+		    text, version);
+	if (!ds_class_name_valid(parsed.class_name))
+		return ds_fail(err, "grant \"%.80s\": no valid class name", text);
+	if (ds_class_kind_parse(kind, &parsed.kind) < 0)
+		return ds_fail(err, "grant \"%.80s\": unknown kind", text);
+	if (strspn(share, "0123456789") != strlen(share))
+		return ds_fail(err, "grant \"%.80s\": the share is not a number", text);
+	for (const char *digit = share; *digit; digit++)
+		parsed.share_milli = parsed.share_milli * 10 + (uint32_t)(*digit - '0');
+	if (!share_in_range(parsed.share_milli))
+		return ds_fail(err,
+			       "grant \"%.80s\": the share is not between %d and %d thousandths",
+			       text, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX);
+	if (ds_isolation_parse(isolation, &parsed.isolation) < 0)
+		return ds_fail(err, "grant \"%.80s\": unknown isolation", text);
+	if (!is_digest(parsed.config_digest))
+		return ds_fail(
+		    err, "grant \"%.80s\": the configuration's digest is not 16 hex digits", text);
+	*grant = parsed;
+	return 0;
+}
