@@ -11,7 +11,9 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     __package__ = "cluster"
 
-from cluster import Cluster, ClusterError  # noqa: E402  (the path is set above)
+# The path is set above.
+from cluster import Cluster, ClusterError  # noqa: E402
+from cluster.demonstration import demonstrate  # noqa: E402
 
 
 def main() -> int:
@@ -63,6 +65,11 @@ def _env(arguments) -> int:
     return 0
 
 
+def _demonstrate(arguments) -> int:
+    demonstrate(_existing(arguments))
+    return 0
+
+
 def _cluster(arguments) -> Cluster:
     return Cluster(arguments.dir, build=arguments.build, prefix=arguments.prefix,
                    port_base=arguments.port_base,
@@ -87,6 +94,7 @@ def _parse():
     for name, action, text in (
             ("up", _up, "start it"), ("down", _down, "end it and all its jobs"),
             ("status", _status, "which daemons run; exit 0 if all do"),
+            ("demonstrate", _demonstrate, "show and check half a GPU, end to end"),
             ("env", _env, "print the environment for a shell to eval"),
             ("exec", _exec, "run a command inside it")):
         command = actions.add_parser(name, help=text)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages that build the project in some way and run its tests."""
+
+import os
+from pathlib import Path
+
+from . import results
+from .results import Results
+from .runner import Runner, StageFailed, one
+
+FUZZ_S = 5
+
+
+def build(run: Runner) -> Results:
+    """gcc, warnings are errors; installed into a staging folder for the cluster tests"""
+    tree = run.configure("gcc", CC="gcc")
+    run.make(tree)
+    run.make(tree, "install")
+    return one(True, "")
+
+
+def unit(run: Runner) -> Results:
+    """unit tests and tests on the emulated GPU (make check)"""
+    return _make_check(run, run.configure("gcc", CC="gcc"))
+
+
+def scripts(run: Runner) -> Results:
+    """tests written in Python: tests/unit, tests/emugpu"""
+    tree = run.configure("gcc", CC="gcc")
+    run.make(tree)
+    files = [*(run.top / "tests" / "unit").glob("test_*.py"), *(run.top / "tests" / "emugpu").glob("test_*.py")]
+    if not files:
+        return Results()
+    return _pytest(run, tree, "scripts", files)
+
+
+def cluster(run: Runner) -> Results:
+    """tests on a real one-machine Slurm cluster"""
+    if os.geteuid() != 0:
+        found = Results()
+        found.skip("tests/cluster: only root can start slurmd")
+        return found
+    tree = run.configure("gcc", CC="gcc")
+    run.make(tree)
+    run.make(tree, "install")
+    return _pytest(run, tree, "cluster", [run.top / "tests" / "cluster"])
+
+
+def clang(run: Runner) -> Results:
+    """clang, warnings are errors; records how each file is compiled, for clang-tidy"""
+    tree = run.configure("clang", CC="clang")
+    database = tree / "commands"
+    database.mkdir(exist_ok=True)
+    compiler = f"CC=clang -Wno-unused-command-line-argument -gen-cdb-fragment-path {database}"
+    run.make(tree, compiler)
+    run.make(tree, "check", "TESTS=", compiler)
+    return one(True, "")
+
+
+def asan(run: Runner) -> Results:
+    """unit and emulated-GPU tests under AddressSanitizer and UndefinedBehaviorSanitizer"""
+    tree = run.configure("asan", "--enable-sanitizers=address,undefined", CC="gcc", CFLAGS="-O1 -g")
+    return _make_check(run, tree, ASAN_OPTIONS="detect_leaks=1:abort_on_error=0",
+                       UBSAN_OPTIONS="print_stacktrace=1")
+
+
+def tsan(run: Runner) -> Results:
+    """coroutine library and emulated GPU under ThreadSanitizer"""
+    tree = run.configure("tsan", "--enable-sanitizers=thread", CC="gcc", CFLAGS="-O1 -g")
+    return _make_check(run, tree, folders=("tests/emugpu", "tests/gpu"),
+                       TSAN_OPTIONS="halt_on_error=1:exitcode=66")
+
+
+def valgrind(run: Runner) -> Results:
+    """unit tests under valgrind's memcheck"""
+    tree = run.configure("gcc", CC="gcc")
+    tool = ("valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite "
+            "--child-silent-after-fork=yes")
+    return _make_check(run, tree, f"LOG_COMPILER={tree}/libtool --mode=execute {tool}",
+                       folders=("tests/unit",))
+
+
+def fuzz(run: Runner) -> Results:
+    """every fuzzer for some seconds, under AddressSanitizer"""
+    tree = run.configure("fuzz", CC="clang", CFLAGS="-O1 -g -fsanitize=fuzzer-no-link,address")
+    for folder in ("common", "accounting", "gres", "noderuntime", "spank"):
+        run.make(tree, "-C", folder)
+    run.make(tree, "-C", "tests/unit", "fuzzers")
+    found = Results()
+    for program in sorted((tree / "tests" / "unit").glob("fuzz_*.libfuzzer")):
+        corpus = tree / "corpus" / program.stem
+        corpus.mkdir(parents=True, exist_ok=True)
+        status = run.run(program, f"-max_total_time={FUZZ_S}", "-timeout=5", "-rss_limit_mb=2048",
+                         "-print_final_stats=0", "-verbosity=0", corpus, cwd=tree / "tests" / "unit",
+                         check=False, limit_s=FUZZ_S + 60)
+        found.add(one(status == 0, f"{program.stem} found an input that fails (see {run.log})"))
+    return found
+
+
+def distcheck(run: Runner) -> Results:
+    """make distcheck: the release archive builds, passes its tests, installs and uninstalls"""
+    tree = run.configure("dist", CC="gcc")
+    run.make(tree, "distcheck", f"DISTCHECK_CUDA={run.cuda}")
+    return one(True, "")
+
+
+def _make_check(run: Runner, tree: Path, *arguments, folders=("tests",), **environment) -> Results:
+    run.make(tree)
+    found = Results()
+    for folder in folders:
+        for old in (tree / folder).rglob("*.trs"):
+            old.unlink()
+        status = run.make(tree, "-C", folder, "-k", "check", *arguments, check=False, **environment)
+        part = results.from_trs(tree / folder)
+        if status != 0 and not part.failed:
+            part.fail(f"make -C {folder} check ended with status {status}")
+        found.add(part)
+    return found
+
+
+def _pytest(run: Runner, tree: Path, name: str, targets: list) -> Results:
+    report = run.out / f"{name}.xml"
+    report.unlink(missing_ok=True)
+    status = run.run("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--timeout=120", "-q",
+                     f"--rootdir={run.top}", f"--junitxml={report}", *targets, check=False,
+                     DETSHARE_BUILD=tree, DETSHARE_PREFIX=tree / "stage", PYTHONDONTWRITEBYTECODE="1")
+    if not report.exists():
+        raise StageFailed(f"pytest ended with status {status} and no report")
+    found = results.from_junit(report)
+    if status not in (0, 1, 5):
+        found.fail(f"pytest ended with status {status}")
+    return found
