@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "spank/announce.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "noderuntime/port_protocol.h"
+
+static bool peer_is_trusted(int fd)
+{
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
+	       (peer.uid == 0 || peer.uid == geteuid());
+}
+
+/* connect() waits for room in the listener's queue at most as long as SO_SNDTIMEO says. */
+static int open_port(const char *path, unsigned timeout_ms, struct ds_error *err)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct timeval limit = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+
+	if (strlen(path) >= sizeof(address.sun_path)) {
+		errno = ENAMETOOLONG;
+		return ds_fail(
+		    err, "%s is too long a path for a socket: choose a shorter runtime_dir", path);
+	}
+	strcpy(address.sun_path, path);
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return ds_fail(err, "no socket: %s", strerror(errno));
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) < 0 ||
+	    connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		ds_fail(err, "cannot connect to %s: %s", path, strerror(errno));
+		goto fail;
+	}
+	if (!peer_is_trusted(fd)) {
+		errno = EPERM;
+		ds_fail(err, "%s is served by another user's process", path);
+		goto fail;
+	}
+	return fd;
+fail:;
+	int saved_errno = errno;
+	close(fd);
+	errno = saved_errno;
+	return -1;
+}
+
+int ds_announce_step(const char *path, uint32_t step_id, uint32_t share_milli, unsigned timeout_ms,
+		     struct ds_error *err)
+{
+	struct ds_port_hello hello = {.magic = DS_PORT_MAGIC,
+				      .version = DS_PORT_VERSION,
+				      .kind = DS_PORT_STEP,
+				      .step_id = step_id,
+				      .share_milli = share_milli};
+	struct ds_port_welcome welcome = {0};
+	int fd = open_port(path, timeout_ms, err);
+	int rv = -1;
+
+	if (fd < 0)
+		return -1;
+	if (send(fd, &hello, sizeof(hello), MSG_NOSIGNAL) != (ssize_t)sizeof(hello)) {
+		ds_fail(err, "cannot write to %s: %s", path, strerror(errno));
+		goto fail;
+	}
+	/* No control buffer: descriptors, which a step is not sent, would be dropped by the kernel. */
+	ssize_t n = recv(fd, &welcome, sizeof(welcome), 0);
+	if (n < 0) {
+		ds_fail(err, "no answer on %s within %u ms: %s", path, timeout_ms, strerror(errno));
+		goto fail;
+	}
+	if (n != (ssize_t)sizeof(welcome) || welcome.magic != DS_PORT_MAGIC ||
+	    welcome.version != DS_PORT_VERSION) {
+		errno = EPROTO;
+		ds_fail(err, "%s answered in another protocol: restart the job after an upgrade",
+			path);
+		goto fail;
+	}
+	if (welcome.refused) {
+		welcome.reason[sizeof(welcome.reason) - 1] = '\0';
+		errno = EACCES;
+		ds_fail(err, "refused: %s", welcome.reason);
+		goto fail;
+	}
+	rv = 0;
+fail:;
+	int saved_errno = errno;
+	close(fd);
+	errno = saved_errno;
+	return rv;
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_SPANK_ANNOUNCE_H
+#define DETSHARE_SPANK_ANNOUNCE_H
+
+#include <stdint.h>
+
+#include "common/error.h"
+
+/*
+ * Tell the node runtime behind the port `path` that step `step_id` starts with `share_milli`, and
+ * wait at most `timeout_ms` for its welcome. The peer must run as root or as this process's user.
+ * Returns 0, or -1 with a reason: nobody listens, no answer in time, not a node runtime, refused.
+ */
+int ds_announce_step(const char *path, uint32_t step_id, uint32_t share_milli, unsigned timeout_ms,
+		     struct ds_error *err);
+
+#endif
