@@ -174,7 +174,10 @@ static uint32_t choose_home(const struct ds_groups *pool, uint32_t n_groups, uin
 	return first < DS_GROUPS_MAX ? first : emptiest;
 }
 
-/* Put each small one into one group of `pool`, then say what part of it is its own. */
+/*
+ * Put each small one into one group of `pool`, then say what part of it is its own. Those who are in
+ * the pool already choose first, so that no newcomer takes the room of one who could stay.
+ */
 static void share_pool(const struct division *d, uint32_t n_groups,
 		       const struct ds_plan_resident *residents, const struct ds_groups *pool,
 		       struct ds_plan_partition *partitions)
@@ -183,13 +186,16 @@ static void share_pool(const struct division *d, uint32_t n_groups,
 	uint32_t n_members[DS_GROUPS_MAX] = {0};
 	uint32_t home[DS_RESIDENTS_MAX];
 
-	for (uint32_t i = 0; i < d->n; i++) {
-		if (d->count[i])
-			continue;
-		home[i] =
-		    choose_home(pool, n_groups, d->one, load, d->quota[i], &residents[i].held);
-		load[home[i]] += d->quota[i];
-		n_members[home[i]]++;
+	for (int newcomers = 0; newcomers < 2; newcomers++) {
+		for (uint32_t i = 0; i < d->n; i++) {
+			struct ds_groups held = ds_groups_intersection(residents[i].held, *pool);
+
+			if (d->count[i] || ds_groups_empty(&held) != newcomers)
+				continue;
+			home[i] = choose_home(pool, n_groups, d->one, load, d->quota[i], &held);
+			load[home[i]] += d->quota[i];
+			n_members[home[i]]++;
+		}
 	}
 	for (uint32_t i = 0; i < d->n; i++) {
 		if (d->count[i])

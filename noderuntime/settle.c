@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "noderuntime/detshare_policy.h"
+
 struct ds_ledger_resident *ds_ledger_find(struct ds_ledger_state *state, const char *name)
 {
 	for (uint32_t i = 0; i < state->n_residents; i++) {
@@ -187,16 +189,23 @@ static struct ds_groups used_by_others(struct ds_ledger_state *state,
 int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
 		     struct ds_error *err)
 {
+	struct detshare_policy_resident asked[DS_RESIDENTS_MAX];
+	uint32_t wish_milli[DS_RESIDENTS_MAX];
 	struct ds_plan_resident wanted[DS_RESIDENTS_MAX];
 	struct ds_plan_partition partitions[DS_RESIDENTS_MAX];
 
 	remove_dead(state, alive);
 	for (uint32_t i = 0; i < state->n_residents; i++) {
-		const struct ds_ledger_resident *r = &state->residents[i];
+		const struct ds_grant *grant = &state->residents[i].grant;
 
-		wanted[i] = (struct ds_plan_resident){.share_milli = r->grant.share_milli,
-						      .wish_milli = r->grant.share_milli,
-						      .held = r->held};
+		asked[i] = (struct detshare_policy_resident){.share_milli = grant->share_milli,
+							     .kind = grant->kind};
+	}
+	detshare_policy_static.wishes(asked, state->n_residents, wish_milli);
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		wanted[i] = (struct ds_plan_resident){.share_milli = asked[i].share_milli,
+						      .wish_milli = wish_milli[i],
+						      .held = state->residents[i].held};
 	}
 	if (ds_plan(&state->shape, wanted, state->n_residents, partitions, err))
 		return ds_fail_within(err, "GPU %s", state->gpu_uuid);

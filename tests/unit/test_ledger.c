@@ -1,0 +1,934 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/process.h"
+#include "noderuntime/ledger.h"
+#include "noderuntime/ledger_image.h"
+
+#define GPU "GPU-12345678-1234-1234-1234-123456789abc"
+
+static const struct ds_gpu_shape h200 = {.n_groups = 15, .group_sms = 8, .rest_sms = 12};
+
+static char dir[] = "/tmp/detshare-test-ledger-XXXXXX";
+static char file[sizeof(dir) + 8];
+static char broken[sizeof(dir) + 15];
+
+static int make_dir(void **state)
+{
+	snprintf(dir, sizeof(dir), "/tmp/detshare-test-ledger-XXXXXX");
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(file, sizeof(file), "%s/ledger", dir);
+	snprintf(broken, sizeof(broken), "%s/ledger.broken", dir);
+	return 0;
+}
+
+static int remove_dir(void **state)
+{
+	unlink(file);
+	unlink(broken);
+	return rmdir(dir);
+}
+
+static struct ds_ledger *open_ledger(void)
+{
+	struct ds_ledger *ledger;
+	struct ds_error err;
+
+	if (ds_ledger_open(dir, GPU, &h200, &ledger, &err))
+		fail_msg("%s", err.text);
+	assert_string_equal(err.text, "");
+	return ledger;
+}
+
+static struct ds_ledger_resident resident(const char *name, uint32_t share_milli)
+{
+	struct ds_ledger_resident r = {.job_id = 12, .uid = 1000, .runtime = {.pid = 1}};
+
+	snprintf(r.name, sizeof(r.name), "%s", name);
+	snprintf(r.grant.class_name, sizeof(r.grant.class_name), "throughput");
+	r.grant.kind = DS_KIND_THROUGHPUT;
+	r.grant.share_milli = share_milli;
+	return r;
+}
+
+static int join(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	struct ds_ledger_resident r = resident(arg, 500);
+
+	return ds_ledger_join(state, &r, err);
+}
+
+static int leave(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	return !ds_ledger_leave(state, arg);
+}
+
+static int refuse(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	memset(state, 0xff, sizeof(*state));
+	return 42;
+}
+
+static int nothing(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	return 0;
+}
+
+static int spoil(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	state->n_residents = DS_RESIDENTS_MAX + 1;
+	return 0;
+}
+
+static void changes_are_kept(void **state)
+{
+	static struct ds_ledger_state read;
+	struct ds_error err = {""};
+	struct ds_ledger *ledger = open_ledger();
+	struct ds_ledger *other = open_ledger();
+
+	assert_int_equal(ds_ledger_read(dir, &read, &err), 0);
+	assert_int_equal(read.generation, 0);
+	assert_string_equal(read.gpu_uuid, GPU);
+	assert_memory_equal(&read.shape, &h200, sizeof(h200));
+
+	assert_int_equal(ds_ledger_change(ledger, 100, join, "job-1", &err), 0);
+	assert_int_equal(ds_ledger_change(other, 100, join, "job-2", &err), 0);
+	assert_int_equal(ds_ledger_change(ledger, 100, join, "job-2", &err), -1);
+	assert_string_equal(err.text, "job-2 is on GPU " GPU " already");
+	assert_int_equal(ds_ledger_change(ledger, 100, refuse, NULL, &err), 42);
+	assert_int_equal(ds_ledger_change(ledger, 100, nothing, NULL, &err), 0);
+	assert_int_equal(ds_ledger_change(ledger, 100, spoil, NULL, &err), -1);
+	assert_int_equal(errno, EINVAL);
+
+	assert_int_equal(ds_ledger_read(dir, &read, &err), 0);
+	assert_int_equal(read.generation, 2);
+	assert_int_equal(read.n_residents, 2);
+	assert_string_equal(read.residents[0].name, "job-1");
+	assert_string_equal(read.residents[1].name, "job-2");
+	assert_int_equal(read.residents[1].arrival, 1);
+
+	assert_int_equal(ds_ledger_change(other, 100, leave, "job-1", &err), 0);
+	ds_ledger_close(ledger);
+	ds_ledger_close(other);
+	ds_ledger_close(NULL);
+	ledger = open_ledger();
+	assert_int_equal(ds_ledger_read(dir, &read, &err), 0);
+	assert_int_equal(read.generation, 3);
+	assert_int_equal(read.n_residents, 1);
+	assert_int_equal(read.next_arrival, 2);
+	ds_ledger_close(ledger);
+
+	struct stat st;
+	assert_int_equal(stat(file, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0644);
+	assert_int_equal(st.st_size, sizeof(struct ds_ledger_image));
+	assert_true((size_t)st.st_blocks * 512 >= sizeof(struct ds_ledger_image));
+}
+
+static void umask_does_not_hide_the_ledger(void **state)
+{
+	mode_t old = umask(0077);
+	struct stat st;
+
+	ds_ledger_close(open_ledger());
+	umask(old);
+	assert_int_equal(stat(file, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0644);
+}
+
+static void absent(void **state)
+{
+	static struct ds_ledger_state read;
+	struct ds_ledger *ledger;
+	struct ds_error err;
+
+	assert_int_equal(ds_ledger_read(dir, &read, &err), -1);
+	assert_int_equal(errno, ENOENT);
+	assert_int_equal(ds_ledger_read("/nonexistent/gpu", &read, &err), -1);
+	assert_int_equal(errno, ENOENT);
+	assert_string_equal(err.text,
+			    "cannot open /nonexistent/gpu/ledger: No such file or directory");
+	assert_int_equal(ds_ledger_open("/nonexistent/gpu", GPU, &h200, &ledger, &err), -1);
+	assert_int_equal(errno, ENOENT);
+	assert_null(ledger);
+
+	/* One that its creator did not finish. */
+	int fd = open(file, O_CREAT | O_WRONLY, 0644);
+	assert_int_equal(ftruncate(fd, 10000), 0);
+	close(fd);
+	assert_int_equal(ds_ledger_read(dir, &read, &err), -1);
+	assert_int_equal(errno, ENOENT);
+	ds_ledger_close(open_ledger());
+	assert_int_equal(ds_ledger_read(dir, &read, &err), 0);
+}
+
+static void bad_arguments(void **state)
+{
+	struct ds_gpu_shape nothing_there = {0};
+	struct ds_ledger *ledger;
+	struct ds_error err;
+
+	assert_int_equal(ds_ledger_open(dir, "", &h200, &ledger, &err), -1);
+	assert_int_equal(ds_ledger_open(dir, GPU, &nothing_there, &ledger, &err), -1);
+	assert_int_equal(ds_ledger_open(dir, "GPU-0123456789012345678901234567890123456789012345",
+					&h200, &ledger, &err),
+			 -1);
+	assert_int_equal(errno, EINVAL);
+	assert_int_equal(access(file, F_OK), -1);
+}
+
+static void patch(off_t offset, const void *bytes, size_t size)
+{
+	int fd = open(file, O_WRONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, bytes, size, offset), size);
+	close(fd);
+}
+
+/* Opens anew, expects the file set aside with that reason, and the new ledger empty. */
+static void expect_set_aside(const struct ds_gpu_shape *shape, const char *uuid, const char *reason)
+{
+	static struct ds_ledger_state read;
+	struct ds_ledger *ledger;
+	struct ds_error err;
+	char note[600];
+
+	snprintf(note, sizeof(note), "%s was set aside as ledger.broken: %s", file, reason);
+	unlink(broken);
+	assert_int_equal(ds_ledger_open(dir, uuid, shape, &ledger, &err), 0);
+	assert_string_equal(err.text, note);
+	assert_int_equal(access(broken, F_OK), 0);
+	assert_int_equal(ds_ledger_read(dir, &read, &err), 0);
+	assert_int_equal(read.n_residents, 0);
+	assert_int_equal(read.generation, 0);
+	assert_string_equal(read.gpu_uuid, uuid);
+	ds_ledger_close(ledger);
+}
+
+static void join_one(void)
+{
+	struct ds_ledger *ledger = open_ledger();
+	struct ds_error err;
+
+	assert_int_equal(ds_ledger_change(ledger, 100, join, "job-1", &err), 0);
+	ds_ledger_close(ledger);
+}
+
+static void broken_ones_are_set_aside(void **state)
+{
+	static struct ds_ledger_state read;
+	struct ds_gpu_shape other_shape = {.n_groups = 16, .group_sms = 8};
+	struct ds_error err;
+	char expected[200];
+
+	join_one();
+	expect_set_aside(&h200, "GPU-other", "it is of GPU " GPU);
+	expect_set_aside(&h200, GPU, "it is of GPU GPU-other");
+	join_one();
+	expect_set_aside(&other_shape, GPU,
+			 "it is of a GPU of 15 groups of 8 SMs and 12 more, not 16 of 8 and 0");
+	expect_set_aside(&h200, GPU,
+			 "it is of a GPU of 16 groups of 8 SMs and 0 more, not 15 of 8 and 12");
+
+	join_one();
+	patch(0, "no ledger", 9);
+	assert_int_equal(ds_ledger_read(dir, &read, &err), -1);
+	assert_int_equal(errno, EIO);
+	snprintf(expected, sizeof(expected), "cannot use %s: it is no ledger", file);
+	assert_string_equal(err.text, expected);
+	expect_set_aside(&h200, GPU, "it is no ledger");
+
+	join_one();
+	patch(offsetof(struct ds_ledger_header, version), &(uint32_t){2}, 4);
+	snprintf(expected, sizeof(expected), "it has version 2 (%zu bytes), not 1 (%zu bytes)",
+		 sizeof(struct ds_ledger_copy), sizeof(struct ds_ledger_copy));
+	expect_set_aside(&h200, GPU, expected);
+
+	join_one();
+	patch(offsetof(struct ds_ledger_header, boot_id), "00000000", 8);
+	assert_int_equal(ds_ledger_read(dir, &read, &err), -1);
+	assert_int_equal(errno, ENOENT);
+	expect_set_aside(&h200, GPU, "it is of an earlier boot");
+
+	join_one();
+	patch(offsetof(struct ds_ledger_image, copies[1].state.residents[0].uid), "abc", 3);
+	expect_set_aside(&h200, GPU, "its generation 1 has a wrong checksum");
+
+	join_one();
+	patch(DS_LEDGER_ACTIVE_OFFSET, &(uint64_t){5}, 8);
+	expect_set_aside(&h200, GPU, "its generation 5 has a wrong checksum");
+
+	join_one();
+	assert_int_equal(truncate(file, 9000), 0);
+	snprintf(expected, sizeof(expected), "it has 9000 bytes, not %zu",
+		 sizeof(struct ds_ledger_image));
+	expect_set_aside(&h200, GPU, expected);
+}
+
+/* Nobody changes a ledger that is broken; whoever opens anew finds a good one, the others follow. */
+static void broken_under_an_open_one(void **state)
+{
+	static struct ds_ledger_state read;
+	struct ds_error err;
+	struct ds_ledger *ledger = open_ledger();
+	char expected[200];
+
+	assert_int_equal(ds_ledger_change(ledger, 100, join, "job-1", &err), 0);
+	patch(offsetof(struct ds_ledger_image, copies[1].state.residents[0].uid), "abc", 3);
+	assert_int_equal(ds_ledger_change(ledger, 100, join, "job-2", &err), -1);
+	assert_int_equal(errno, EIO);
+	snprintf(expected, sizeof(expected), "cannot use %s: its generation 1 has a wrong checksum",
+		 file);
+	assert_string_equal(err.text, expected);
+	expect_set_aside(&h200, GPU, "its generation 1 has a wrong checksum");
+	assert_int_equal(ds_ledger_change(ledger, 100, join, "job-3", &err), 0);
+	assert_int_equal(ds_ledger_read(dir, &read, &err), 0);
+	assert_int_equal(read.n_residents, 1);
+	assert_string_equal(read.residents[0].name, "job-3");
+
+	/* A file that is gone is made anew, too. */
+	assert_int_equal(unlink(file), 0);
+	assert_int_equal(ds_ledger_change(ledger, 100, join, "job-4", &err), 0);
+	assert_int_equal(ds_ledger_read(dir, &read, &err), 0);
+	assert_string_equal(read.residents[0].name, "job-4");
+	ds_ledger_close(ledger);
+}
+
+static void what_was_planted_is_refused(void **state)
+{
+	static struct ds_ledger_state read;
+	struct ds_ledger *ledger;
+	struct ds_error err;
+	char target[64];
+
+	snprintf(target, sizeof(target), "%s.target", dir);
+	int fd = open(target, O_CREAT | O_WRONLY, 0600);
+	assert_int_equal(write(fd, "precious", 8), 8);
+	close(fd);
+	assert_int_equal(symlink(target, file), 0);
+	assert_int_equal(ds_ledger_open(dir, GPU, &h200, &ledger, &err), -1);
+	assert_int_equal(errno, ELOOP);
+	assert_int_equal(ds_ledger_read(dir, &read, &err), -1);
+	assert_int_equal(errno, ELOOP);
+	struct stat st;
+	assert_int_equal(stat(target, &st), 0);
+	assert_int_equal(st.st_size, 8);
+	unlink(file);
+	unlink(target);
+
+	assert_int_equal(symlink(dir, target), 0);
+	assert_int_equal(ds_ledger_open(target, GPU, &h200, &ledger, &err), -1);
+	unlink(target);
+
+	/* Opening a fifo must not wait for somebody at its other end. */
+	assert_int_equal(mkfifo(file, 0600), 0);
+	assert_int_equal(ds_ledger_open(dir, GPU, &h200, &ledger, &err), -1);
+	assert_int_equal(ds_ledger_read(dir, &read, &err), -1);
+	unlink(file);
+
+	join_one();
+	assert_int_equal(chmod(file, 0666), 0);
+	assert_int_equal(ds_ledger_open(dir, GPU, &h200, &ledger, &err), -1);
+	assert_int_equal(errno, EPERM);
+	assert_non_null(strstr(err.text, "with mode 666"));
+	assert_int_equal(chmod(file, 0644), 0);
+	ds_ledger_close(open_ledger());
+}
+
+/* A limit on the size of files stands for the full disk; it comes with a signal. */
+static void disk_full(void **state)
+{
+	struct rlimit old;
+	struct ds_ledger *ledger;
+	struct ds_error err;
+
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	struct rlimit tight = {.rlim_cur = 8192, .rlim_max = old.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
+	int rc = ds_ledger_open(dir, GPU, &h200, &ledger, &err);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	assert_int_equal(rc, -1);
+	assert_non_null(strstr(err.text, "File too large"));
+	struct stat st;
+	assert_int_equal(stat(file, &st), 0);
+	assert_int_equal(st.st_size, 0);
+	ds_ledger_close(open_ledger());
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static int sleep_long(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	int fd = *(int *)arg;
+
+	if (write(fd, "l", 1) != 1)
+		_exit(1);
+	pause();
+	return 0;
+}
+
+/* A holder that does not let go is waited for as long as was said, and no longer than it lives. */
+static void lock_wait_is_bounded(void **state)
+{
+	struct ds_error err;
+	struct ds_ledger *ledger = open_ledger();
+	int ends[2];
+	char byte;
+
+	assert_int_equal(pipe(ends), 0);
+	pid_t holder = fork();
+	if (!holder) {
+		alarm(30);
+		ds_ledger_change(ledger, 1000, sleep_long, &ends[1], NULL);
+		_exit(0);
+	}
+	assert_int_equal(read(ends[0], &byte, 1), 1);
+	int64_t begin_ms = now_ms();
+	assert_int_equal(ds_ledger_change(ledger, 100, join, "job-1", &err), -1);
+	assert_int_equal(errno, ETIMEDOUT);
+	assert_true(now_ms() - begin_ms >= 100);
+	kill(holder, SIGKILL);
+	assert_int_equal(ds_ledger_change(ledger, 5000, join, "job-1", &err), 0);
+	assert_int_equal(waitpid(holder, NULL, 0), holder);
+	close(ends[0]);
+	close(ends[1]);
+	ds_ledger_close(ledger);
+}
+
+static int count_events(int fd)
+{
+	char events[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
+	struct pollfd ready = {.fd = fd, .events = POLLIN};
+	int n = 0;
+
+	if (poll(&ready, 1, 0) != 1)
+		return 0;
+	ssize_t size = read(fd, events, sizeof(events));
+	for (ssize_t at = 0; at < size; n++) {
+		const struct inotify_event *event = (const struct inotify_event *)(events + at);
+		at += (ssize_t)(sizeof(*event) + event->len);
+	}
+	return n;
+}
+
+static void watchers_learn_of_changes(void **state)
+{
+	struct ds_error err;
+	struct ds_ledger *ledger = open_ledger();
+	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+
+	assert_true(fd >= 0);
+	assert_true(inotify_add_watch(fd, file, IN_MODIFY) >= 0);
+	assert_int_equal(ds_ledger_change(ledger, 100, nothing, NULL, &err), 0);
+	assert_int_equal(ds_ledger_change(ledger, 100, refuse, NULL, &err), 42);
+	assert_int_equal(count_events(fd), 0);
+	assert_int_equal(ds_ledger_change(ledger, 100, join, "job-1", &err), 0);
+	assert_true(count_events(fd) >= 1);
+	close(fd);
+	ds_ledger_close(ledger);
+}
+
+/* Every change keeps this: all residents but the first carry the number of the change. */
+static int stamp(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	if (state->n_residents == DS_RESIDENTS_MAX)
+		ds_ledger_leave(state, "stamp");
+	while (state->n_residents < DS_RESIDENTS_MAX) {
+		struct ds_ledger_resident r = resident("stamp", 1);
+
+		if (state->n_residents)
+			snprintf(r.name, sizeof(r.name), "r%u", (unsigned)state->next_arrival);
+		if (ds_ledger_join(state, &r, err))
+			return -1;
+	}
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		state->residents[i].uid = (uint32_t)state->generation + 1;
+	return 0;
+}
+
+static void check_stamps(const struct ds_ledger_state *state)
+{
+	if (state->generation)
+		assert_int_equal(state->n_residents, DS_RESIDENTS_MAX);
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		assert_int_equal(state->residents[i].uid, (uint32_t)state->generation);
+}
+
+static pid_t start_writer(void)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		struct ds_ledger *ledger;
+		struct ds_error err;
+
+		alarm(30);
+		if (ds_ledger_open(dir, GPU, &h200, &ledger, &err) || err.text[0])
+			_exit(1);
+		for (;;) {
+			if (ds_ledger_change(ledger, 2000, stamp, NULL, &err))
+				_exit(1);
+		}
+	}
+	return pid;
+}
+
+/* Writers are killed at random instants; whoever comes next always finds a whole state. */
+static void kill_at_any_instant(void **state)
+{
+	static struct ds_ledger_state read;
+	struct ds_error err;
+	uint64_t generation = 0;
+	uint32_t random = 1;
+
+	for (int round = 0; round < 300; round++) {
+		pid_t pid = start_writer();
+		int status;
+
+		assert_true(pid > 0);
+		random = random * 1664525 + 1013904223;
+		usleep(random >> 20);
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		if (ds_ledger_read(dir, &read, &err)) {
+			assert_int_equal(errno, ENOENT);
+			assert_int_equal(generation, 0);
+			continue;
+		}
+		assert_true(read.generation >= generation);
+		generation = read.generation;
+		check_stamps(&read);
+	}
+	assert_true(generation > 300);
+	assert_int_equal(access(broken, F_OK), -1);
+	ds_ledger_close(open_ledger());
+}
+
+/* Readers without a lock, beside two writers that do nothing else, see whole states only. */
+static void readers_need_no_lock(void **state)
+{
+	static struct ds_ledger_state read;
+	struct ds_error err;
+	uint64_t generation = 0;
+	int status;
+
+	ds_ledger_close(open_ledger());
+	pid_t writers[] = {start_writer(), start_writer()};
+	int64_t end_ms = now_ms() + 500;
+	while (now_ms() < end_ms) {
+		if (ds_ledger_read(dir, &read, &err))
+			fail_msg("%s", err.text);
+		assert_true(read.generation >= generation);
+		generation = read.generation;
+		check_stamps(&read);
+	}
+	assert_true(generation > 10);
+	for (int i = 0; i < 2; i++) {
+		kill(writers[i], SIGKILL);
+		assert_int_equal(waitpid(writers[i], &status, 0), writers[i]);
+		assert_true(WIFSIGNALED(status));
+	}
+}
+
+/* Many create the same ledger at once: one file, nobody's join is lost. */
+static void creation_races(void **state)
+{
+	static struct ds_ledger_state read;
+	struct ds_error err;
+	pid_t pids[8];
+
+	for (int i = 0; i < 8; i++) {
+		pids[i] = fork();
+		if (!pids[i]) {
+			struct ds_ledger *ledger;
+			char name[16];
+
+			alarm(30);
+			snprintf(name, sizeof(name), "job-%d", i);
+			if (ds_ledger_open(dir, GPU, &h200, &ledger, &err))
+				_exit(1);
+			struct ds_ledger_resident r = resident(name, 100);
+			_exit(ds_ledger_change(ledger, 5000,
+					       (int (*)(struct ds_ledger_state *, void *,
+							struct ds_error *))ds_ledger_join,
+					       &r, &err) != 0);
+		}
+	}
+	for (int i = 0; i < 8; i++) {
+		int status;
+
+		assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+		assert_int_equal(status, 0);
+	}
+	assert_int_equal(ds_ledger_read(dir, &read, &err), 0);
+	assert_int_equal(read.n_residents, 8);
+	assert_int_equal(access(broken, F_OK), -1);
+}
+
+/* Settling: who lives is a table. */
+
+static int32_t dead_pids[8];
+static unsigned n_dead;
+
+static int lives(const struct ds_process *process)
+{
+	for (unsigned i = 0; i < n_dead; i++) {
+		if (dead_pids[i] == process->pid)
+			return 0;
+	}
+	return 1;
+}
+
+static void settle(struct ds_ledger_state *state)
+{
+	struct ds_error err;
+
+	if (ds_ledger_settle(state, lives, &err) || ds_ledger_state_check(state, &err))
+		fail_msg("%s", err.text);
+}
+
+static void add(struct ds_ledger_state *state, const char *name, uint32_t share_milli, int32_t pid)
+{
+	struct ds_ledger_resident r = resident(name, share_milli);
+	struct ds_error err;
+
+	r.runtime.pid = pid;
+	if (ds_ledger_join(state, &r, &err))
+		fail_msg("%s", err.text);
+	settle(state);
+}
+
+static void welcome(struct ds_ledger_state *state, const char *name, int32_t pid)
+{
+	struct ds_process process = {.pid = pid, .start_ticks = 5};
+	struct ds_error err;
+
+	if (ds_ledger_add_program(state, name, &process, &ds_ledger_find(state, name)->held, &err))
+		fail_msg("%s", err.text);
+}
+
+static void expect(struct ds_ledger_state *state, const char *name, const char *planned,
+		   const char *held)
+{
+	const struct ds_ledger_resident *r = ds_ledger_find(state, name);
+	char text[64];
+
+	assert_non_null(r);
+	ds_groups_format(&r->planned, &state->shape, text, sizeof(text));
+	assert_string_equal(text, planned);
+	ds_groups_format(&r->held, &state->shape, text, sizeof(text));
+	assert_string_equal(text, held);
+}
+
+static struct ds_ledger_state *new_state(void)
+{
+	static struct ds_ledger_state state;
+
+	memset(&state, 0, sizeof(state));
+	memcpy(state.gpu_uuid, GPU, sizeof(GPU));
+	state.shape = h200;
+	n_dead = 0;
+	return &state;
+}
+
+static void settle_two_halves(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+
+	add(state, "a", 500, 1);
+	expect(state, "a", "0-7", "0-7");
+	add(state, "b", 500, 2);
+	expect(state, "a", "0-7", "0-7");
+	expect(state, "b", "8-14+rest", "8-14+rest");
+	welcome(state, "a", 11);
+	welcome(state, "b", 12);
+	settle(state);
+	expect(state, "a", "0-7", "0-7");
+	expect(state, "b", "8-14+rest", "8-14+rest");
+	assert_int_equal(state->n_programs, 2);
+}
+
+/* Groups go over in two steps: planned at once, held when their programs are gone. */
+static void settle_waits_for_programs(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+
+	add(state, "a", 600, 1);
+	expect(state, "a", "0-8+rest", "0-8+rest");
+	welcome(state, "a", 11);
+	assert_int_equal(ds_ledger_leave(state, "a"), 1);
+	assert_int_equal(ds_ledger_leave(state, "a"), 0);
+	add(state, "b", 1000, 2);
+	expect(state, "b", "0-14+rest", "9-14");
+	settle(state);
+	expect(state, "b", "0-14+rest", "9-14");
+	dead_pids[n_dead++] = 11;
+	settle(state);
+	expect(state, "b", "0-14+rest", "0-14+rest");
+	assert_int_equal(state->n_programs, 0);
+}
+
+/* A holder that must give up a group keeps nobody from what it never had. */
+static void settle_newcomer_takes_what_is_given_up(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+
+	/* 14.7 groups are 15 while alone, 14 and the remainder beside another. */
+	add(state, "a", 980, 1);
+	expect(state, "a", "0-14", "0-14");
+	welcome(state, "a", 11);
+	add(state, "b", 20, 2);
+	expect(state, "a", "0-13+rest", "0-13+rest");
+	expect(state, "b", "14", "none");
+	dead_pids[n_dead++] = 11;
+	settle(state);
+	expect(state, "a", "0-13+rest", "0-13+rest");
+	expect(state, "b", "14", "14");
+}
+
+/* A runtime that died leaves its place to its programs; the last of them gives it back. */
+static void settle_removes_the_dead(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+
+	add(state, "a", 500, 1);
+	add(state, "b", 500, 2);
+	welcome(state, "a", 11);
+	welcome(state, "a", 12);
+	dead_pids[n_dead++] = 1;
+	dead_pids[n_dead++] = 11;
+	settle(state);
+	expect(state, "a", "0-7", "0-7");
+	assert_int_equal(state->n_programs, 1);
+	dead_pids[n_dead++] = 12;
+	settle(state);
+	assert_null(ds_ledger_find(state, "a"));
+	assert_int_equal(state->n_programs, 0);
+	expect(state, "b", "0,8-14", "0,8-14");
+}
+
+/* Those who share a group in time do not wait for each other; others wait for all of them. */
+static void settle_shared_groups(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+
+	add(state, "a", 20, 1);
+	expect(state, "a", "0", "0");
+	assert_int_equal(ds_ledger_find(state, "a")->weight_milli, 1000);
+	welcome(state, "a", 11);
+	add(state, "b", 20, 2);
+	expect(state, "a", "0", "0");
+	expect(state, "b", "0", "0");
+	assert_int_equal(ds_ledger_find(state, "a")->weight_milli, 300);
+	assert_int_equal(ds_ledger_find(state, "b")->weight_milli, 300);
+	welcome(state, "b", 12);
+	assert_int_equal(ds_ledger_leave(state, "a"), 1);
+	settle(state);
+	/* Alone now, beside a's last program: what b had it keeps. */
+	expect(state, "b", "0", "0");
+	assert_int_equal(ds_ledger_find(state, "b")->weight_milli, 1000);
+	ds_ledger_leave(state, "b");
+	add(state, "c", 1000, 3);
+	expect(state, "c", "0-14+rest", "1-14+rest");
+	dead_pids[n_dead++] = 11;
+	settle(state);
+	expect(state, "c", "0-14+rest", "1-14+rest");
+	dead_pids[n_dead++] = 12;
+	settle(state);
+	expect(state, "c", "0-14+rest", "0-14+rest");
+}
+
+static void limits(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+	struct ds_ledger_resident r = resident("big", 501);
+	struct ds_error err;
+
+	add(state, "a", 500, 1);
+	assert_int_equal(ds_ledger_join(state, &r, &err), -1);
+	assert_int_equal(errno, ENOSPC);
+	assert_string_equal(err.text, "big does not fit on GPU " GPU
+				      ": it is granted 501 thousandths and 500 are left");
+	for (unsigned i = 1; i < DS_RESIDENTS_MAX; i++) {
+		r = resident("", 1);
+		snprintf(r.name, sizeof(r.name), "job-%u", i);
+		assert_int_equal(ds_ledger_join(state, &r, &err), 0);
+	}
+	r = resident("one-more", 1);
+	assert_int_equal(ds_ledger_join(state, &r, &err), -1);
+	assert_int_equal(errno, ENOSPC);
+	settle(state);
+
+	for (int32_t i = 0; i < DS_PROGRAMS_MAX; i++)
+		welcome(state, "a", 100 + i);
+	struct ds_process process = {.pid = 99, .start_ticks = 5};
+	struct ds_groups first = {{1, 0}};
+	assert_int_equal(ds_ledger_add_program(state, "a", &process, &first, &err), -1);
+	assert_int_equal(errno, ENOSPC);
+	process.pid = 100;
+	assert_int_equal(ds_ledger_add_program(state, "a", &process, &first, &err), 0);
+	assert_int_equal(ds_ledger_add_program(state, "job-1", &process, &first, &err), -1);
+	assert_int_equal(ds_ledger_add_program(state, "nobody", &process, &first, &err), -1);
+	process.start_ticks = 6; /* the same pid, another process */
+	assert_null(ds_ledger_find_program(state, &process));
+	assert_int_equal(ds_ledger_remove_program(state, &process), 0);
+	process.start_ticks = 5;
+	assert_int_equal(ds_ledger_remove_program(state, &process), 1);
+	first.bits[0] = 1 << 14;
+	assert_int_equal(ds_ledger_add_program(state, "a", &process, &first, &err), -1);
+	assert_int_equal(errno, EBUSY);
+	assert_string_equal(err.text, "process 100 cannot run on group 14 of GPU " GPU
+				      ": a does not hold it");
+}
+
+/*
+ * A long random history. At every step: a group held exclusively has no program of another one on
+ * it, except where both shared it in time; and when all programs end, everybody gets its plan.
+ */
+static void settle_histories(void **unused)
+{
+	uint32_t random = 5;
+	int32_t next_pid = 1000;
+
+	for (int history = 0; history < 200; history++) {
+		struct ds_ledger_state *state = new_state();
+		struct ds_error err;
+
+		for (int step = 0; step < 60; step++) {
+			random = random * 1664525 + 1013904223;
+			uint32_t kind = random >> 30;
+			uint32_t pick = (random >> 8) & 0xfff;
+
+			if (kind == 0 || !state->n_residents) {
+				struct ds_ledger_resident r = resident("", 67 + pick % 400);
+
+				snprintf(r.name, sizeof(r.name), "job-%d", next_pid++);
+				ds_ledger_join(state, &r, &err);
+			} else if (kind == 1) {
+				ds_ledger_leave(state,
+						state->residents[pick % state->n_residents].name);
+			} else if (kind == 2 && state->n_programs < DS_PROGRAMS_MAX) {
+				welcome(state, state->residents[pick % state->n_residents].name,
+					next_pid++);
+			} else if (state->n_programs) {
+				dead_pids[0] =
+				    state->programs[pick % state->n_programs].process.pid;
+				n_dead = 1;
+			}
+			settle(state);
+			for (uint32_t i = 0; i < state->n_programs; i++) {
+				const struct ds_ledger_program *p = &state->programs[i];
+
+				for (uint32_t j = 0; j < state->n_residents; j++) {
+					const struct ds_ledger_resident *r = &state->residents[j];
+					struct ds_groups both =
+					    ds_groups_intersection(p->groups, r->held);
+
+					if (strcmp(p->resident, r->name) != 0)
+						assert_true(ds_groups_empty(&both));
+				}
+			}
+		}
+		while (state->n_programs)
+			ds_ledger_remove_program(state, &state->programs[0].process);
+		settle(state);
+		for (uint32_t j = 0; j < state->n_residents; j++)
+			assert_true(ds_groups_equal(&state->residents[j].held,
+						    &state->residents[j].planned));
+	}
+}
+
+static void processes(void **state)
+{
+	struct ds_process self;
+	struct ds_process child;
+	struct ds_error err;
+	siginfo_t info;
+
+	assert_int_equal(ds_process_identify(getpid(), &self, &err), 0);
+	assert_int_equal(self.pid, getpid());
+	assert_true(self.start_ticks > 0);
+	assert_int_equal(ds_process_alive(&self), 1);
+	self.start_ticks++;
+	assert_int_equal(ds_process_alive(&self), 0);
+	assert_int_equal(ds_process_alive(&(struct ds_process){0}), 0);
+	assert_int_equal(ds_process_alive(&(struct ds_process){.pid = -1}), 0);
+
+	pid_t pid = fork();
+	if (!pid) {
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(ds_process_identify(pid, &child, &err), 0);
+	assert_int_equal(ds_process_alive(&child), 1);
+	kill(pid, SIGKILL);
+	/* Dead but not reaped: on the GPU it is gone. */
+	assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+	assert_int_equal(ds_process_alive(&child), 0);
+	assert_int_equal(ds_process_identify(pid, &self, &err), -1);
+	assert_int_equal(errno, ESRCH);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_int_equal(ds_process_alive(&child), 0);
+	assert_int_equal(ds_process_identify(pid, &self, &err), -1);
+	assert_int_equal(errno, ENOENT);
+}
+
+int main(void)
+{
+#define IN_DIR(test) cmocka_unit_test_setup_teardown(test, make_dir, remove_dir)
+	static const struct CMUnitTest tests[] = {
+	    IN_DIR(changes_are_kept),
+	    IN_DIR(umask_does_not_hide_the_ledger),
+	    IN_DIR(absent),
+	    IN_DIR(bad_arguments),
+	    IN_DIR(broken_ones_are_set_aside),
+	    IN_DIR(broken_under_an_open_one),
+	    IN_DIR(what_was_planted_is_refused),
+	    IN_DIR(disk_full),
+	    IN_DIR(lock_wait_is_bounded),
+	    IN_DIR(watchers_learn_of_changes),
+	    IN_DIR(kill_at_any_instant),
+	    IN_DIR(readers_need_no_lock),
+	    IN_DIR(creation_races),
+	    cmocka_unit_test(settle_two_halves),
+	    cmocka_unit_test(settle_waits_for_programs),
+	    cmocka_unit_test(settle_newcomer_takes_what_is_given_up),
+	    cmocka_unit_test(settle_removes_the_dead),
+	    cmocka_unit_test(settle_shared_groups),
+	    cmocka_unit_test(limits),
+	    cmocka_unit_test(settle_histories),
+	    cmocka_unit_test(processes),
+	};
+
+	alarm(60);
+	return cmocka_run_group_tests_name("ledger", tests, NULL, NULL);
+}
