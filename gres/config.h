@@ -32,9 +32,9 @@ struct ds_site_config {
 	char default_class[DS_CLASS_NAME_SIZE];
 	struct ds_class classes[DS_CLASSES_MAX];
 	uint32_t n_classes;
-	bool allow_raw_shard;         /* jobs may ask gres/shard without detshare */
+	bool allow_raw_shard; /* jobs may ask gres/shard without detshare */
 	enum ds_isolation isolation;
-	char digest[17];              /* 16 hex digits: names this configuration in the grant */
+	char digest[17]; /* 16 hex digits: names this configuration in the grant */
 };
 
 /* The configuration of a site that has no detshare.conf. */

@@ -16,7 +16,7 @@
  * Text form, one line, keys in this order, all present:
  *   v=1,class=NAME,kind=latency|throughput|besteffort,share=MILLI,isolation=user|none,config=HEX16
  */
-#define DS_GRANT_VARIABLE "DETSHARE_GRANT"
+#define DS_GRANT_VARIABLE        "DETSHARE_GRANT"
 #define DS_GRANT_PROLOG_VARIABLE "SPANK_DETSHARE_GRANT"
 
 enum { DS_GRANT_TEXT_SIZE = 256 };

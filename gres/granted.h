@@ -10,8 +10,8 @@
 #define DS_STEP_GRANTED_VARIABLE "DETSHARE_STEPD_GRANTED_MILLI"
 
 /* What tasks see. Whatever the user had under these names is overwritten or removed. */
-#define DS_TASK_PORT_VARIABLE "DETSHARE_PORT"        /* path of the allocation's port socket */
-#define DS_TASK_SHARE_VARIABLE "DETSHARE_SHARE"      /* the step's share: "0.5" */
-#define DS_TASK_CLASS_VARIABLE "DETSHARE_CLASS"      /* the allocation's class */
+#define DS_TASK_PORT_VARIABLE  "DETSHARE_PORT"  /* path of the allocation's port socket */
+#define DS_TASK_SHARE_VARIABLE "DETSHARE_SHARE" /* the step's share: "0.5" */
+#define DS_TASK_CLASS_VARIABLE "DETSHARE_CLASS" /* the allocation's class */
 
 #endif

@@ -293,7 +293,10 @@ static int parse_detshare(const struct element *element, struct ds_request *requ
 
 	if (separator == '=' && second.at)
 		return ds_fail(err, "'=' stands only before the share: write detshare:CLASS=SHARE");
-	if (!second.at && (separator == '=' || !first.length || !is_letter(first.at[0])))
+	if (second.at ? !second.length : !first.length)
+		return ds_fail(err,
+			       "the share is missing at the end; write for example detshare:0.5");
+	if (!second.at && (separator == '=' || !is_letter(first.at[0])))
 		return parse_share(first, &request->share_milli, err);
 	if (second.at && !first.length)
 		return ds_fail(err,
@@ -380,26 +383,31 @@ static int fail_element(const struct element *element, struct ds_error *err)
 	return ds_fail_within(err, "%s", quote(element_text(element), shown));
 }
 
+/* "detshare:0,5": a comma separates elements, so the digits behind it are an element. */
+static int fail_decimal_comma(const struct element *element, struct span digits,
+			      struct ds_error *err)
+{
+	char share[QUOTE_SIZE], rest[QUOTE_SIZE];
+
+	return ds_fail(
+	    err,
+	    "%s,%s: a comma separates list elements; write the share with a point, such as "
+	    "detshare:0.5",
+	    quote(element_text(element), share), quote(digits, rest));
+}
+
 int ds_request_parse(const char *gres, struct ds_request *request, struct ds_error *err)
 {
-	struct element element;
+	struct element element, next;
 	struct element typed_shard = {.whole = {NULL, 0}};
 	struct ds_request parsed = {.asks_share = false};
-	bool after_detshare = false;
 
 	memset(request, 0, sizeof(*request));
 	for (const char *at = gres ? gres : ""; next_element(&at, &element);) {
-		struct span text = element_text(&element);
-
-		if (after_detshare && span_is_digits(text))
-			return ds_fail(err,
-				       "detshare followed by \",%.*s\": a comma separates list "
-				       "elements; write "
-				       "the share with a point, such as detshare:0.5",
-				       (int)(text.length < 9 ? text.length : 9), text.at);
-		after_detshare = false;
-
 		if (span_is(element.name, DETSHARE)) {
+			const char *ahead = at;
+			if (next_element(&ahead, &next) && span_is_digits(element_text(&next)))
+				return fail_decimal_comma(&element, element_text(&next), err);
 			if (parsed.asks_share) {
 				ds_fail(
 				    err,
@@ -408,12 +416,6 @@ int ds_request_parse(const char *gres, struct ds_request *request, struct ds_err
 				return fail_element(&element, err);
 			}
 			parsed.asks_share = true;
-			after_detshare = true;
-			/* The comma of "detshare:0,5" explains more than the 0 before it. */
-			const char *ahead = at;
-			struct element next;
-			if (next_element(&ahead, &next) && span_is_digits(element_text(&next)))
-				continue;
 			if (parse_detshare(&element, &parsed, err) < 0)
 				return fail_element(&element, err);
 		} else if (span_is(element.name, SHARD)) {

@@ -20,12 +20,12 @@ enum {
 
 /* What a --gres list (or Slurm's tres_per_node form of it) says about sharing a GPU. */
 struct ds_request {
-	bool asks_share;                      /* the list has a detshare element */
-	bool asks_shard;                      /* the list has a shard element */
-	bool asks_gpu;                        /* the list has a gpu (or mps) element */
-	char class_name[DS_CLASS_NAME_SIZE];  /* "" if the element names no class */
-	uint32_t share_milli;                 /* 2..1000 if asks_share, else 0 */
-	uint64_t shard_count;                 /* as written (summed), if asks_shard */
+	bool asks_share;                     /* the list has a detshare element */
+	bool asks_shard;                     /* the list has a shard element */
+	bool asks_gpu;                       /* the list has a gpu (or mps) element */
+	char class_name[DS_CLASS_NAME_SIZE]; /* "" if the element names no class */
+	uint32_t share_milli;                /* 2..1000 if asks_share, else 0 */
+	uint64_t shard_count;                /* as written (summed), if asks_shard */
 };
 
 /* Whether `name` can name a class: a letter, then letters, digits, '-' and '_'; at most 31 bytes. */

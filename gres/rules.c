@@ -5,8 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* How much of an option's value a message repeats. */
-#define SHOWN "%.60s"
+enum { SHOWN_SIZE = 61 }; /* how much of an option's value a message repeats: "%.60s" */
 
 /* Options that speak of whole GPUs, and what to do instead beside a share. */
 static const struct conflict {
@@ -43,6 +42,25 @@ static const char *option_value(const struct ds_submission *submission,
 	return value;
 }
 
+/* The list as the user typed it: Slurm's clients put "gres:" or "gres/" before each element. */
+static const char *show_list(const char *list, char *text, size_t size)
+{
+	size_t used = 0;
+
+	while (*list && used + 1 < size) {
+		if (strncmp(list, "gres:", 5) == 0 || strncmp(list, "gres/", 5) == 0)
+			list += 5;
+		size_t n = strcspn(list, ",");
+		n += list[n] == ',';
+		size_t room = size - used - 1;
+		memcpy(text + used, list, n < room ? n : room);
+		used += n < room ? n : room;
+		list += n;
+	}
+	text[used] = '\0';
+	return text;
+}
+
 static bool mentions_gpu_gres(const char *list)
 {
 	return ds_tres_mentions(list, "detshare") || ds_tres_mentions(list, "shard") ||
@@ -61,11 +79,11 @@ static int check_elsewhere(const struct ds_site_config *config,
 						    : submission->tres_per_task;
 		if (ds_tres_mentions(value, "detshare") ||
 		    (!raw_shard_allowed && ds_tres_mentions(value, "shard")))
-			return ds_fail(err,
-				       "%s=" SHOWN
-				       ": part of a GPU is asked per node, with --gres only; "
-				       "write --gres=detshare:0.5",
-				       option, value);
+			return ds_fail(
+			    err,
+			    "%s=%.60s: part of a GPU is asked per node, with --gres only; "
+			    "write --gres=detshare:0.5",
+			    option, value);
 	}
 	return 0;
 }
@@ -73,24 +91,24 @@ static int check_elsewhere(const struct ds_site_config *config,
 static int check_conflicts(const struct ds_submission *submission, const struct ds_request *request,
 			   struct ds_error *err)
 {
+	char shown[SHOWN_SIZE];
+
 	for (size_t i = 0; i < N_CONFLICTS; i++) {
 		const char *value = option_value(submission, &conflicts[i]);
 		if (value)
-			return ds_fail(err, "%s=" SHOWN " beside --gres=detshare: %s",
+			return ds_fail(err, "%s=%.60s beside --gres=detshare: %s",
 				       conflicts[i].option, value, conflicts[i].instead);
 	}
 	if (mentions_gpu_gres(submission->tres_per_task))
 		return ds_fail(err,
-			       "--tres-per-task=" SHOWN
-			       " beside --gres=detshare: a share is per node, "
+			       "--tres-per-task=%.60s beside --gres=detshare: a share is per node, "
 			       "not per task; leave the GPU out of --tres-per-task",
 			       submission->tres_per_task);
 	if (request->asks_gpu)
 		return ds_fail(err,
-			       "--gres=" SHOWN
-			       ": a whole GPU (gpu or mps) beside detshare, but a share "
+			       "--gres=%s: a whole GPU (gpu or mps) beside detshare, but a share "
 			       "brings its GPU with it; leave the other out",
-			       submission->gres);
+			       show_list(submission->gres, shown, sizeof(shown)));
 	if (submission->exclusive && !submission->is_step)
 		return ds_fail(
 		    err,
@@ -119,8 +137,7 @@ static int requested_class(const struct ds_submission *submission, const struct 
 	if (!option)
 		return 0;
 	if (!ds_class_name_valid(option))
-		return ds_fail(err, "--detshare-class=" SHOWN " is not the name of a class",
-			       option);
+		return ds_fail(err, "--detshare-class=%.60s is not the name of a class", option);
 	if (request->class_name[0] && strcmp(request->class_name, option) != 0)
 		return ds_fail(
 		    err,
@@ -199,13 +216,13 @@ static enum ds_verdict decide_without_share(const struct ds_site_config *config,
 					    const struct ds_request *request, struct ds_error *err)
 {
 	const char *option = submission->class_option;
+	char shown[SHOWN_SIZE];
 
 	if (request->asks_shard && config && !config->allow_raw_shard) {
 		ds_fail(err,
-			"--gres=" SHOWN
-			": shard without detshare is not allowed here; ask for part of a "
+			"--gres=%s: shard without detshare is not allowed here; ask for part of a "
 			"GPU with --gres=detshare:0.5",
-			submission->gres);
+			show_list(submission->gres, shown, sizeof(shown)));
 		return DS_REFUSED;
 	}
 	if (!option)
@@ -215,7 +232,7 @@ static enum ds_verdict decide_without_share(const struct ds_site_config *config,
 	    strcmp(option, submission->job_class) == 0)
 		return DS_NOT_OURS;
 	ds_fail(err,
-		"--detshare-class=" SHOWN " without a share; add --gres=detshare:0.5, or leave "
+		"--detshare-class=%.60s without a share; add --gres=detshare:0.5, or leave "
 		"--detshare-class out",
 		option);
 	return DS_REFUSED;
@@ -247,7 +264,7 @@ enum ds_verdict ds_rules_decide(const struct ds_site_config *config,
 	decision->gres = ds_request_rewrite(submission->gres, decision->class_name,
 					    decision->share_milli, decision->shard_count);
 	if (!decision->gres) {
-		ds_fail(err, "--gres=" SHOWN ": out of memory", submission->gres);
+		ds_fail(err, "--gres=%.60s: out of memory", submission->gres);
 		return DS_REFUSED;
 	}
 	return DS_ACCEPTED;

@@ -15,9 +15,9 @@
 
 /* What a job or step asks, in the words of Slurm's options. NULL: not given. Borrowed strings. */
 struct ds_submission {
-	const char *gres;            /* --gres */
-	const char *class_option;    /* --detshare-class */
-	const char *gpus;            /* --gpus */
+	const char *gres;         /* --gres */
+	const char *class_option; /* --detshare-class */
+	const char *gpus;         /* --gpus */
 	const char *gpus_per_node;
 	const char *gpus_per_socket;
 	const char *gpus_per_task;
@@ -27,9 +27,9 @@ struct ds_submission {
 	const char *cpus_per_gpu;
 	const char *ntasks_per_gpu;
 	const char *tres_per_task;
-	bool exclusive;              /* --exclusive of a whole node (not a step's exact placement) */
-	bool is_step;                /* srun inside an allocation */
-	const char *job_class;       /* steps: the class of the allocation, if known */
+	bool exclusive;        /* --exclusive of a whole node (not a step's exact placement) */
+	bool is_step;          /* srun inside an allocation */
+	const char *job_class; /* steps: the class of the allocation, if known */
 };
 
 enum ds_verdict {
