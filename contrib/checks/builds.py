@@ -121,7 +121,7 @@ def _make_check(run: Runner, tree: Path, *arguments, folders=("tests",), **envir
 def _pytest(run: Runner, tree: Path, name: str, targets: list) -> Results:
     report = run.out / f"{name}.xml"
     report.unlink(missing_ok=True)
-    status = run.run("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--timeout=120", "-q",
+    status = run.run("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--timeout=120", "-q", "--tb=short",
                      f"--rootdir={run.top}", f"--junitxml={report}", *targets, check=False,
                      DETSHARE_BUILD=tree, DETSHARE_PREFIX=tree / "stage", PYTHONDONTWRITEBYTECODE="1")
     if not report.exists():

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ways in which a job can end. That nothing is left is looked for after each test."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from slurm import until
+
+SLEEP = "sleep 300"
+
+
+@pytest.fixture
+def running(slurm):
+    """A job that holds half a GPU of node1."""
+    job = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap=SLEEP)
+    slurm.wait_running(job)
+    return job
+
+
+def _runtime_pid(slurm, job) -> int:
+    file = slurm.cluster.layout.runtime_dir("node1") / f"job-{job}" / "runtime.pid"
+    return int(until("the node runtime runs", lambda: file.exists() and file.read_text()).split()[0])
+
+
+def test_scancel(slurm, running):
+    slurm.cancel(running)
+    assert slurm.wait_end(running) == "CANCELLED"
+
+
+def test_scancel_kill(slurm, running):
+    """The signal goes to the job's steps; the script dies of it and the job ends."""
+    slurm.command("scancel", "--signal=KILL", "--full", str(running))
+    assert slurm.wait_end(running) in ("CANCELLED", "FAILED", "COMPLETED")
+
+
+def test_a_job_that_ignores_sigterm(slurm):
+    job = slurm.sbatch("--gres=detshare:0.5", wrap="trap '' TERM; while :; do sleep 1; done")
+    slurm.wait_running(job)
+    slurm.cancel(job)
+    assert slurm.wait_end(job) == "CANCELLED"
+
+
+@pytest.mark.timeout(180)
+def test_time_limit(slurm):
+    job = slurm.sbatch("--gres=detshare:0.5", "--time=0:01", wrap=SLEEP)
+    slurm.wait_running(job)
+    assert slurm.wait_end(job, deadline_s=150) == "TIMEOUT"
+
+
+def test_the_program_fails(slurm):
+    job = slurm.sbatch("--gres=detshare:0.5", wrap="exit 3")
+    assert slurm.wait_end(job) == "FAILED"
+    assert slurm.job(job)["ExitCode"] == "3:0"
+
+
+def test_the_node_runtime_is_killed(slurm, running, residents):
+    """kill -9 of the runtime: the job goes on and ends as usual, the GPU's other half is usable."""
+    os.kill(_runtime_pid(slurm, running), signal.SIGKILL)
+    other = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap=SLEEP)
+    slurm.wait_running(other)
+    assert slurm.state(running) == "RUNNING"
+    slurm.cancel(running, other)
+    assert slurm.wait_end(running) == "CANCELLED"
+
+
+def test_slurmd_is_stopped_and_started_under_a_job(slurm, running):
+    pid = _runtime_pid(slurm, running)
+    slurm.cluster.stop_node("node1")
+    time.sleep(0.5)
+    os.kill(pid, 0)
+    slurm.cluster.start_node("node1")
+    assert slurm.state(running) == "RUNNING"
+    os.kill(pid, 0)
+    slurm.cancel(running)
+    assert slurm.wait_end(running) == "CANCELLED"
+
+
+def test_the_job_ends_while_slurmd_is_away(slurm):
+    job = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap="sleep 2")
+    slurm.wait_running(job)
+    slurm.cluster.stop_node("node1")
+    time.sleep(3)
+    slurm.cluster.start_node("node1")
+    assert slurm.wait_end(job, deadline_s=60) == "COMPLETED"
+
+
+def test_requeue(slurm, running):
+    slurm.command("scontrol", "requeue", str(running))
+    until("the job is back in the queue or runs again", lambda: slurm.job(running)["Restarts"] == "1")
+
+
+def test_suspend_and_resume(slurm, running):
+    slurm.command("scontrol", "suspend", str(running))
+    assert slurm.state(running) == "SUSPENDED"
+    slurm.command("scontrol", "resume", str(running))
+    slurm.wait_running(running)
+
+
+def test_srun_is_interrupted(slurm):
+    """The terminal's Ctrl-C, twice, ends the step and the allocation."""
+    import subprocess
+    child = subprocess.Popen(["srun", "--gres=detshare:0.5", "sleep", "300"], env=slurm.cluster.environment(),
+                             cwd=slurm.work, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+    until("the job runs", lambda: slurm.command("squeue", "-h", "-t", "R", "-o", "%A").stdout.strip())
+    child.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(20) != 0

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Slurm's accounting shows."""
+
+import json
+
+from slurm import until
+
+SHARE = "gres/detshare:throughput=500"
+
+
+def test_alloctres_of_job_and_step(slurm):
+    job = slurm.sbatch("--gres=detshare:0.5", wrap="srun true")
+    assert slurm.wait_end(job) == "COMPLETED"
+    rows = until("accounting has the job and both steps", lambda: (lambda rows: rows if len(rows) == 3 and all(
+        row[1] == "COMPLETED" for row in rows) else None)(slurm.sacct(job, "jobid", "state", "alloctres", steps=True)))
+    for name, _, tres in rows:
+        assert SHARE in tres.split(","), name
+        assert "gres/shard=500" in tres.split(","), name
+
+
+def test_the_usage_line_arrives(slurm, gpuwork):
+    job = slurm.sbatch("--gres=detshare:0.5", "--comment=mine", wrap=f"{gpuwork} add")
+    assert slurm.wait_end(job) == "COMPLETED", slurm.output(job)
+    line = until("the usage line is in AdminComment",
+                 lambda: next((row[0] for row in slurm.sacct(job, "admincomment") if "{" in row[0]), None), 40)
+    usage = json.loads(line[line.index("{"):])
+    assert usage
+
+
+def test_the_sites_own_admincomment_is_kept(slurm):
+    job = slurm.sbatch("--gres=detshare:0.5", wrap="sleep 2")
+    slurm.wait_running(job)
+    slurm.command("scontrol", "update", f"job={job}", "admincomment=ticket 4711")
+    slurm.wait_end(job)
+    line = until("the usage line is in AdminComment",
+                 lambda: next((row[0] for row in slurm.sacct(job, "admincomment") if "{" in row[0]), None), 40)
+    assert "ticket 4711" in line
