@@ -19,18 +19,18 @@
 enum { DS_USAGE_RECORD_MAX = 4096 }; /* bytes of its JSON */
 
 struct ds_usage_record {
-	char cluster[64];       /* ClusterName; "": the collector's own */
+	char cluster[64]; /* ClusterName; "": the collector's own */
 	char node[256];
 	uint32_t job_id;
-	uint32_t restart;       /* SLURM_RESTART_COUNT, 0 for the first run */
+	uint32_t restart; /* SLURM_RESTART_COUNT, 0 for the first run */
 	uint32_t uid;
 	char class_name[32];
 	uint32_t share_milli;
 	char gpu_uuid[48];
-	double begin_unix_s;    /* when the allocation joined the ledger */
+	double begin_unix_s; /* when the allocation joined the ledger */
 	double end_unix_s;
-	double granted_sm_s;    /* integral over time of the SMs of the groups it held */
-	uint64_t programs;      /* processes that were welcomed */
+	double granted_sm_s;             /* integral over time of the SMs of the groups it held */
+	uint64_t programs;               /* processes that were welcomed */
 	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
 };
 

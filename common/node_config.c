@@ -20,6 +20,7 @@ enum key_kind {
 	KEY_PROGRAM,   /* an absolute path, or a name to look for in PATH (or the loader's path) */
 	KEY_OPTIONAL,  /* as KEY_PROGRAM, or "" */
 	KEY_HOST,      /* a host's name or address, or "" */
+	KEY_USER,      /* a user's name or number */
 };
 
 /* The one list of string keys: from it come the parser, the checks and where the values go. */
@@ -41,6 +42,7 @@ static const struct key {
     KEY(noderuntime, SBINDIR "/detshare-noderuntime", KEY_DIRECTORY),
     KEY(usage_sender, SBINDIR "/detshare-usaged", KEY_DIRECTORY),
     KEY(usage_host, "", KEY_HOST),
+    KEY(usage_user, "root", KEY_USER),
     KEY(munge_socket, "", KEY_OPTIONAL),
     KEY(gpu_info_dir, "/proc/driver/nvidia/gpus", KEY_DIRECTORY),
     KEY(gpu_device_prefix, "/dev/nvidia", KEY_DIRECTORY),

@@ -21,6 +21,7 @@ struct ds_node_config {
 	char usage_sender[PATH_MAX];  /* usage_sender = SBINDIR/detshare-usaged */
 	char usage_host[256];         /* usage_host = "": no collector, records stay in the spool */
 	uint16_t usage_port;          /* usage_port = 6829 */
+	char usage_user[64];          /* usage_user = "root": whom the collector runs as (name or uid) */
 	char munge_socket[PATH_MAX];  /* munge_socket = "": libmunge's default */
 	char gpu_info_dir[PATH_MAX];  /* gpu_info_dir = "/proc/driver/nvidia/gpus" */
 	char gpu_device_prefix[PATH_MAX]; /* gpu_device_prefix = "/dev/nvidia": device file = prefix + minor */

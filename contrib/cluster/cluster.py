@@ -194,6 +194,7 @@ class Cluster:
             "plugstack.conf": config.plugstack_conf(layout, installed),
             "cgroup.conf": config.cgroup_conf(version),
             "detshare-node.conf": config.node_conf(layout, installed, self.host),
+            "detshare-usaged.conf": config.usaged_conf(layout, installed),
         }
         for name, text in files.items():
             (layout.etc / name).write_text(text)
@@ -264,7 +265,7 @@ class Cluster:
         self._start(f"slurmd-{node}", ["slurmd", "-D", "-N", node])
 
     def _start_usaged(self) -> None:
-        self._start("usaged", ["detshare-usaged", "collect"])
+        self._start("usaged", ["detshare-usaged", "collect", f"--config={self.layout.usaged_conf}"])
 
     def _wait_for_nodes(self, names: list) -> None:
         wanted = set(names)

@@ -40,6 +40,10 @@ class Installed:
         return self.prefix / "sbin" / "detshare-usaged"
 
     @property
+    def settle(self) -> Path:
+        return self.prefix / "libexec" / "detshare" / "detshare-usage-settle"
+
+    @property
     def coroutine_library(self) -> Path:
         return self.prefix / "lib" / "detshare" / "libdetshare-cuda.so"
 
@@ -181,6 +185,19 @@ def node_conf(layout: Layout, installed: Installed, host: GpuHost) -> str:
     }
     lines = [f'{key} = "{value}"' for key, value in values.items()]
     lines.append(f"usage_port = {layout.usage_port}")
+    return "\n".join(lines) + "\n"
+
+
+def usaged_conf(layout: Layout, installed: Installed) -> str:
+    values = {
+        "listen": "127.0.0.1",
+        "state_dir": layout.collector_dir,
+        "munge_socket": layout.munge_socket,
+        "slurm_conf": layout.slurm_conf,
+        "settle_program": installed.settle,
+    }
+    lines = [f'{key} = "{value}"' for key, value in values.items()]
+    lines += [f"port = {layout.usage_port}", "grace_s = 20"]
     return "\n".join(lines) + "\n"
 
 

@@ -42,6 +42,10 @@ class Layout:
         return self.etc / "detshare-node.conf"
 
     @property
+    def usaged_conf(self) -> Path:
+        return self.etc / "detshare-usaged.conf"
+
+    @property
     def settings(self) -> Path:
         return self.root / "cluster.json"
 
