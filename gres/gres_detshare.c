@@ -55,9 +55,21 @@ int fini(void)
 	return SLURM_SUCCESS;
 }
 
+/*
+ * By the executable: slurmstepd writes its title over argv[0], where program_invocation_short_name
+ * points to. Debian's is called "slurmstepd-wlm"; one that an upgrade replaced reads "... (deleted)".
+ */
 static bool runs_in(const char *program)
 {
-	return strcmp(program_invocation_short_name, program) == 0;
+	char path[4096];
+	size_t length = strlen(program);
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
+
+	if (n <= 0)
+		return false;
+	path[n] = '\0';
+	const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+	return strncmp(name, program, length) == 0 && strchr("- ", name[length]);
 }
 
 /*

@@ -18,10 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <slurm/slurm.h>
-#include <slurm/slurm_errno.h>
-
 #include "config.h"
+#include "gres/slurm_compat.h"
 
 enum {
 	RETRY_FIRST_S = 2,
@@ -160,7 +158,8 @@ static void record_name(const job_info_t *info, char name[32])
 	if (info->array_task_id != NO_VAL)
 		snprintf(name, 32, "%u_%u", info->array_job_id, info->array_task_id);
 	else
-		snprintf(name, 32, "%u", info->het_job_id ? info->het_job_id : info->job_id);
+		snprintf(name, 32, "%u",
+			 info->het_job_id ? info->het_job_id : DS_JOB_INFO_ID(info));
 }
 
 /* Best effort: losing the comment must not keep the job here. */
@@ -210,7 +209,7 @@ static enum outcome act(const struct request *request, const job_info_t *info,
 	switch (action) {
 	case DS_GIVEBACK_REQUEUE:
 		/* JOB_RUNNING: only if it still runs, so that one that has just ended is not run again. */
-		if (slurm_requeue(info->job_id, JOB_RUNNING) == SLURM_SUCCESS)
+		if (slurm_requeue(request->job_id, JOB_RUNNING) == SLURM_SUCCESS)
 			return DONE;
 		if (errno != ESLURM_DISABLED && errno != ESLURM_BATCH_ONLY)
 			return judge(request, "requeue it");
@@ -257,7 +256,7 @@ static enum outcome try_once(const struct request *request, bool late)
 	/* For the head of an array or a heterogeneous job, its other parts come, too. */
 	for (uint32_t i = 0; i < jobs->record_count; i++) {
 		const job_info_t *info = &jobs->job_array[i];
-		if (info->job_id != request->job_id)
+		if (DS_JOB_INFO_ID(info) != request->job_id)
 			continue;
 		struct ds_giveback_job job = look_at(request, info);
 		outcome = act(request, info,

@@ -15,13 +15,17 @@
 #include "spank/node.h"
 #include "spank/prolog_env.h"
 
-/* The runtime's own deadline comes first, so that it can undo what it began and say what hung. */
+/*
+ * The runtime's own deadline comes first, so that it can undo what it began and say what hung. The
+ * sums stay below 4.2 s: with PrologEpilogTimeout= set, slurmd looks for the end of a prolog at 10, 30,
+ * 70 ms ... 3.27 s and 4.27 s after its start, and then once a second.
+ */
 enum {
 	BEGIN_MS = 3000,
 	BEGIN_OWN_MS = 2600,
-	GIVE_BACK_MS = 1200,
-	END_MS = 3500,
-	END_OWN_MS = 3000,
+	GIVE_BACK_MS = 1000,
+	END_MS = 3100,
+	END_OWN_MS = 2700,
 };
 
 struct job {

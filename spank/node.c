@@ -49,9 +49,11 @@ const char *ds_slurmd_node_name(const char *cmdline, size_t length)
 	if (length == 0 || end[-1] != '\0')
 		return NULL;
 	for (const char *argument = cmdline; argument < end; argument += strlen(argument) + 1) {
-		if (strncmp(argument, "-N", 2) != 0)
+		/* Options without a value may stand before the N: "-DN node1". */
+		size_t flags = argument[0] == '-' ? 1 + strspn(argument + 1, "bcCDGhMstvV") : 0;
+		if (!flags || argument[flags] != 'N')
 			continue;
-		const char *name = argument + 2;
+		const char *name = argument + flags + 1;
 		if (!*name) {
 			argument += strlen(argument) + 1;
 			name = argument;

@@ -132,8 +132,15 @@ int ds_spank_step_begin(spank_t spank, int argc, char **argv)
 		slurm_error("detshare: %s", config_err.text);
 	ds_spank_job_path(&step.config, step.job_id, NULL, path);
 	step.allocation_here = access(path, F_OK) == 0;
-	if (step.share_milli == 0)
+	if (step.share_milli == 0) {
+		/* A script has whatever its job has, so this is never the user's choice. */
+		if (step.allocation_here && step.step_id == SLURM_BATCH_SCRIPT)
+			slurm_error(
+			    "detshare: job %u has part of a GPU on %s, but gres_detshare.so did "
+			    "not say so: is it in PluginDir on this node?",
+			    step.job_id, step.config.node_name);
 		return 0;
+	}
 	if (!err.text[0] && config_err.text[0])
 		err = config_err;
 	if (prepare(&err) < 0)
