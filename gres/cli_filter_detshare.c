@@ -97,18 +97,17 @@ static void free_options(char *values[N_VALUES])
 }
 
 /*
- * The class of the allocation that a step belongs to, from slurmctld, never from the environment,
- * which is the user's. Left empty when slurmctld does not say.
+ * What the allocation of a step has, from slurmctld, never from the environment, which is the
+ * user's. False when slurmctld does not say.
  */
-static void find_job_class(uint32_t job_id, int offset, char class_name[DS_CLASS_NAME_SIZE])
+static bool find_job(uint32_t job_id, int offset, struct ds_request *request)
 {
 	job_info_msg_t *message = NULL;
 	const slurm_job_info_t *job = NULL;
-	struct ds_request request;
+	bool found = false;
 
-	class_name[0] = '\0';
 	if (slurm_load_job(&message, job_id, 0) != SLURM_SUCCESS || !message)
-		return;
+		return false;
 	/* A heterogeneous job comes with all its components, an array job with all its tasks. */
 	for (uint32_t i = 0; i < message->record_count; i++) {
 		const slurm_job_info_t *record = &message->job_array[i];
@@ -116,9 +115,10 @@ static void find_job_class(uint32_t job_id, int offset, char class_name[DS_CLASS
 				       : DS_JOB_INFO_ID(record) == job_id || !job)
 			job = record;
 	}
-	if (job && ds_request_parse(job->tres_per_node, &request, NULL) == 0)
-		memcpy(class_name, request.class_name, sizeof(request.class_name));
+	if (job)
+		found = ds_request_parse(job->tres_per_node, request, NULL) == 0;
 	slurm_free_job_info_msg(message);
+	return found;
 }
 
 /* The site's rules, if the file is here. Without it classes are the controller's business. */
@@ -150,9 +150,8 @@ static int refuse(struct ds_slurm_options *options, const char *line)
 int cli_filter_p_pre_submit(struct ds_slurm_options *options, int offset)
 {
 	char *values[N_VALUES] = {NULL};
-	char job_class[DS_CLASS_NAME_SIZE] = "";
 	struct ds_site_config config;
-	struct ds_request request;
+	struct ds_request request, job;
 	struct ds_decision decision;
 	struct ds_error err = {""};
 	int rv = SLURM_SUCCESS;
@@ -177,10 +176,9 @@ int cli_filter_p_pre_submit(struct ds_slurm_options *options, int offset)
 	/* Ask slurmctld only for steps that concern us. */
 	if (submission.is_step &&
 	    (submission.class_option ||
-	     (ds_request_parse(submission.gres, &request, NULL) == 0 && request.asks_share))) {
-		find_job_class((uint32_t)strtoul(values[JOB_ID], NULL, 10), offset, job_class);
-		submission.job_class = job_class[0] ? job_class : NULL;
-	}
+	     (ds_request_parse(submission.gres, &request, NULL) == 0 && request.asks_share)) &&
+	    find_job((uint32_t)strtoul(values[JOB_ID], NULL, 10), offset, &job))
+		submission.job = &job;
 
 	enum ds_verdict verdict =
 	    ds_rules_decide(read_rules(&config), &submission, &decision, &err);

@@ -372,7 +372,7 @@ static int check_update(job_desc_msg_t *update, const job_desc_msg_t *job,
 	struct ds_site_config config;
 	struct ds_decision decision;
 	struct ds_request request;
-	char number[16], share[DS_SHARE_TEXT_SIZE];
+	char number[16], shown[64], share[DS_SHARE_TEXT_SIZE];
 	int rv = -1;
 
 	bool have_rules = get_rules(&config);
@@ -392,7 +392,7 @@ static int check_update(job_desc_msg_t *update, const job_desc_msg_t *job,
 		    err,
 		    "gres=%.60s: the share of a submitted job (detshare:%s:%s) cannot be changed; "
 		    "cancel the job and submit it again",
-		    submission.gres ? submission.gres : "", grant->class_name,
+		    ds_gres_show(submission.gres, shown, sizeof(shown)), grant->class_name,
 		    ds_share_format(grant->share_milli, share));
 		goto fail;
 	}
@@ -409,7 +409,7 @@ static int check_foreign_update(const job_desc_msg_t *update, struct ds_error *e
 {
 	struct ds_site_config config;
 	struct ds_decision decision;
-	char number[16];
+	char number[16], shown[64];
 
 	bool have_rules = get_rules(&config);
 	struct ds_submission submission = submission_of(update, number);
@@ -425,6 +425,30 @@ static int check_foreign_update(const job_desc_msg_t *update, struct ds_error *e
 	return verdict == DS_REFUSED ? -1 : 0;
 }
 
+/*
+ * The job before an update, or NULL where this slurmctld cannot say. Reads the job's script from
+ * disk, too: fair for an update of gres, not for every job.
+ */
+static job_desc_msg_t *copy_job(struct ds_slurm_job *job)
+{
+	if (!job || !copy_job_record_to_job_desc || !slurm_free_job_desc_msg)
+		return NULL;
+	return copy_job_record_to_job_desc(job);
+}
+
+static void free_job_copy(job_desc_msg_t *copy)
+{
+	if (!copy)
+		return;
+	/* In a copy, unlike in a message, the strings of the environment are one piece of memory. */
+	if (copy->environment) {
+		slurm_xfree((void **)&copy->environment[0]);
+		slurm_xfree((void **)&copy->environment);
+		copy->env_size = 0;
+	}
+	slurm_free_job_desc_msg(copy);
+}
+
 int job_modify(job_desc_msg_t *job_desc, struct ds_slurm_job *job,
 	       uint32_t submit_uid DS_JOB_MODIFY_ERR_MSG)
 {
@@ -436,10 +460,7 @@ int job_modify(job_desc_msg_t *job_desc, struct ds_slurm_job *job,
 	strip_client_grants(job_desc);
 	if (!touches_gpus(job_desc))
 		return SLURM_SUCCESS;
-	/* Reads the job's script from disk, too: fair for an update of gres, not for every job. */
-	if (job && copy_job_record_to_job_desc && slurm_free_job_desc_msg)
-		before = copy_job_record_to_job_desc(job);
-
+	before = copy_job(job);
 	const char *stamped = before ? find_entry(before, DS_GRANT_VARIABLE) : NULL;
 	int checked = stamped && ds_grant_parse(stamped, &grant, NULL) == 0
 			  ? check_update(job_desc, before, &grant, &err)
@@ -449,7 +470,6 @@ int job_modify(job_desc_msg_t *job_desc, struct ds_slurm_job *job,
 		tell_user(DS_JOB_MODIFY_ERR_MSG_OR_NULL, err.text);
 		rv = ESLURM_INVALID_GRES;
 	}
-	if (before)
-		slurm_free_job_desc_msg(before);
+	free_job_copy(before);
 	return rv;
 }

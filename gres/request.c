@@ -268,6 +268,21 @@ bool ds_tres_mentions(const char *list, const char *word)
 	return false;
 }
 
+const char *ds_gres_show(const char *gres, char *text, size_t size)
+{
+	struct element element;
+	size_t used = 0;
+
+	text[0] = '\0';
+	for (const char *at = gres ? gres : ""; next_element(&at, &element) && used + 1 < size;) {
+		char shown[QUOTE_SIZE];
+		int length = snprintf(text + used, size - used, "%s%s", used ? "," : "",
+				      quote(element_text(&element), shown));
+		used += (size_t)length;
+	}
+	return text;
+}
+
 /* NAME, NAME:SHARE, NAME:CLASS, NAME:CLASS:SHARE; '=' may stand before the share. */
 static int parse_detshare(const struct element *element, struct ds_request *request,
 			  struct ds_error *err)

@@ -3,6 +3,7 @@
 #define DETSHARE_GRES_REQUEST_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "common/error.h"
@@ -44,6 +45,12 @@ int ds_share_parse(const char *text, uint32_t *share_milli, struct ds_error *err
  */
 enum { DS_SHARE_TEXT_SIZE = 16 };
 const char *ds_share_format(uint32_t share_milli, char text[DS_SHARE_TEXT_SIZE]);
+
+/*
+ * Write a gres list as the user typed it, for messages: without the "gres:" or "gres/" that Slurm's
+ * clients put before each element; cut to `size`, without control characters. Returns `text`.
+ */
+const char *ds_gres_show(const char *gres, char *text, size_t size);
 
 /*
  * Whether a TRES list of any form ("gres/gpu:1", "cpu:2,gres:shard=5") has `word` between its

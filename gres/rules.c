@@ -42,25 +42,6 @@ static const char *option_value(const struct ds_submission *submission,
 	return value;
 }
 
-/* The list as the user typed it: Slurm's clients put "gres:" or "gres/" before each element. */
-static const char *show_list(const char *list, char *text, size_t size)
-{
-	size_t used = 0;
-
-	while (*list && used + 1 < size) {
-		if (strncmp(list, "gres:", 5) == 0 || strncmp(list, "gres/", 5) == 0)
-			list += 5;
-		size_t n = strcspn(list, ",");
-		n += list[n] == ',';
-		size_t room = size - used - 1;
-		memcpy(text + used, list, n < room ? n : room);
-		used += n < room ? n : room;
-		list += n;
-	}
-	text[used] = '\0';
-	return text;
-}
-
 static bool mentions_gpu_gres(const char *list)
 {
 	return ds_tres_mentions(list, "detshare") || ds_tres_mentions(list, "shard") ||
@@ -108,7 +89,7 @@ static int check_conflicts(const struct ds_submission *submission, const struct 
 		return ds_fail(err,
 			       "--gres=%s: a whole GPU (gpu or mps) beside detshare, but a share "
 			       "brings its GPU with it; leave the other out",
-			       show_list(submission->gres, shown, sizeof(shown)));
+			       ds_gres_show(submission->gres, shown, sizeof(shown)));
 	if (submission->exclusive && !submission->is_step)
 		return ds_fail(
 		    err,
@@ -179,26 +160,44 @@ static int check_job_class(const struct ds_site_config *config,
 		       ds_share_format(class->max_share_milli, max));
 }
 
+/* A step gets part of what its job has, of the same class. */
+static int check_step(const struct ds_submission *submission, const char *name,
+		      const struct ds_request *request, struct ds_error *err)
+{
+	const struct ds_request *job = submission->job;
+	char shown[SHOWN_SIZE], share[DS_SHARE_TEXT_SIZE], has[DS_SHARE_TEXT_SIZE];
+
+	if (!job->asks_share)
+		return ds_fail(
+		    err, "--gres=detshare: this step's job has no share of a GPU; ask for it when "
+			 "the job is submitted");
+	if (*name && strcmp(name, job->class_name) != 0) {
+		show_class_option(submission, name, shown, sizeof(shown));
+		return ds_fail(
+		    err,
+		    "%s: this step's job has class %s, and so have its steps; leave the class "
+		    "out",
+		    shown, job->class_name);
+	}
+	if (request->share_milli > job->share_milli)
+		return ds_fail(err, "--gres=detshare:%s: this step's job has a share of %s only",
+			       ds_share_format(request->share_milli, share),
+			       ds_share_format(job->share_milli, has));
+	return 0;
+}
+
 static int decide_class(const struct ds_site_config *config, const struct ds_submission *submission,
 			const struct ds_request *request, char class_name[DS_CLASS_NAME_SIZE],
 			struct ds_error *err)
 {
-	const char *job_class = submission->is_step ? submission->job_class : NULL;
 	const char *name;
-	char shown[64];
 
 	if (requested_class(submission, request, &name, err) < 0)
 		return -1;
-	if (job_class && *job_class) {
-		if (*name && strcmp(name, job_class) != 0) {
-			show_class_option(submission, name, shown, sizeof(shown));
-			return ds_fail(
-			    err,
-			    "%s: this step's job has class %s, and so have its steps; leave the "
-			    "class out",
-			    shown, job_class);
-		}
-		name = job_class;
+	if (submission->is_step && submission->job) {
+		if (check_step(submission, name, request, err) < 0)
+			return -1;
+		name = submission->job->class_name;
 	} else {
 		if (!*name && config && !submission->is_step)
 			name = config->default_class;
@@ -222,14 +221,14 @@ static enum ds_verdict decide_without_share(const struct ds_site_config *config,
 		ds_fail(err,
 			"--gres=%s: shard without detshare is not allowed here; ask for part of a "
 			"GPU with --gres=detshare:0.5",
-			show_list(submission->gres, shown, sizeof(shown)));
+			ds_gres_show(submission->gres, shown, sizeof(shown)));
 		return DS_REFUSED;
 	}
 	if (!option)
 		return DS_NOT_OURS;
 	/* A step without --gres has its job's share, so naming the job's class is only saying so. */
-	if (submission->is_step && submission->job_class &&
-	    strcmp(option, submission->job_class) == 0)
+	if (submission->is_step && submission->job &&
+	    strcmp(option, submission->job->class_name) == 0)
 		return DS_NOT_OURS;
 	ds_fail(err,
 		"--detshare-class=%.60s without a share; add --gres=detshare:0.5, or leave "

@@ -27,9 +27,9 @@ struct ds_submission {
 	const char *cpus_per_gpu;
 	const char *ntasks_per_gpu;
 	const char *tres_per_task;
-	bool exclusive;        /* --exclusive of a whole node (not a step's exact placement) */
-	bool is_step;          /* srun inside an allocation */
-	const char *job_class; /* steps: the class of the allocation, if known */
+	bool exclusive; /* --exclusive of a whole node (not a step's exact placement) */
+	bool is_step;   /* srun inside an allocation */
+	const struct ds_request *job; /* steps: what the allocation has; NULL: not known */
 };
 
 enum ds_verdict {
