@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/allocation.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 1 };
+
+bool ds_allocation_name_valid(const char *name)
+{
+	static const char allowed[] =
+	    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+	size_t length = strlen(name);
+
+	return length > 0 && length < DS_NAME_SIZE && strspn(name, allowed) == length &&
+	       name[0] != '.' && name[0] != '-' && strncmp(name, "gpu-", 4) != 0;
+}
+
+int ds_allocation_path(const struct ds_node_config *config, const char *name, const char *file,
+		       char path[PATH_MAX], struct ds_error *err)
+{
+	int length = snprintf(path, PATH_MAX, "%s/%s%s%s", config->runtime_dir, name,
+			      file ? "/" : "", file ? file : "");
+
+	if (length < 0 || length >= PATH_MAX)
+		return ds_fail(err, "runtime_dir %s is too long", config->runtime_dir);
+	return 0;
+}
+
+int ds_allocation_create(const struct ds_node_config *config, const char *name,
+			 struct ds_error *err)
+{
+	char path[PATH_MAX];
+
+	if (ds_allocation_path(config, name, NULL, path, err) < 0)
+		return -1;
+	if (mkdir(config->runtime_dir, 0755) == 0)
+		chmod(config->runtime_dir, 0755); /* whatever the caller's umask is */
+	else if (errno != EEXIST)
+		return ds_fail(err, "cannot create %s: %s", config->runtime_dir, strerror(errno));
+	if (mkdir(path, 0711) < 0 || chmod(path, 0711) < 0)
+		return ds_fail(err, "cannot create %s: %s", path, strerror(errno));
+	return 0;
+}
+
+static int write_all(int fd, const char *text, size_t size)
+{
+	while (size) {
+		ssize_t n = write(fd, text, size);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return -1;
+		text += n;
+		size -= (size_t)n;
+	}
+	return 0;
+}
+
+int ds_allocation_write(const struct ds_node_config *config, const char *name, const char *file,
+			mode_t mode, const char *text, struct ds_error *err)
+{
+	char path[PATH_MAX], temporary[PATH_MAX], temporary_file[64];
+
+	snprintf(temporary_file, sizeof(temporary_file), "%.50s.new", file);
+	if (ds_allocation_path(config, name, file, path, err) < 0 ||
+	    ds_allocation_path(config, name, temporary_file, temporary, err) < 0)
+		return -1;
+	int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
+	if (fd < 0)
+		return ds_fail(err, "cannot create %s: %s", temporary, strerror(errno));
+	int rc = write_all(fd, text, strlen(text));
+	if (rc == 0)
+		rc = fchmod(fd, mode);
+	if (rc == 0)
+		rc = rename(temporary, path);
+	int reason = errno;
+	close(fd);
+	if (rc < 0) {
+		unlink(temporary);
+		errno = reason;
+		return ds_fail(err, "cannot write %s: %s", path, strerror(reason));
+	}
+	return 0;
+}
+
+int ds_allocation_remove(const struct ds_node_config *config, const char *name,
+			 struct ds_error *err)
+{
+	char path[PATH_MAX];
+	const struct dirent *entry;
+
+	if (ds_allocation_path(config, name, NULL, path, err) < 0)
+		return -1;
+	DIR *dir = opendir(path);
+	if (!dir)
+		return errno == ENOENT ? 0
+				       : ds_fail(err, "cannot open %s: %s", path, strerror(errno));
+	while ((entry = readdir(dir))) {
+		/* Only files are ever made here; anything else makes rmdir() fail and is told. */
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+			unlinkat(dirfd(dir), entry->d_name, 0);
+	}
+	closedir(dir);
+	if (rmdir(path) < 0 && errno != ENOENT)
+		return ds_fail(err, "cannot remove %s: %s", path, strerror(errno));
+	return 0;
+}
+
+int ds_allocation_save(int fd, const struct ds_allocation *allocation)
+{
+	struct ds_allocation copy = *allocation;
+
+	copy.magic = STATE_MAGIC;
+	copy.version = STATE_VERSION;
+	return pwrite(fd, &copy, sizeof(copy), 0) == (ssize_t)sizeof(copy) ? 0 : -1;
+}
+
+int ds_allocation_open(const struct ds_node_config *config, const struct ds_allocation *allocation,
+		       struct ds_error *err)
+{
+	char path[PATH_MAX];
+
+	if (ds_allocation_path(config, allocation->name, "state", path, err) < 0)
+		return -1;
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return ds_fail(err, "cannot create %s: %s", path, strerror(errno));
+	if (ds_allocation_save(fd, allocation) < 0) {
+		ds_fail(err, "cannot write %s: %s", path, strerror(errno));
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+int ds_allocation_read(const struct ds_node_config *config, const char *name,
+		       struct ds_allocation *allocation, struct ds_error *err)
+{
+	char path[PATH_MAX];
+
+	memset(allocation, 0, sizeof(*allocation));
+	if (ds_allocation_path(config, name, "state", path, err) < 0)
+		return -1;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return ds_fail(err, "cannot open %s: %s", path, strerror(errno));
+	ssize_t n = pread(fd, allocation, sizeof(*allocation), 0);
+	close(fd);
+	if (n != (ssize_t)sizeof(*allocation) || allocation->magic != STATE_MAGIC ||
+	    allocation->version != STATE_VERSION || strcmp(allocation->name, name) != 0) {
+		memset(allocation, 0, sizeof(*allocation));
+		errno = EINVAL;
+		return ds_fail(err, "%s is not a whole state of this version", path);
+	}
+	return 0;
+}
+
+void ds_allocation_count(struct ds_allocation *allocation, int64_t now_ns, uint32_t held_sms)
+{
+	int64_t passed_ns = now_ns - allocation->counted_until_ns;
+
+	if (passed_ns > 0)
+		allocation->granted_sm_s += allocation->held_sms * ((double)passed_ns / 1e9);
+	allocation->counted_until_ns = now_ns;
+	allocation->held_sms = held_sms;
+}
+
+void ds_allocation_record(const struct ds_allocation *allocation, const char *node_name,
+			  double end_unix_s, struct ds_usage_record *record)
+{
+	memset(record, 0, sizeof(*record));
+	snprintf(record->node, sizeof(record->node), "%s", node_name);
+	snprintf(record->class_name, sizeof(record->class_name), "%s",
+		 allocation->grant.class_name);
+	snprintf(record->gpu_uuid, sizeof(record->gpu_uuid), "%s", allocation->gpu_uuid);
+	record->job_id = allocation->job_id;
+	record->restart = allocation->restart;
+	record->uid = allocation->uid;
+	record->share_milli = allocation->grant.share_milli;
+	record->begin_unix_s = allocation->begin_unix_s;
+	/* A clock that was set back meanwhile must not make a record that nobody accepts. */
+	record->end_unix_s =
+	    end_unix_s < allocation->begin_unix_s ? allocation->begin_unix_s : end_unix_s;
+	record->granted_sm_s = allocation->granted_sm_s;
+	record->programs = allocation->programs;
+	record->step_granted_max_milli = allocation->step_granted_max_milli;
+}

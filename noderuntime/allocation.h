@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_NODERUNTIME_ALLOCATION_H
+#define DETSHARE_NODERUNTIME_ALLOCATION_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "accounting/record.h"
+#include "common/error.h"
+#include "common/node_config.h"
+#include "common/process.h"
+#include "gres/grant.h"
+#include "noderuntime/ledger.h"
+
+/*
+ * An allocation's directory, RUNTIME_DIR/NAME: port, runtime.pid, task.env, fault and, of the
+ * runtime's own, `state`: all that is needed to end the allocation and to account for it when its
+ * runtime cannot do so any more.
+ */
+struct ds_allocation {
+	uint32_t magic;
+	uint32_t version;
+	char boot_id[40];
+	char name[DS_NAME_SIZE];
+	uint32_t job_id;  /* 0 outside Slurm: no usage record then */
+	uint32_t restart;
+	uint32_t uid;
+	struct ds_grant grant;
+	char gpu_uuid[48];
+	struct ds_gpu_shape shape;
+	struct ds_process runtime;
+	bool ready; /* begin came to its end: there is something to account for */
+	double begin_unix_s;
+	int64_t counted_until_ns; /* CLOCK_BOOTTIME; granted_sm_s is right up to here, */
+	uint32_t held_sms;        /* and grows by this many SM-seconds a second from here on */
+	double granted_sm_s;
+	uint64_t programs;
+	uint32_t step_granted_max_milli;
+};
+
+/*
+ * True for a name that can be a directory here: letters, digits, '.', '_', '-'; not too long, and not
+ * that of a GPU's directory.
+ */
+bool ds_allocation_name_valid(const char *name);
+
+/* RUNTIME_DIR/NAME[/FILE]; `file` may be NULL. Returns 0, or -1 with a reason: too long. */
+int ds_allocation_path(const struct ds_node_config *config, const char *name, const char *file,
+		       char path[PATH_MAX], struct ds_error *err);
+
+/* Make RUNTIME_DIR (0755) if absent and RUNTIME_DIR/NAME (0711). -1 with errno EEXIST: it is there. */
+int ds_allocation_create(const struct ds_node_config *config, const char *name,
+			 struct ds_error *err);
+
+/* Write a small file in the directory, whole or not at all. 0 or -1. */
+int ds_allocation_write(const struct ds_node_config *config, const char *name, const char *file,
+			mode_t mode, const char *text, struct ds_error *err);
+
+/* Remove the directory and all that is in it. No such directory is fine. 0, or -1 with what stays. */
+int ds_allocation_remove(const struct ds_node_config *config, const char *name,
+			 struct ds_error *err);
+
+/*
+ * The state file: open (create it with `allocation` in it), rewrite, read. Rewriting does not change
+ * the file's size, so that it cannot fail for want of space. Reading returns -1 with errno ENOENT when
+ * there is none, and refuses what is not whole.
+ */
+int ds_allocation_open(const struct ds_node_config *config, const struct ds_allocation *allocation,
+		       struct ds_error *err);
+int ds_allocation_save(int fd, const struct ds_allocation *allocation);
+int ds_allocation_read(const struct ds_node_config *config, const char *name,
+		       struct ds_allocation *allocation, struct ds_error *err);
+
+/* Count what was held until `now_ns` (CLOCK_BOOTTIME), and go on with `held_sms` from there. Pure. */
+void ds_allocation_count(struct ds_allocation *allocation, int64_t now_ns, uint32_t held_sms);
+
+/* The usage record of what was counted, ending at `end_unix_s`. Pure. */
+void ds_allocation_record(const struct ds_allocation *allocation, const char *node_name,
+			  double end_unix_s, struct ds_usage_record *record);
+
+#endif

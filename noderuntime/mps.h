@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_NODERUNTIME_MPS_H
+#define DETSHARE_NODERUNTIME_MPS_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "common/error.h"
+#include "common/node_config.h"
+#include "noderuntime/deadline.h"
+
+/*
+ * MPS: what lets several processes run on one GPU at the same instant. One control daemon per GPU,
+ * because its clients share one fate, in a cgroup of its own, with its pipes in gpu-UUID/mps/pipe.
+ * Started for the first resident, ended by the last one. Never with a thread percentage: under one,
+ * programs see another SM count and compute other results.
+ *
+ * The control program is only ever talked to with a deadline. Who starts or ends the daemon holds
+ * the lock gpu-UUID/mps.lock, so that runtimes that race do it once.
+ */
+enum {
+	DS_MPS_CLIENTS_MAX = 48, /* client contexts per GPU before CUDA 13.1 */
+};
+
+/* RUNTIME_DIR/gpu-UUID/mps/pipe: CUDA_MPS_PIPE_DIRECTORY of daemon and clients. 0 or -1. */
+int ds_mps_pipe_dir(const struct ds_node_config *config, const char *gpu_uuid,
+		    char path[PATH_MAX]);
+
+/*
+ * Make sure that the GPU's daemon runs and answers; start it if not. One that hangs is reported, or
+ * killed and started anew when `alone` says that nobody else depends on it. Does nothing and returns 0 when the
+ * configuration says that there is no MPS. 0 or -1.
+ */
+int ds_mps_ensure(const struct ds_node_config *config, const char *gpu_uuid, bool alone,
+		  ds_deadline deadline, struct ds_error *err);
+
+/*
+ * End the GPU's daemon and its servers if `unused` (asked under the lock) says so; what does not end by
+ * itself is killed. Nothing running is fine. Returns 0, or -1 with what could not be ended.
+ */
+int ds_mps_stop(const struct ds_node_config *config, const char *gpu_uuid,
+		bool (*unused)(void *arg), void *arg, ds_deadline deadline, struct ds_error *err);
+
+/*
+ * Ask MPS to end the GPU work of those of the `n` processes that it lists as clients, so that they
+ * can be killed without harm to other clients. Best effort: what MPS does not do, signals will.
+ */
+void ds_mps_terminate(const struct ds_node_config *config, const char *gpu_uuid, const pid_t *pids,
+		      size_t n, ds_deadline deadline);
+
+/* Pure: pids, one per line, from what the control program printed. At most `max`; returns how many. */
+size_t ds_mps_parse_pids(const char *text, pid_t *pids, size_t max);
+
+#endif

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/port.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5 */
+#endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+enum { BACKLOG = 128, PORT_FDS_MAX = 2 };
+
+_Static_assert(sizeof(struct ds_page) <= DS_PAGE_SIZE, "the page holds its structure");
+_Static_assert(sizeof(struct ds_port) <= DS_PORT_SIZE, "the port holds its structure");
+
+static int make_memfd(const char *name, size_t size)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd >= 0 && ftruncate(fd, (off_t)size) < 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+int ds_page_create(struct ds_published *published, const struct ds_gpu_shape *shape,
+		   const char *gpu_uuid, const char *class_name, uint32_t share_milli,
+		   struct ds_error *err)
+{
+	struct ds_page *page = MAP_FAILED;
+	char self[64];
+
+	*published = (struct ds_published){.readonly_fd = -1};
+	int fd = make_memfd("detshare-page", DS_PAGE_SIZE);
+	if (fd < 0)
+		goto fail;
+	page = mmap(NULL, DS_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (page == MAP_FAILED)
+		goto fail;
+	/*
+	 * A read-only descriptor alone would not do: its holder can open /proc/self/fd/N again for
+	 * writing. The seal leaves our mapping writable and allows no other.
+	 */
+	if (fcntl(fd, F_ADD_SEALS,
+		  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) < 0)
+		goto fail;
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	published->readonly_fd = open(self, O_RDONLY | O_CLOEXEC);
+	if (published->readonly_fd < 0)
+		goto fail;
+	close(fd);
+	page->magic = DS_PORT_MAGIC;
+	page->version = DS_PORT_VERSION;
+	page->shape = *shape;
+	page->share_milli = share_milli;
+	snprintf(page->gpu_uuid, sizeof(page->gpu_uuid), "%s", gpu_uuid);
+	snprintf(page->class_name, sizeof(page->class_name), "%s", class_name);
+	published->page = page;
+	return 0;
+fail:
+	ds_fail(err, "cannot make the allocation's page: %s", strerror(errno));
+	if (page != MAP_FAILED)
+		munmap(page, DS_PAGE_SIZE);
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+void ds_page_destroy(struct ds_published *published)
+{
+	if (published->page)
+		munmap(published->page, DS_PAGE_SIZE);
+	if (published->readonly_fd >= 0)
+		close(published->readonly_fd);
+	*published = (struct ds_published){.readonly_fd = -1};
+}
+
+void ds_page_publish(struct ds_published *published, const struct ds_groups *granted)
+{
+	struct ds_page *page = published->page;
+	uint64_t epoch = atomic_load_explicit(&page->epoch, memory_order_relaxed);
+
+	if (epoch && ds_groups_equal(&page->granted, granted))
+		return;
+	/* Odd while it changes: a reader that saw half of it sees another epoch after its copy. */
+	atomic_store_explicit(&page->epoch, epoch + 1, memory_order_relaxed);
+	atomic_thread_fence(memory_order_release);
+	page->granted = *granted;
+	atomic_store_explicit(&page->epoch, epoch + 2, memory_order_release);
+}
+
+int ds_port_create(struct ds_error *err)
+{
+	int fd = make_memfd("detshare-port", DS_PORT_SIZE);
+
+	/* Sealed, because a port that shrank under its reader's mapping would kill the reader. */
+	if (fd < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+		ds_fail(err, "cannot make a port: %s", strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+bool ds_port_understand(const void *bytes, size_t size, const struct ds_groups *allowed,
+			struct ds_groups *in_use)
+{
+	struct ds_port port;
+
+	if (size < sizeof(port))
+		return false;
+	memcpy(&port, bytes, sizeof(port));
+	if (port.magic != DS_PORT_MAGIC || port.version != DS_PORT_VERSION ||
+	    !atomic_load(&port.acknowledged_epoch) || ds_groups_empty(&port.in_use))
+		return false;
+	struct ds_groups beyond = ds_groups_difference(port.in_use, *allowed);
+	if (!ds_groups_empty(&beyond))
+		return false;
+	*in_use = port.in_use;
+	return true;
+}
+
+bool ds_port_read(int port_fd, const struct ds_groups *allowed, struct ds_groups *in_use)
+{
+	char copy[DS_PORT_SIZE];
+	ssize_t n = pread(port_fd, copy, sizeof(copy), 0);
+
+	return n > 0 && ds_port_understand(copy, (size_t)n, allowed, in_use);
+}
+
+int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *hello,
+			struct ds_error *err)
+{
+	if (size != sizeof(*hello))
+		return ds_fail(err, "a hello has %zu bytes, not %zu", sizeof(*hello), size);
+	memcpy(hello, bytes, sizeof(*hello));
+	if (hello->magic != DS_PORT_MAGIC)
+		return ds_fail(err, "that is not a hello of detshare");
+	if (hello->version != DS_PORT_VERSION)
+		return ds_fail(err,
+			       "library speaks version %u, node runtime version %d: the same "
+			       "detshare must be installed on the node and in the job's containers",
+			       hello->version, DS_PORT_VERSION);
+	if (hello->kind != DS_PORT_PROGRAM && hello->kind != DS_PORT_STEP)
+		return ds_fail(err, "unknown kind of hello: %u", hello->kind);
+	if (hello->kind == DS_PORT_STEP && (hello->share_milli < 1 || hello->share_milli > 1000))
+		return ds_fail(err, "a step's share of %u thousandths is not within 1 to 1000",
+			       hello->share_milli);
+	return 0;
+}
+
+int ds_port_listen(const char *path, struct ds_error *err)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return ds_fail(err,
+			       "the path of the port, %s, is longer than a socket's may be (%zu): "
+			       "shorten runtime_dir in detshare-node.conf",
+			       path, sizeof(address.sun_path) - 1);
+	strcpy(address.sun_path, path);
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return ds_fail(err, "cannot make a socket: %s", strerror(errno));
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, 0666) < 0 ||
+	    listen(fd, BACKLOG) < 0) {
+		ds_fail(err, "cannot listen on %s: %s", path, strerror(errno));
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+int ds_port_peer(int connection, struct ds_peer *peer, struct ds_error *err)
+{
+	struct ucred who;
+	socklen_t size = sizeof(who);
+
+	*peer = (struct ds_peer){.pidfd = -1};
+	if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
+		return ds_fail(err, "cannot learn who is connected: %s", strerror(errno));
+	if (who.pid <= 0)
+		return ds_fail(err, "your process is in a pid namespace that the node runtime "
+				    "cannot see");
+	size = sizeof(peer->pidfd);
+	if (getsockopt(connection, SOL_SOCKET, SO_PEERPIDFD, &peer->pidfd, &size) < 0)
+		peer->pidfd = pidfd_open(who.pid, 0);
+	if (peer->pidfd < 0)
+		return ds_fail(err, "cannot watch process %d: %s", who.pid, strerror(errno));
+	peer->uid = who.uid;
+	if (ds_process_identify(who.pid, &peer->process, err) < 0) {
+		close(peer->pidfd);
+		peer->pidfd = -1;
+		return -1;
+	}
+	return 0;
+}
+
+static int send_reply(int connection, const struct ds_port_welcome *welcome, const int *fds,
+		      size_t n_fds)
+{
+	union {
+		struct cmsghdr header; /* for its alignment */
+		char bytes[CMSG_SPACE(sizeof(int) * PORT_FDS_MAX)];
+	} control;
+	struct iovec content = {(void *)(uintptr_t)welcome, sizeof(*welcome)};
+	struct msghdr message = {.msg_iov = &content, .msg_iovlen = 1};
+
+	if (n_fds) {
+		memset(&control, 0, sizeof(control));
+		message.msg_control = control.bytes;
+		message.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
+		struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+		rights->cmsg_level = SOL_SOCKET;
+		rights->cmsg_type = SCM_RIGHTS;
+		rights->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
+		memcpy(CMSG_DATA(rights), fds, sizeof(int) * n_fds);
+	}
+	return sendmsg(connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
+}
+
+int ds_port_welcome(int connection, const int *fds, size_t n_fds)
+{
+	struct ds_port_welcome welcome = {.magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION};
+
+	return send_reply(connection, &welcome, fds, n_fds);
+}
+
+int ds_port_refuse(int connection, const char *reason)
+{
+	struct ds_port_welcome welcome = {
+	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .refused = 1};
+
+	snprintf(welcome.reason, sizeof(welcome.reason), "%s", reason);
+	return send_reply(connection, &welcome, NULL, 0);
+}

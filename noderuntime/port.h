@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_NODERUNTIME_PORT_H
+#define DETSHARE_NODERUNTIME_PORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "common/error.h"
+#include "common/groups.h"
+#include "common/process.h"
+#include "noderuntime/port_protocol.h"
+
+/*
+ * The runtime's side of port_protocol.h: what comes from programs is checked here, what goes to
+ * them is made here. Nothing in this file knows the ledger.
+ */
+
+/* The allocation's page: written by us, mapped read-only by its programs. */
+struct ds_published {
+	struct ds_page *page; /* our writable mapping */
+	int readonly_fd;      /* what programs get */
+};
+
+/*
+ * Make the page of an allocation, with nothing granted. The kernel refuses any new writable mapping
+ * of it, whoever opens it how. Returns 0 or -1. Free with ds_page_destroy().
+ */
+int ds_page_create(struct ds_published *published, const struct ds_gpu_shape *shape,
+		   const char *gpu_uuid, const char *class_name, uint32_t share_milli,
+		   struct ds_error *err);
+void ds_page_destroy(struct ds_published *published);
+
+/* Publish what is granted now. Raises the epoch only if that differs from what was published. */
+void ds_page_publish(struct ds_published *published, const struct ds_groups *granted);
+
+/* A program's port: a descriptor of DS_PORT_SIZE zero bytes that cannot change its size, or -1. */
+int ds_port_create(struct ds_error *err);
+
+/*
+ * Pure: what the bytes of a port (size DS_PORT_SIZE) say. True if the program has acknowledged an epoch
+ * and runs in a non-empty part of `allowed`, which is then in `*in_use`. Everything else, above all
+ * a claim to groups that it was not given, is as if it had said nothing.
+ */
+bool ds_port_understand(const void *bytes, size_t size, const struct ds_groups *allowed,
+			struct ds_groups *in_use);
+
+/* Copy the port once, then ds_port_understand() the copy. */
+bool ds_port_read(int port_fd, const struct ds_groups *allowed, struct ds_groups *in_use);
+
+/* Pure: a hello of `size` bytes. Returns 0, or -1 with a reason that can be sent back. */
+int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *hello,
+			struct ds_error *err);
+
+/* Listen on `path` (made 0666; peers are checked by ds_port_peer). A descriptor, or -1. */
+int ds_port_listen(const char *path, struct ds_error *err);
+
+/* Who is connected: taken from the kernel, with a pidfd that cannot be another process's. */
+struct ds_peer {
+	struct ds_process process;
+	uid_t uid;
+	int pidfd; /* the caller closes it */
+};
+int ds_port_peer(int connection, struct ds_peer *peer, struct ds_error *err);
+
+/* Answer; `fds` are n_fds descriptors to pass. Never blocks. Returns 0 or -1: the peer is gone. */
+int ds_port_welcome(int connection, const int *fds, size_t n_fds);
+int ds_port_refuse(int connection, const char *reason);
+
+#endif
