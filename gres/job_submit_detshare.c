@@ -421,7 +421,7 @@ static int check_foreign_update(const job_desc_msg_t *update, struct ds_error *e
 		    err,
 		    "gres=%.60s: a share cannot be given to a job after its submission; cancel "
 		    "the job and submit it again",
-		    submission.gres);
+		    ds_gres_show(submission.gres, shown, sizeof(shown)));
 	return verdict == DS_REFUSED ? -1 : 0;
 }
 
