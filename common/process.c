@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -67,7 +68,11 @@ int ds_process_alive(const struct ds_process *process)
 
 	if (process->pid <= 0)
 		return 0;
-	if (ds_process_identify(process->pid, &now, NULL))
-		return errno != ENOENT && errno != ESRCH;
+	if (ds_process_identify(process->pid, &now, NULL)) {
+		if (errno == ESRCH)
+			return 0;
+		/* Not in /proc: gone, or hidden from us by its mount option hidepid. */
+		return errno != ENOENT || !kill(process->pid, 0) || errno == EPERM;
+	}
 	return now.start_ticks == process->start_ticks;
 }

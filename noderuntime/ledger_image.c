@@ -26,9 +26,16 @@ static uint64_t checksum(const struct ds_ledger_state *state)
 	return sum;
 }
 
+/* A name that can be shown anywhere: not empty, terminated, printable, no blanks. */
 static bool is_text(const char *text, size_t size)
 {
-	return text[0] && memchr(text, '\0', size);
+	size_t n = strnlen(text, size);
+
+	for (size_t i = 0; i < n; i++) {
+		if (text[i] <= ' ' || text[i] > '~')
+			return false;
+	}
+	return n && n < size;
 }
 
 static bool within(const struct ds_groups *set, const struct ds_gpu_shape *shape)

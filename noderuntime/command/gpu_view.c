@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/command/gpu_view.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char PREFIX[] = "gpu-";
+
+static int is_gpu(const struct dirent *entry)
+{
+	return !strncmp(entry->d_name, PREFIX, sizeof(PREFIX) - 1);
+}
+
+static void view_gpu(const char *runtime_dir, const char *folder, struct ds_gpu_view *view)
+{
+	char path[PATH_MAX];
+
+	snprintf(view->uuid, sizeof(view->uuid), "%s", folder + sizeof(PREFIX) - 1);
+	if ((size_t)snprintf(path, sizeof(path), "%s/%s", runtime_dir, folder) >= sizeof(path)) {
+		ds_fail(&view->reason, "the path of %s in %s is too long", folder, runtime_dir);
+		return;
+	}
+	if (!ds_ledger_read(path, &view->state, &view->reason))
+		return;
+	if (errno == ENOENT) {
+		view->unused = true;
+		view->reason.text[0] = '\0';
+	}
+}
+
+int ds_gpu_list_read(const char *runtime_dir, struct ds_gpu_list *list, struct ds_error *err)
+{
+	struct dirent **entries = NULL;
+	int rv = -1;
+
+	*list = (struct ds_gpu_list){0};
+	int n = scandir(runtime_dir, &entries, is_gpu, alphasort);
+	if (n < 0 && errno == ENOENT)
+		return 0;
+	if (n < 0)
+		return ds_fail(err, "cannot read %s: %s", runtime_dir, strerror(errno));
+	if (n) {
+		list->gpus = calloc((size_t)n, sizeof(*list->gpus));
+		if (!list->gpus) {
+			ds_fail(err, "cannot read %s: %s", runtime_dir, strerror(errno));
+			goto fail;
+		}
+	}
+	for (int i = 0; i < n; i++)
+		view_gpu(runtime_dir, entries[i]->d_name, &list->gpus[list->n++]);
+	rv = 0;
+fail:
+	for (int i = 0; i < n; i++)
+		free(entries[i]);
+	free(entries);
+	return rv;
+}
+
+void ds_gpu_list_free(struct ds_gpu_list *list)
+{
+	free(list->gpus);
+	*list = (struct ds_gpu_list){0};
+}
+
+struct ds_groups ds_gpu_view_free(const struct ds_ledger_state *state)
+{
+	uint32_t end = state->shape.n_groups + (state->shape.rest_sms ? 1 : 0);
+	struct ds_groups set = {{0, 0}};
+
+	for (uint32_t g = 0; g < end; g++)
+		ds_groups_add(&set, g);
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		set = ds_groups_difference(set, state->residents[i].planned);
+	return set;
+}
+
+uint32_t ds_gpu_view_free_milli(const struct ds_ledger_state *state)
+{
+	uint32_t granted_milli = 0;
+
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		granted_milli += state->residents[i].grant.share_milli;
+	return granted_milli < DS_SHARE_MILLI_MAX ? DS_SHARE_MILLI_MAX - granted_milli : 0;
+}
+
+struct ds_groups ds_gpu_view_missing(const struct ds_ledger_state *state, uint32_t i)
+{
+	return ds_groups_difference(state->residents[i].planned, state->residents[i].held);
+}
+
+static bool owns(const struct ds_ledger_state *state, uint32_t i, uint32_t p)
+{
+	return !strcmp(state->programs[p].resident, state->residents[i].name);
+}
+
+struct ds_groups ds_gpu_view_blocked(const struct ds_ledger_state *state, uint32_t i,
+				     const struct ds_groups *missing, uint32_t p)
+{
+	if (owns(state, i, p))
+		return (struct ds_groups){{0, 0}};
+	return ds_groups_intersection(*missing, state->programs[p].groups);
+}
+
+uint32_t ds_gpu_view_programs(const struct ds_ledger_state *state, uint32_t i)
+{
+	uint32_t n = 0;
+
+	for (uint32_t p = 0; p < state->n_programs; p++)
+		n += owns(state, i, p);
+	return n;
+}
+
+bool ds_gpu_view_orphaned(const struct ds_ledger_state *state, uint32_t p)
+{
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		if (owns(state, i, p))
+			return false;
+	}
+	return true;
+}
+
+int64_t ds_gpu_view_since_unix_s(const struct ds_ledger_state *state, uint32_t i)
+{
+	struct timespec boot;
+	struct timespec real;
+
+	clock_gettime(CLOCK_BOOTTIME, &boot);
+	clock_gettime(CLOCK_REALTIME, &real);
+	int64_t now_ns = (int64_t)boot.tv_sec * 1000000000 + boot.tv_nsec;
+	int64_t ago_ns = now_ns - (int64_t)state->residents[i].joined_ns;
+	return (int64_t)real.tv_sec - ago_ns / 1000000000;
+}
+
+const char *ds_gpu_view_user(uint32_t uid, char *name, unsigned long size)
+{
+	char buffer[4096];
+	struct passwd entry;
+	struct passwd *found = NULL;
+
+	if (!getpwuid_r(uid, &entry, buffer, sizeof(buffer), &found) && found)
+		snprintf(name, size, "%s", found->pw_name);
+	else
+		snprintf(name, size, "%u", (unsigned)uid);
+	return name;
+}

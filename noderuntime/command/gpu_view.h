@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_NODERUNTIME_COMMAND_GPU_VIEW_H
+#define DETSHARE_NODERUNTIME_COMMAND_GPU_VIEW_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "noderuntime/ledger.h"
+
+/* What `detshare status` knows of one GPU: the ledger, and what follows from it. */
+struct ds_gpu_view {
+	char uuid[48];
+	bool unused;            /* no ledger: nobody came since boot */
+	struct ds_error reason; /* not empty: the ledger could not be read, why */
+	struct ds_ledger_state state;
+};
+
+struct ds_gpu_list {
+	struct ds_gpu_view *gpus; /* by UUID */
+	uint32_t n;
+};
+
+/*
+ * Read every gpu-UUID folder of `runtime_dir`; one that is not there is an empty list. A ledger that
+ * cannot be read is in the list with its reason. Returns 0, or -1 when the folder itself cannot be
+ * read. ds_gpu_list_free frees it in either case.
+ */
+int ds_gpu_list_read(const char *runtime_dir, struct ds_gpu_list *list, struct ds_error *err);
+void ds_gpu_list_free(struct ds_gpu_list *list);
+
+/* Groups that no resident is planned for. */
+struct ds_groups ds_gpu_view_free(const struct ds_ledger_state *state);
+
+/* Thousandths of the GPU that are granted to nobody. */
+uint32_t ds_gpu_view_free_milli(const struct ds_ledger_state *state);
+
+/* Groups that resident `i` is planned for and does not hold yet. */
+struct ds_groups ds_gpu_view_missing(const struct ds_ledger_state *state, uint32_t i);
+
+/* Of `missing` (of resident `i`), those that program `p` keeps it from: it is another's. */
+struct ds_groups ds_gpu_view_blocked(const struct ds_ledger_state *state, uint32_t i,
+				     const struct ds_groups *missing, uint32_t p);
+
+/* Programs of resident `i` that are known. */
+uint32_t ds_gpu_view_programs(const struct ds_ledger_state *state, uint32_t i);
+
+/* Whether the resident that the program was welcomed for is gone. */
+bool ds_gpu_view_orphaned(const struct ds_ledger_state *state, uint32_t p);
+
+/* When resident `i` joined, in seconds since the epoch. */
+int64_t ds_gpu_view_since_unix_s(const struct ds_ledger_state *state, uint32_t i);
+
+/* The user's name, or the uid in digits. Returns `name`. */
+const char *ds_gpu_view_user(uint32_t uid, char *name, unsigned long size);
+
+#endif

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The keys are described in detshare-status(1): adding one is fine, changing one is not. */
+#include "noderuntime/command/status.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { GROUPS_TEXT_SIZE = 512 };
+
+static json_t *groups(const struct ds_groups *set, const struct ds_gpu_shape *shape)
+{
+	char text[GROUPS_TEXT_SIZE];
+
+	return json_string(ds_groups_format(set, shape, text, sizeof(text)));
+}
+
+static json_t *program(const struct ds_ledger_state *state, uint32_t p)
+{
+	const struct ds_ledger_program *program = &state->programs[p];
+
+	return json_pack("{s:s, s:i, s:b, s:o}", "allocation", program->resident, "pid",
+			 (int)program->process.pid, "alive", ds_process_alive(&program->process),
+			 "groups", groups(&program->groups, &state->shape));
+}
+
+static json_t *waits(const struct ds_ledger_state *state, uint32_t i)
+{
+	struct ds_groups missing = ds_gpu_view_missing(state, i);
+	json_t *list = json_array();
+
+	for (uint32_t p = 0; p < state->n_programs; p++) {
+		struct ds_groups blocked = ds_gpu_view_blocked(state, i, &missing, p);
+		json_t *wait;
+
+		if (ds_groups_empty(&blocked))
+			continue;
+		wait = program(state, p);
+		json_object_set_new(wait, "groups", groups(&blocked, &state->shape));
+		json_array_append_new(list, wait);
+	}
+	return list;
+}
+
+static json_t *resident(const struct ds_ledger_state *state, uint32_t i)
+{
+	const struct ds_ledger_resident *r = &state->residents[i];
+	char user[64];
+	json_t *programs = json_array();
+
+	for (uint32_t p = 0; p < state->n_programs; p++) {
+		if (!strcmp(state->programs[p].resident, r->name))
+			json_array_append_new(programs, program(state, p));
+	}
+	return json_pack(
+	    "{s:s, s:I, s:I, s:s, s:s, s:s, s:f, s:I, s:o, s:o, s:I, s:f, s:I, s:o, s:i, s:b, s:o}",
+	    "allocation", r->name, "job_id", (json_int_t)r->job_id, "uid", (json_int_t)r->uid,
+	    "user", ds_gpu_view_user(r->uid, user, sizeof(user)), "class", r->grant.class_name,
+	    "kind", ds_class_kind_name(r->grant.kind), "share", r->grant.share_milli / 1000.0,
+	    "share_milli", (json_int_t)r->grant.share_milli, "groups_planned",
+	    groups(&r->planned, &state->shape), "groups_held", groups(&r->held, &state->shape),
+	    "sms", (json_int_t)ds_groups_sms(&r->held, &state->shape), "weight",
+	    r->weight_milli / 1000.0, "since_unix_s",
+	    (json_int_t)ds_gpu_view_since_unix_s(state, i), "programs", programs, "runtime_pid",
+	    (int)r->runtime.pid, "runtime_alive", ds_process_alive(&r->runtime), "waits_for",
+	    waits(state, i));
+}
+
+/* NULL when an entry could not be made. */
+static json_t *ledger(const struct ds_gpu_view *view)
+{
+	const struct ds_ledger_state *state = &view->state;
+	const struct ds_gpu_shape *shape = &state->shape;
+	struct ds_groups free_groups = ds_gpu_view_free(state);
+	json_t *residents = json_array();
+	json_t *orphans = json_array();
+	int rc = 0;
+
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		rc |= json_array_append_new(residents, resident(state, i));
+	for (uint32_t p = 0; p < state->n_programs; p++) {
+		if (ds_gpu_view_orphaned(state, p))
+			rc |= json_array_append_new(orphans, program(state, p));
+	}
+	if (rc) {
+		json_decref(residents);
+		json_decref(orphans);
+		return NULL;
+	}
+	return json_pack("{s:s, s:{s:I, s:I, s:I, s:I}, s:I, s:o, s:I, s:f, s:o, s:o}", "uuid",
+			 view->uuid, "shape", "sms",
+			 (json_int_t)shape->n_groups * shape->group_sms + shape->rest_sms, "groups",
+			 (json_int_t)shape->n_groups, "group_sms", (json_int_t)shape->group_sms,
+			 "rest_sms", (json_int_t)shape->rest_sms, "generation",
+			 (json_int_t)state->generation, "free_groups", groups(&free_groups, shape),
+			 "free_sms", (json_int_t)ds_groups_sms(&free_groups, shape), "free_share",
+			 ds_gpu_view_free_milli(state) / 1000.0, "residents", residents,
+			 "programs_left", orphans);
+}
+
+static json_t *gpu(const struct ds_gpu_view *view)
+{
+	if (view->reason.text[0])
+		return json_pack("{s:s, s:s}", "uuid", view->uuid, "error", view->reason.text);
+	if (view->unused)
+		return json_pack("{s:s, s:n, s:[]}", "uuid", view->uuid, "shape", "residents");
+	return ledger(view);
+}
+
+int ds_status_json(const struct ds_gpu_list *list, const char *runtime_dir, struct ds_error *err)
+{
+	json_t *gpus = json_array();
+
+	for (uint32_t i = 0; i < list->n; i++) {
+		if (json_array_append_new(gpus, gpu(&list->gpus[i]))) {
+			json_decref(gpus);
+			return ds_fail(err, "cannot describe GPU %s as JSON", list->gpus[i].uuid);
+		}
+	}
+	json_t *all = json_pack("{s:s, s:o}", "runtime_dir", runtime_dir, "gpus", gpus);
+	if (!all || json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6))) {
+		json_decref(all);
+		return ds_fail(err, "cannot write the JSON");
+	}
+	json_decref(all);
+	putchar('\n');
+	return 0;
+}

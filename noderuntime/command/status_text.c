@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/command/status.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "noderuntime/command/table.h"
+
+enum { GROUPS_TEXT_SIZE = 512 };
+
+static void describe_since(int64_t unix_s, char *text, size_t size)
+{
+	time_t since = (time_t)unix_s;
+	struct tm local;
+
+	text[0] = '\0';
+	if (localtime_r(&since, &local))
+		strftime(text, size, "%Y-%m-%dT%H:%M:%S", &local);
+}
+
+static int add_row(struct libscols_table *table, const struct ds_ledger_state *state, uint32_t i)
+{
+	const struct ds_ledger_resident *r = &state->residents[i];
+	char job[16] = "-";
+	char user[64];
+	char share[DS_SHARE_TEXT_SIZE];
+	char planned[GROUPS_TEXT_SIZE];
+	char held[GROUPS_TEXT_SIZE];
+	char sms[16];
+	char weight[DS_SHARE_TEXT_SIZE];
+	char since[32];
+	char programs[16];
+
+	if (r->job_id)
+		snprintf(job, sizeof(job), "%" PRIu32, r->job_id);
+	snprintf(sms, sizeof(sms), "%u", ds_groups_sms(&r->held, &state->shape));
+	describe_since(ds_gpu_view_since_unix_s(state, i), since, sizeof(since));
+	snprintf(programs, sizeof(programs), "%" PRIu32, ds_gpu_view_programs(state, i));
+
+	const char *cells[] = {
+	    r->name,
+	    job,
+	    ds_gpu_view_user(r->uid, user, sizeof(user)),
+	    r->grant.class_name,
+	    ds_share_format(r->grant.share_milli, share),
+	    ds_groups_format(&r->planned, &state->shape, planned, sizeof(planned)),
+	    ds_groups_format(&r->held, &state->shape, held, sizeof(held)),
+	    sms,
+	    ds_share_format(r->weight_milli, weight),
+	    since,
+	    programs,
+	    ds_process_alive(&r->runtime) ? "alive" : "dead",
+	};
+	return ds_table_add(table, cells, sizeof(cells) / sizeof(cells[0]));
+}
+
+static int print_residents(const struct ds_ledger_state *state, struct ds_error *err)
+{
+	static const struct ds_table_column columns[] = {
+	    {"ALLOCATION", false}, {"JOB", true},      {"USER", false},    {"CLASS", false},
+	    {"SHARE", true},       {"PLANNED", false}, {"HELD", false},    {"SMS", true},
+	    {"WEIGHT", true},      {"SINCE", false},   {"PROGRAMS", true}, {"RUNTIME", false},
+	};
+	struct libscols_table *table = ds_table_new(columns, sizeof(columns) / sizeof(columns[0]));
+	int rc = table ? 0 : -1;
+
+	for (uint32_t i = 0; !rc && i < state->n_residents; i++)
+		rc = add_row(table, state, i);
+	if (!rc)
+		rc = scols_print_table(table);
+	scols_unref_table(table);
+	return rc ? ds_fail(err, "cannot make the table: out of memory") : 0;
+}
+
+static void print_waits(const struct ds_ledger_state *state, uint32_t i)
+{
+	struct ds_groups missing = ds_gpu_view_missing(state, i);
+	struct ds_groups unexplained = missing;
+	char text[GROUPS_TEXT_SIZE];
+
+	for (uint32_t p = 0; p < state->n_programs; p++) {
+		const struct ds_ledger_program *program = &state->programs[p];
+		struct ds_groups blocked = ds_gpu_view_blocked(state, i, &missing, p);
+
+		if (ds_groups_empty(&blocked))
+			continue;
+		unexplained = ds_groups_difference(unexplained, blocked);
+		printf("%s waits for groups %s of %s, whose process %" PRId32 " %s\n",
+		       state->residents[i].name,
+		       ds_groups_format(&blocked, &state->shape, text, sizeof(text)),
+		       program->resident, program->process.pid,
+		       ds_process_alive(&program->process) ? "still runs there" : "has just ended");
+	}
+	if (!ds_groups_empty(&unexplained))
+		printf(
+		    "%s waits for groups %s, which nobody uses: it has them with the next change\n",
+		    state->residents[i].name,
+		    ds_groups_format(&unexplained, &state->shape, text, sizeof(text)));
+}
+
+static void print_orphans(const struct ds_ledger_state *state)
+{
+	char text[GROUPS_TEXT_SIZE];
+
+	for (uint32_t p = 0; p < state->n_programs; p++) {
+		const struct ds_ledger_program *program = &state->programs[p];
+
+		if (!ds_gpu_view_orphaned(state, p))
+			continue;
+		printf("%s is gone, but its process %" PRId32 " %s on groups %s\n",
+		       program->resident, program->process.pid,
+		       ds_process_alive(&program->process) ? "still runs" : "ran until now",
+		       ds_groups_format(&program->groups, &state->shape, text, sizeof(text)));
+	}
+}
+
+static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
+{
+	const struct ds_ledger_state *state = &view->state;
+	const struct ds_gpu_shape *shape = &state->shape;
+	char text[GROUPS_TEXT_SIZE];
+	char share[DS_SHARE_TEXT_SIZE];
+
+	if (view->reason.text[0])
+		return 0;
+	if (view->unused) {
+		printf("GPU %s: not shared since the machine started\n", view->uuid);
+		return 0;
+	}
+	printf("GPU %s: %" PRIu32 " SMs, %" PRIu32 " groups of %" PRIu32, view->uuid,
+	       shape->n_groups * shape->group_sms + shape->rest_sms, shape->n_groups,
+	       shape->group_sms);
+	if (shape->rest_sms)
+		printf(" and a rest of %" PRIu32, shape->rest_sms);
+	putchar('\n');
+	if (state->n_residents && print_residents(state, err))
+		return -1;
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		print_waits(state, i);
+	print_orphans(state);
+
+	struct ds_groups free_groups = ds_gpu_view_free(state);
+	uint32_t free_milli = ds_gpu_view_free_milli(state);
+	printf("free: groups %s (%u SMs), %s of the GPU is granted to nobody\n",
+	       ds_groups_format(&free_groups, shape, text, sizeof(text)),
+	       ds_groups_sms(&free_groups, shape), ds_share_format(free_milli, share));
+	return 0;
+}
+
+int ds_status_text(const struct ds_gpu_list *list, const char *runtime_dir, struct ds_error *err)
+{
+	if (!list->n)
+		printf("No GPU of this node is shared: there is none in %s.\n", runtime_dir);
+	for (uint32_t i = 0; i < list->n; i++) {
+		if (i)
+			putchar('\n');
+		if (print_gpu(&list->gpus[i], err))
+			return -1;
+	}
+	return 0;
+}
