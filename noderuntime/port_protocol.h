@@ -70,6 +70,8 @@ struct ds_port {
 	_Atomic uint64_t acknowledged_epoch; /* the page's epoch whose groups the program runs in */
 	struct ds_groups in_use;             /* groups its physical context spans */
 	_Atomic uint64_t launches;
+	_Atomic uint64_t own_contexts;          /* contexts that the program tried to make of its own */
+	_Atomic uint64_t cooperative_too_large; /* cooperative grids that the partition could not hold */
 };
 
 #endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/vctx.h"
+
+/* Contexts: the primary one's life, and those that cannot be held inside a partition. */
+
+/* The earliest call that shows a program to be about to use the GPU: a refusal here is the clearest. */
+CUresult ds_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
+{
+	CUresult result;
+
+	if (!ds_driver_ready())
+		return CUDA_ERROR_NOT_INITIALIZED;
+	result = ds_vctx_admits();
+	return result == CUDA_SUCCESS ? ds_real.cuDevicePrimaryCtxRetain(pctx, dev) : result;
+}
+DS_EXPORT(cuDevicePrimaryCtxRetain);
+
+CUresult ds_cuDevicePrimaryCtxReset_v2(CUdevice dev)
+{
+	if (!ds_driver_ready())
+		return CUDA_ERROR_NOT_INITIALIZED;
+	ds_vctx_drop(dev);
+	return ds_real.cuDevicePrimaryCtxReset_v2(dev);
+}
+DS_EXPORT(cuDevicePrimaryCtxReset_v2);
+
+CUresult ds_cuDevicePrimaryCtxReset(CUdevice dev)
+{
+	if (!ds_driver_ready())
+		return CUDA_ERROR_NOT_INITIALIZED;
+	ds_vctx_drop(dev);
+	return ds_real.cuDevicePrimaryCtxReset(dev);
+}
+DS_EXPORT(cuDevicePrimaryCtxReset);
+
+static CUresult own_context(CUdevice device, const char *call)
+{
+	return ds_driver_ready() ? ds_vctx_own_context(device, call) : CUDA_ERROR_NOT_INITIALIZED;
+}
+
+CUresult ds_cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev)
+{
+	CUresult result = own_context(dev, "cuCtxCreate");
+
+	return result == CUDA_SUCCESS ? ds_real.cuCtxCreate(pctx, flags, dev) : result;
+}
+DS_EXPORT(cuCtxCreate);
+
+CUresult ds_cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
+{
+	CUresult result = own_context(dev, "cuCtxCreate");
+
+	return result == CUDA_SUCCESS ? ds_real.cuCtxCreate_v2(pctx, flags, dev) : result;
+}
+DS_EXPORT(cuCtxCreate_v2);
+
+CUresult ds_cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams,
+			   unsigned int flags, CUdevice dev)
+{
+	CUresult result = own_context(dev, "cuCtxCreate");
+
+	return result == CUDA_SUCCESS
+		   ? ds_real.cuCtxCreate_v3(pctx, paramsArray, numParams, flags, dev)
+		   : result;
+}
+DS_EXPORT(cuCtxCreate_v3);
+
+CUresult ds_cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags,
+			   CUdevice dev)
+{
+	CUresult result = own_context(dev, "cuCtxCreate");
+
+	return result == CUDA_SUCCESS ? ds_real.cuCtxCreate_v4(pctx, ctxCreateParams, flags, dev)
+				      : result;
+}
+DS_EXPORT(cuCtxCreate_v4);
+
+CUresult ds_cuGreenCtxCreate(CUgreenCtx *phCtx, CUdevResourceDesc desc, CUdevice dev,
+			     unsigned int flags)
+{
+	CUresult result = own_context(dev, "cuGreenCtxCreate");
+
+	return result == CUDA_SUCCESS ? ds_real.cuGreenCtxCreate(phCtx, desc, dev, flags) : result;
+}
+DS_EXPORT(cuGreenCtxCreate);
+
+/* An event over all work of the primary context, which is all in the partition. */
+static CUresult over_context(CUcontext context, CUevent event,
+			     CUresult (*over_green)(CUgreenCtx, CUevent),
+			     CUresult (*over_own)(CUcontext, CUevent))
+{
+	struct ds_vctx *vctx;
+	CUresult result = ds_vctx_enter(&vctx);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	return vctx && context == vctx->primary ? over_green(vctx->pctx.green, event)
+						: over_own(context, event);
+}
+
+CUresult ds_cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent)
+{
+	return over_context(hCtx, hEvent, ds_real.cuGreenCtxRecordEvent, ds_real.cuCtxRecordEvent);
+}
+DS_EXPORT(cuCtxRecordEvent);
+
+CUresult ds_cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent)
+{
+	return over_context(hCtx, hEvent, ds_real.cuGreenCtxWaitEvent, ds_real.cuCtxWaitEvent);
+}
+DS_EXPORT(cuCtxWaitEvent);

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_COROUTINE_OP_H
+#define DETSHARE_COROUTINE_OP_H
+
+#include "noderuntime/coroutine/vctx.h"
+
+/*
+ * One operation of the program on one of its streams: ds_op_begin says where it really goes and has it
+ * wait for what it must wait for, ds_op_end marks that it is there. This is the path of every kernel
+ * launch: no lock, no system call, no allocation, unless the legacy order asks for an event.
+ */
+struct ds_op {
+	struct ds_vctx *vctx;
+	struct ds_vstream *stream; /* NULL: not ours, goes to the driver as it came */
+	CUstream target;
+};
+
+#define ds_likely(x)   __builtin_expect(!!(x), 1)
+#define ds_unlikely(x) __builtin_expect(!!(x), 0)
+
+static inline bool ds_is_default(CUstream handle)
+{
+	return (uintptr_t)handle <= (uintptr_t)CU_STREAM_PER_THREAD;
+}
+
+static inline bool ds_is_legacy(CUstream handle, bool per_thread)
+{
+	return handle == CU_STREAM_LEGACY || (!handle && !per_thread);
+}
+
+/* Find the stream, without ordering anything. */
+static inline CUresult ds_op_map(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	*op = (struct ds_op){
+	    .vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire),
+	    .target = handle,
+	};
+	if (ds_unlikely(!op->vctx)) {
+		CUresult result = ds_vctx_enter(&op->vctx);
+
+		if (result != CUDA_SUCCESS || !op->vctx)
+			return result;
+	}
+	if (!ds_is_default(handle)) {
+		op->stream = ds_streams_find(op->vctx, handle);
+	} else if (!ds_vctx_current(op->vctx)) {
+		return CUDA_SUCCESS;
+	} else if (ds_is_legacy(handle, per_thread)) {
+		op->stream = &op->vctx->null;
+	} else {
+		CUresult result = ds_streams_of_thread(op->vctx, &op->stream);
+
+		if (ds_unlikely(result != CUDA_SUCCESS))
+			return result;
+	}
+	if (ds_likely(op->stream != NULL))
+		op->target = op->stream->shadow;
+	return CUDA_SUCCESS;
+}
+
+/* Have the operation wait for what the legacy order puts before it. */
+static inline CUresult ds_op_order(struct ds_op *op)
+{
+	struct ds_vstream *stream = op->stream;
+
+	if (!stream || stream->kind == DS_STREAM_FREE)
+		return CUDA_SUCCESS;
+	if (stream->kind == DS_STREAM_NULL) {
+		if (ds_likely(!atomic_load_explicit(&op->vctx->any_dirty, memory_order_acquire)))
+			return CUDA_SUCCESS;
+		return ds_order_null(op->vctx);
+	}
+	if (ds_likely(atomic_load_explicit(&stream->seen, memory_order_acquire) ==
+		      atomic_load_explicit(&op->vctx->null_work, memory_order_acquire)))
+		return CUDA_SUCCESS;
+	return ds_order_blocking(op->vctx, stream);
+}
+
+static inline CUresult ds_op_begin(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	CUresult result = ds_op_map(op, handle, per_thread);
+
+	if (ds_unlikely(result != CUDA_SUCCESS))
+		return result;
+	return ds_op_order(op);
+}
+
+/* The driver has taken the operation (or refused it: then an unneeded event comes of it, no more). */
+static inline void ds_op_end(const struct ds_op *op)
+{
+	struct ds_vstream *stream = op->stream;
+
+	if (!stream || stream->kind == DS_STREAM_FREE)
+		return;
+	if (stream->kind == DS_STREAM_NULL) {
+		atomic_fetch_add_explicit(&op->vctx->null_work, 1, memory_order_release);
+		return;
+	}
+	/*
+	 * Stored even if set: the flag may be on its way to being cleared for work before ours, and
+	 * to look first would be to look before our work is seen to be there.
+	 */
+	atomic_store_explicit(&stream->dirty, true, memory_order_release);
+	atomic_store_explicit(&op->vctx->any_dirty, true, memory_order_release);
+}
+
+static inline void ds_op_launched(const struct ds_op *op, CUresult result)
+{
+	ds_op_end(op);
+	if (!op->stream)
+		return;
+	atomic_fetch_add_explicit(op->vctx->launches, 1, memory_order_relaxed);
+	if (ds_unlikely(result == CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE))
+		ds_vctx_too_large();
+}
+
+#endif

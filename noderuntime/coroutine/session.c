@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	ANSWER_TIMEOUT_S = 10,
+	POLL_MS = 5,
+	HIGH_FD = 900, /* below the usual limit of 1024, above what programs count on */
+};
+
+enum { PORT, PAGE, N_DESCRIPTORS };
+
+static void close_fd(int fd)
+{
+	int kept = errno;
+
+	if (fd >= 0)
+		close(fd);
+	errno = kept;
+}
+
+/* Programs count on the lowest free numbers (shells, daemons that close 3..n and reopen). */
+static int move_high(int fd)
+{
+	struct rlimit limit;
+	int high, floor = HIGH_FD;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < HIGH_FD + 16)
+		floor = limit.rlim_cur > 32 ? (int)limit.rlim_cur - 16 : 16;
+	high = fcntl(fd, F_DUPFD_CLOEXEC, floor);
+	if (high < 0)
+		return fd;
+	close(fd);
+	return high;
+}
+
+static int connect_to(const char *path, struct ds_error *err)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct timeval timeout = {.tv_sec = ANSWER_TIMEOUT_S};
+	int fd = -1;
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return ds_fail(err, "the path of the port is longer than a socket's may be: %s",
+			       path);
+	memcpy(address.sun_path, path, strlen(path));
+	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return ds_fail(err, "cannot make a socket: %s", strerror(errno));
+	fd = move_high(fd);
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) < 0) {
+		ds_fail(err, "cannot set a time limit on the port: %s", strerror(errno));
+		goto fail;
+	}
+	while (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		if (errno == EINTR)
+			continue;
+		ds_fail(err, "cannot reach the node runtime at %s: %s", path, strerror(errno));
+		goto fail;
+	}
+	return fd;
+fail:
+	close_fd(fd);
+	return -1;
+}
+
+static int say_hello(int fd, struct ds_error *err)
+{
+	const struct ds_port_hello hello = {
+	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .kind = DS_PORT_PROGRAM};
+	ssize_t sent;
+
+	do
+		sent = send(fd, &hello, sizeof(hello), MSG_NOSIGNAL);
+	while (sent < 0 && errno == EINTR);
+	if (sent != (ssize_t)sizeof(hello))
+		return ds_fail(err, "cannot write to the node runtime: %s", strerror(errno));
+	return 0;
+}
+
+static int hear_welcome(int fd, int descriptors[N_DESCRIPTORS], struct ds_error *err)
+{
+	struct ds_port_welcome welcome = {0};
+	union {
+		char bytes[CMSG_SPACE(N_DESCRIPTORS * sizeof(int))];
+		struct cmsghdr align;
+	} control = {0};
+	struct iovec data = {.iov_base = &welcome, .iov_len = sizeof(welcome)};
+	struct msghdr message = {.msg_iov = &data,
+				 .msg_iovlen = 1,
+				 .msg_control = control.bytes,
+				 .msg_controllen = sizeof(control.bytes)};
+	size_t n = 0;
+	ssize_t got;
+
+	do
+		got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	while (got < 0 && errno == EINTR);
+	if (got < 0)
+		return ds_fail(err, "the node runtime does not answer: %s",
+			       errno == EAGAIN ? "time limit" : strerror(errno));
+	for (struct cmsghdr *part = CMSG_FIRSTHDR(&message); part;
+	     part = CMSG_NXTHDR(&message, part)) {
+		if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
+			continue;
+		n = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		n = n < N_DESCRIPTORS ? n : N_DESCRIPTORS;
+		memcpy(descriptors, CMSG_DATA(part), n * sizeof(int));
+	}
+	if (got != (ssize_t)sizeof(welcome) || welcome.magic != DS_PORT_MAGIC)
+		return ds_fail(err,
+			       "the node runtime answered %zd bytes that are no welcome: is "
+			       "another program listening there?",
+			       got);
+	if (welcome.version != DS_PORT_VERSION)
+		return ds_fail(err,
+			       "the node runtime speaks version %u of the port, this library "
+			       "version %u: install both from one build",
+			       welcome.version, DS_PORT_VERSION);
+	if (welcome.refused) {
+		welcome.reason[sizeof(welcome.reason) - 1] = '\0';
+		return ds_fail(err, "the node runtime refused: %s", welcome.reason);
+	}
+	if (n != N_DESCRIPTORS)
+		return ds_fail(err, "the node runtime sent %zu descriptors instead of %d", n,
+			       N_DESCRIPTORS);
+	return 0;
+}
+
+/* Not inherited by a forked child: it must not count or acknowledge in its parent's name. */
+static void *map(int fd, size_t size, int protection, const char *what, struct ds_error *err)
+{
+	struct stat file;
+	void *memory;
+
+	if (fstat(fd, &file) < 0 || file.st_size < (off_t)size) {
+		ds_fail(err, "the %s that the node runtime sent is smaller than %zu bytes", what,
+			size);
+		return NULL;
+	}
+	memory = mmap(NULL, size, protection, MAP_SHARED, fd, 0);
+	if (memory == MAP_FAILED) {
+		ds_fail(err, "cannot map the %s: %s", what, strerror(errno));
+		return NULL;
+	}
+	madvise(memory, size, MADV_DONTFORK);
+	return memory;
+}
+
+int ds_session_open(struct ds_session *session, const char *path, struct ds_error *err)
+{
+	int descriptors[N_DESCRIPTORS] = {-1, -1};
+	int rc = -1;
+
+	*session = DS_SESSION_NONE;
+	session->fd = connect_to(path, err);
+	if (session->fd < 0)
+		return -1;
+	if (say_hello(session->fd, err) < 0 || hear_welcome(session->fd, descriptors, err) < 0)
+		goto done;
+	session->port = map(descriptors[PORT], DS_PORT_SIZE, PROT_READ | PROT_WRITE, "port", err);
+	if (!session->port)
+		goto done;
+	session->page = map(descriptors[PAGE], DS_PAGE_SIZE, PROT_READ, "page", err);
+	if (!session->page)
+		goto done;
+	if (session->page->magic != DS_PORT_MAGIC || session->page->version != DS_PORT_VERSION) {
+		ds_fail(err, "the node runtime's page has version %u, this library knows %u",
+			session->page->version, DS_PORT_VERSION);
+		goto done;
+	}
+	session->port->version = DS_PORT_VERSION;
+	session->port->magic = DS_PORT_MAGIC;
+	rc = 0;
+done:
+	close_fd(descriptors[PORT]);
+	close_fd(descriptors[PAGE]);
+	if (rc < 0)
+		ds_session_close(session);
+	return rc;
+}
+
+void ds_session_close(struct ds_session *session)
+{
+	if (session->port)
+		munmap(session->port, DS_PORT_SIZE);
+	if (session->page)
+		munmap((void *)session->page, DS_PAGE_SIZE);
+	close_fd(session->fd);
+	*session = DS_SESSION_NONE;
+}
+
+/* One attempt at a whole copy. */
+static bool copy_page(const struct ds_page *page, struct ds_granted *granted)
+{
+	const uint64_t epoch = atomic_load_explicit(&page->epoch, memory_order_acquire);
+
+	granted->epoch = epoch;
+	granted->shape = page->shape;
+	granted->groups = page->granted;
+	memcpy(granted->gpu_uuid, page->gpu_uuid, sizeof(granted->gpu_uuid));
+	granted->gpu_uuid[sizeof(granted->gpu_uuid) - 1] = '\0';
+	atomic_thread_fence(memory_order_acquire);
+	return !(epoch & 1) && epoch == atomic_load_explicit(&page->epoch, memory_order_relaxed);
+}
+
+static bool has_full_group(const struct ds_granted *granted)
+{
+	for (unsigned i = 0; i < granted->shape.n_groups; i++)
+		if (ds_groups_has(&granted->groups, i))
+			return true;
+	return false;
+}
+
+int ds_session_granted(const struct ds_session *session, unsigned timeout_ms,
+		       struct ds_granted *granted, struct ds_error *err)
+{
+	const struct timespec nap = {.tv_nsec = POLL_MS * 1000000L};
+
+	for (unsigned waited_ms = 0;; waited_ms += POLL_MS) {
+		if (copy_page(session->page, granted) && has_full_group(granted))
+			return 0;
+		if (waited_ms >= timeout_ms)
+			return ds_fail(err,
+				       "the node runtime granted no full SM group within %u ms",
+				       timeout_ms);
+		nanosleep(&nap, NULL);
+	}
+}
+
+void ds_session_use(struct ds_session *session, const struct ds_groups *groups)
+{
+	session->port->in_use = *groups;
+	atomic_thread_fence(memory_order_release);
+}
+
+void ds_session_acknowledge(struct ds_session *session, uint64_t epoch)
+{
+	atomic_store_explicit(&session->port->acknowledged_epoch, epoch, memory_order_release);
+}

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+
+#include "noderuntime/coroutine/op.h"
+
+/* The driver calls that make, end and describe streams. */
+
+CUresult ds_cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
+{
+	struct ds_vstream *stream;
+	struct ds_vctx *vctx;
+	CUresult result = ds_vctx_enter(&vctx);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	/* What the driver would refuse, it refuses itself. */
+	if (!vctx || !ds_vctx_current(vctx) || !phStream || flags & ~CU_STREAM_NON_BLOCKING)
+		return ds_real.cuStreamCreateWithPriority(phStream, flags, priority);
+	result = ds_streams_create(vctx, flags, priority, &stream);
+	if (result == CUDA_SUCCESS)
+		*phStream = stream->shadow;
+	return result;
+}
+DS_EXPORT(cuStreamCreateWithPriority);
+
+CUresult ds_cuStreamCreate(CUstream *phStream, unsigned int Flags)
+{
+	return ds_cuStreamCreateWithPriority(phStream, Flags, 0);
+}
+DS_EXPORT(cuStreamCreate);
+
+/* The stream of the program's own making behind `handle`, or NULL. */
+static CUresult find(CUstream handle, struct ds_vctx **vctx, struct ds_vstream **stream)
+{
+	CUresult result = ds_vctx_enter(vctx);
+
+	*stream = result == CUDA_SUCCESS && *vctx && !ds_is_default(handle)
+		      ? ds_streams_find(*vctx, handle)
+		      : NULL;
+	return result;
+}
+
+CUresult ds_cuStreamDestroy_v2(CUstream hStream)
+{
+	struct ds_vstream *stream;
+	struct ds_vctx *vctx;
+	CUresult result = find(hStream, &vctx, &stream);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	return stream ? ds_streams_destroy(vctx, stream) : ds_real.cuStreamDestroy_v2(hStream);
+}
+DS_EXPORT(cuStreamDestroy_v2);
+
+CUresult ds_cuStreamDestroy(CUstream hStream)
+{
+	return ds_cuStreamDestroy_v2(hStream);
+}
+DS_EXPORT(cuStreamDestroy);
+
+static CUresult get_flags(CUstream handle, unsigned *flags, CUresult (*real)(CUstream, unsigned *))
+{
+	struct ds_vstream *stream;
+	struct ds_vctx *vctx;
+	CUresult result = find(handle, &vctx, &stream);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	result = real(handle, flags);
+	if (result == CUDA_SUCCESS && stream && flags)
+		*flags = stream->flags;
+	return result;
+}
+
+CUresult ds_cuStreamGetFlags(CUstream hStream, unsigned int *flags)
+{
+	return get_flags(hStream, flags, ds_real.cuStreamGetFlags);
+}
+DS_EXPORT(cuStreamGetFlags);
+
+CUresult ds_cuStreamGetFlags_ptsz(CUstream hStream, unsigned int *flags)
+{
+	return get_flags(hStream, flags, ds_real.cuStreamGetFlags_ptsz);
+}
+DS_EXPORT(cuStreamGetFlags_ptsz);
+
+static CUresult get_ctx(CUstream handle, CUcontext *context,
+			CUresult (*real)(CUstream, CUcontext *))
+{
+	struct ds_vstream *stream;
+	struct ds_vctx *vctx;
+	CUresult result = find(handle, &vctx, &stream);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (!stream || !context)
+		return real(handle, context);
+	*context = vctx->primary;
+	return CUDA_SUCCESS;
+}
+
+CUresult ds_cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
+{
+	return get_ctx(hStream, pctx, ds_real.cuStreamGetCtx);
+}
+DS_EXPORT(cuStreamGetCtx);
+
+CUresult ds_cuStreamGetCtx_ptsz(CUstream hStream, CUcontext *pctx)
+{
+	return get_ctx(hStream, pctx, ds_real.cuStreamGetCtx_ptsz);
+}
+DS_EXPORT(cuStreamGetCtx_ptsz);
+
+static CUresult get_ctx_v2(CUstream handle, CUcontext *context, CUgreenCtx *green,
+			   CUresult (*real)(CUstream, CUcontext *, CUgreenCtx *))
+{
+	struct ds_vstream *stream;
+	struct ds_vctx *vctx;
+	CUresult result = find(handle, &vctx, &stream);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (!stream || !context || !green)
+		return real(handle, context, green);
+	*context = vctx->primary;
+	*green = NULL;
+	return CUDA_SUCCESS;
+}
+
+CUresult ds_cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
+{
+	return get_ctx_v2(hStream, pCtx, pGreenCtx, ds_real.cuStreamGetCtx_v2);
+}
+DS_EXPORT(cuStreamGetCtx_v2);
+
+CUresult ds_cuStreamGetCtx_v2_ptsz(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
+{
+	return get_ctx_v2(hStream, pCtx, pGreenCtx, ds_real.cuStreamGetCtx_v2_ptsz);
+}
+DS_EXPORT(cuStreamGetCtx_v2_ptsz);
+
+CUresult ds_cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
+{
+	struct ds_vstream *stream;
+	struct ds_vctx *vctx;
+	CUresult result = find(hStream, &vctx, &stream);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (!stream || !phCtx)
+		return ds_real.cuStreamGetGreenCtx(hStream, phCtx);
+	*phCtx = NULL;
+	return CUDA_SUCCESS;
+}
+DS_EXPORT(cuStreamGetGreenCtx);
+
+/* A callback is told its stream: by the handle the program knows. */
+struct callback {
+	CUstreamCallback function;
+	void *user_data;
+	CUstream handle;
+};
+
+static void call_back(CUstream shadow, CUresult status, void *data)
+{
+	struct callback callback = *(struct callback *)data;
+
+	free(data);
+	callback.function(callback.handle, status, callback.user_data);
+}
+
+static CUresult add_callback(CUstream handle, CUstreamCallback function, void *user_data,
+			     unsigned flags, bool per_thread,
+			     CUresult (*real)(CUstream, CUstreamCallback, void *, unsigned))
+{
+	struct callback *callback = NULL;
+	struct ds_op op;
+	CUresult result = ds_op_begin(&op, handle, per_thread);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (op.stream && op.target != handle && function) {
+		callback = malloc(sizeof(*callback));
+		if (!callback)
+			return CUDA_ERROR_OUT_OF_MEMORY;
+		*callback = (struct callback){function, user_data, handle};
+		result = real(op.target, call_back, callback, flags);
+		if (result != CUDA_SUCCESS)
+			free(callback);
+	} else {
+		result = real(op.target, function, user_data, flags);
+	}
+	ds_op_end(&op);
+	return result;
+}
+
+CUresult ds_cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *userData,
+				unsigned int flags)
+{
+	return add_callback(hStream, callback, userData, flags, false, ds_real.cuStreamAddCallback);
+}
+DS_EXPORT(cuStreamAddCallback);
+
+CUresult ds_cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback, void *userData,
+				     unsigned int flags)
+{
+	return add_callback(hStream, callback, userData, flags, true,
+			    ds_real.cuStreamAddCallback_ptsz);
+}
+DS_EXPORT(cuStreamAddCallback_ptsz);
+
+static CUresult copy_attributes(CUstream to, CUstream from, bool per_thread,
+				CUresult (*real)(CUstream, CUstream))
+{
+	struct ds_op to_op, from_op;
+	CUresult result = ds_op_map(&to_op, to, per_thread);
+
+	if (result == CUDA_SUCCESS)
+		result = ds_op_map(&from_op, from, per_thread);
+	return result == CUDA_SUCCESS ? real(to_op.target, from_op.target) : result;
+}
+
+CUresult ds_cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream)
+{
+	return copy_attributes(dstStream, srcStream, false, ds_real.cuStreamCopyAttributes);
+}
+DS_EXPORT(cuStreamCopyAttributes);
+
+CUresult ds_cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
+{
+	return copy_attributes(dstStream, srcStream, true, ds_real.cuStreamCopyAttributes_ptsz);
+}
+DS_EXPORT(cuStreamCopyAttributes_ptsz);
+
+/*
+ * While something is captured, the event may be a captured one, which the legacy stream may not wait
+ * for, but its shadow might: the driver is asked about its own legacy stream first.
+ */
+static CUresult wait_event(CUstream handle, CUevent event, unsigned flags, bool per_thread,
+			   CUresult (*real)(CUstream, CUevent, unsigned))
+{
+	struct ds_op op;
+	CUresult result = ds_op_begin(&op, handle, per_thread);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (op.stream && op.stream->kind == DS_STREAM_NULL &&
+	    atomic_load_explicit(&op.vctx->captures, memory_order_relaxed) > 0) {
+		result = real(handle, event, flags);
+		if (result != CUDA_SUCCESS)
+			return result;
+	}
+	result = real(op.target, event, flags);
+	ds_op_end(&op);
+	return result;
+}
+
+CUresult ds_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
+{
+	return wait_event(hStream, hEvent, Flags, false, ds_real.cuStreamWaitEvent);
+}
+DS_EXPORT(cuStreamWaitEvent);
+
+CUresult ds_cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned int Flags)
+{
+	return wait_event(hStream, hEvent, Flags, true, ds_real.cuStreamWaitEvent_ptsz);
+}
+DS_EXPORT(cuStreamWaitEvent_ptsz);
+
+/* Where a capture begins or ends: on the shadow, except that the driver itself refuses the legacy stream. */
+static CUresult capture_begins(struct ds_op *op, CUstream *handle, bool per_thread)
+{
+	CUresult result = ds_op_map(op, *handle, per_thread);
+
+	if (op->stream && op->stream->kind != DS_STREAM_NULL)
+		*handle = op->target;
+	return result;
+}
+
+/* Marked as if it had work: the NULL stream must look at it and find it captured. */
+static CUresult capture_began(const struct ds_op *op, CUresult result)
+{
+	if (result == CUDA_SUCCESS && op->stream) {
+		atomic_fetch_add_explicit(&op->vctx->captures, 1, memory_order_relaxed);
+		ds_op_end(op);
+	}
+	return result;
+}
+
+#define BEGIN_CAPTURE(symbol, per_thread, params, args)                      \
+	CUresult ds_##symbol params                                          \
+	{                                                                    \
+		struct ds_op op;                                             \
+		CUresult result = capture_begins(&op, &hStream, per_thread); \
+                                                                             \
+		if (result != CUDA_SUCCESS)                                  \
+			return result;                                       \
+		return capture_began(&op, ds_real.symbol args);              \
+	}                                                                    \
+	DS_EXPORT(symbol);
+
+BEGIN_CAPTURE(cuStreamBeginCapture, false, (CUstream hStream), (hStream))
+BEGIN_CAPTURE(cuStreamBeginCapture_ptsz, true, (CUstream hStream), (hStream))
+BEGIN_CAPTURE(cuStreamBeginCapture_v2, false, (CUstream hStream, CUstreamCaptureMode mode),
+	      (hStream, mode))
+BEGIN_CAPTURE(cuStreamBeginCapture_v2_ptsz, true, (CUstream hStream, CUstreamCaptureMode mode),
+	      (hStream, mode))
+BEGIN_CAPTURE(cuStreamBeginCaptureToGraph, false,
+	      (CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
+	       const CUgraphEdgeData *dependencyData, size_t numDependencies,
+	       CUstreamCaptureMode mode),
+	      (hStream, hGraph, dependencies, dependencyData, numDependencies, mode))
+BEGIN_CAPTURE(cuStreamBeginCaptureToGraph_ptsz, true,
+	      (CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies,
+	       const CUgraphEdgeData *dependencyData, size_t numDependencies,
+	       CUstreamCaptureMode mode),
+	      (hStream, hGraph, dependencies, dependencyData, numDependencies, mode))
+
+static CUresult end_capture(CUstream handle, CUgraph *graph, bool per_thread,
+			    CUresult (*real)(CUstream, CUgraph *))
+{
+	struct ds_op op;
+	CUresult result = capture_begins(&op, &handle, per_thread);
+	bool was_captured;
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	was_captured = op.stream && op.stream->kind != DS_STREAM_NULL && ds_order_captured(handle);
+	result = real(handle, graph);
+	/* With an error, too, as a rule; not from the wrong thread or stream. */
+	if (was_captured && !ds_order_captured(handle))
+		atomic_fetch_sub_explicit(&op.vctx->captures, 1, memory_order_relaxed);
+	return result;
+}
+
+CUresult ds_cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
+{
+	return end_capture(hStream, phGraph, false, ds_real.cuStreamEndCapture);
+}
+DS_EXPORT(cuStreamEndCapture);
+
+CUresult ds_cuStreamEndCapture_ptsz(CUstream hStream, CUgraph *phGraph)
+{
+	return end_capture(hStream, phGraph, true, ds_real.cuStreamEndCapture_ptsz);
+}
+DS_EXPORT(cuStreamEndCapture_ptsz);

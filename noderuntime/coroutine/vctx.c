@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/vctx.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "noderuntime/coroutine/say.h"
+#include "noderuntime/coroutine/session.h"
+
+enum {
+	OLDEST_DRIVER = 12050, /* the first with streams in green contexts */
+	GRANT_TIMEOUT_MS = 10000,
+};
+
+_Atomic(struct ds_vctx *) ds_vctx;
+
+/* Where the process stands with its node runtime; decided once, at the first use of a device. */
+enum standing {
+	UNDECIDED,
+	WELCOME, /* the session is open */
+	ASIDE,   /* no partition: every call goes to the driver as it came */
+	REFUSED, /* no partition, and the site wants one: no work */
+};
+
+static _Atomic(enum standing) standing;
+static pthread_mutex_t decide_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ds_session session = {.fd = -1};
+static struct ds_vctx the_vctx = {
+    .lock = PTHREAD_MUTEX_INITIALIZER,
+    .green_current = PTHREAD_MUTEX_INITIALIZER,
+};
+
+/* Started by the node runtime, a program must have its partition unless the site says otherwise. */
+static bool partition_required(void)
+{
+	const char *required = getenv("DETSHARE_REQUIRED");
+
+	return required && *required ? strcmp(required, "0") != 0 : getenv("DETSHARE_PORT") != NULL;
+}
+
+static void give_up(const char *reason)
+{
+	static atomic_flag said = ATOMIC_FLAG_INIT;
+
+	if (partition_required()) {
+		atomic_store_explicit(&standing, REFUSED, memory_order_release);
+		ds_say_once(&said,
+			    "this program may not use the GPU, because it has no partition of it: "
+			    "%s (DETSHARE_REQUIRED=0 would let it run on the whole GPU)",
+			    reason);
+	} else {
+		atomic_store_explicit(&standing, ASIDE, memory_order_release);
+		ds_say_once(&said, "this program runs on the whole GPU, without a partition: %s",
+			    reason);
+	}
+}
+
+/*
+ * CUDA does not survive a fork, so a child has nothing to move; and it must neither speak for its
+ * parent nor keep the parent's connection open. Async-signal-safe.
+ */
+static void after_fork_in_child(void)
+{
+	pthread_mutex_init(&decide_lock, NULL);
+	if (session.fd < 0)
+		return;
+	session.port = NULL; /* not inherited */
+	session.page = NULL;
+	ds_session_close(&session);
+	atomic_store(&ds_vctx, NULL);
+	atomic_store(&standing, ASIDE);
+}
+
+/* Under decide_lock. */
+static void decide(void)
+{
+	const char *path = getenv("DETSHARE_PORT");
+	struct ds_error err = {""};
+	int version = 0;
+
+	if (!path || !*path) {
+		if (partition_required())
+			give_up("DETSHARE_PORT does not name the node runtime's port");
+		else
+			atomic_store_explicit(&standing, ASIDE, memory_order_release);
+		return;
+	}
+	ds_real.cuDriverGetVersion(&version);
+	if (version < OLDEST_DRIVER) {
+		ds_fail(&err, "the driver speaks CUDA %d.%d, partitions need 12.5 or newer",
+			version / 1000, version % 1000 / 10);
+		give_up(err.text);
+		return;
+	}
+	pthread_atfork(NULL, NULL, after_fork_in_child);
+	if (ds_session_open(&session, path, &err) < 0) {
+		give_up(err.text);
+		return;
+	}
+	atomic_store_explicit(&standing, WELCOME, memory_order_release);
+}
+
+/* Under decide_lock. Returns CUDA_SUCCESS with the standing WELCOME or ASIDE, or the refusal. */
+static CUresult stand(void)
+{
+	if (atomic_load_explicit(&standing, memory_order_relaxed) == UNDECIDED)
+		decide();
+	return atomic_load_explicit(&standing, memory_order_relaxed) == REFUSED
+		   ? CUDA_ERROR_NOT_PERMITTED
+		   : CUDA_SUCCESS;
+}
+
+static bool is_allocated(CUdevice device)
+{
+	const unsigned char *b;
+	char text[48];
+	CUuuid uuid;
+
+	if (ds_real.cuDeviceGetUuid_v2(&uuid, device) != CUDA_SUCCESS)
+		return false;
+	b = (const unsigned char *)uuid.bytes;
+	snprintf(text, sizeof(text),
+		 "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0],
+		 b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13],
+		 b[14], b[15]);
+	return !strncmp(text, session.page->gpu_uuid, sizeof(session.page->gpu_uuid));
+}
+
+static bool is_primary(CUcontext context, CUdevice device)
+{
+	CUcontext primary = NULL;
+	unsigned flags;
+	int active = 0;
+
+	/* Not by retaining it when inactive: that would make one. */
+	if (ds_real.cuDevicePrimaryCtxGetState(device, &flags, &active) != CUDA_SUCCESS || !active)
+		return false;
+	if (ds_real.cuDevicePrimaryCtxRetain(&primary, device) != CUDA_SUCCESS)
+		return false;
+	ds_real.cuDevicePrimaryCtxRelease_v2(device);
+	return primary == context;
+}
+
+/* Under decide_lock. */
+static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, struct ds_error *err)
+{
+	struct ds_granted granted;
+	CUresult result;
+
+	if (ds_session_granted(&session, GRANT_TIMEOUT_MS, &granted, err) < 0)
+		return -1;
+	ds_session_use(&session, &granted.groups);
+	if (ds_pctx_create(&vctx->pctx, device, &granted.shape, &granted.groups, err) < 0)
+		goto fail;
+	vctx->device = device;
+	vctx->primary = primary;
+	vctx->generation++;
+	vctx->launches = &session.port->launches;
+	vctx->null_recorded = 0;
+	atomic_store(&vctx->null_work, 0);
+	atomic_store(&vctx->any_dirty, false);
+	atomic_store(&vctx->captures, 0);
+	result = ds_streams_init(vctx);
+	if (result != CUDA_SUCCESS) {
+		ds_fail(err, "cannot make a stream in the partition: %s", ds_cuda_error(result));
+		goto fail;
+	}
+	ds_session_acknowledge(&session, granted.epoch);
+	atomic_store_explicit(&ds_vctx, vctx, memory_order_release);
+	return 0;
+fail:
+	ds_streams_drop(vctx);
+	ds_pctx_destroy(&vctx->pctx);
+	ds_session_use(&session, &(struct ds_groups){{0}});
+	return -1;
+}
+
+/* Under decide_lock, with the allocation's standing WELCOME and `current` the current context. */
+static CUresult first_use(CUcontext current)
+{
+	struct ds_error err = {""};
+	CUdevice device;
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+	int rc;
+
+	if (ds_real.cuCtxGetDevice(&device) != CUDA_SUCCESS || !is_allocated(device) ||
+	    !is_primary(current, device))
+		return CUDA_SUCCESS;
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	rc = set_up(&the_vctx, device, current, &err);
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	if (rc == 0)
+		return CUDA_SUCCESS;
+	give_up(err.text);
+	return stand();
+}
+
+CUresult ds_vctx_enter(struct ds_vctx **vctx)
+{
+	const enum standing now = atomic_load_explicit(&standing, memory_order_acquire);
+	CUcontext current = NULL;
+	CUresult result;
+
+	*vctx = NULL;
+	if (!ds_driver_ready())
+		return CUDA_ERROR_NOT_INITIALIZED;
+	if (now == ASIDE)
+		return CUDA_SUCCESS;
+	if (now == REFUSED)
+		return CUDA_ERROR_NOT_PERMITTED;
+	if (ds_real.cuCtxGetCurrent(&current) != CUDA_SUCCESS || !current)
+		return CUDA_SUCCESS; /* whatever the call is, the driver knows its error */
+	pthread_mutex_lock(&decide_lock);
+	result = stand();
+	if (result == CUDA_SUCCESS && !atomic_load_explicit(&ds_vctx, memory_order_relaxed) &&
+	    atomic_load_explicit(&standing, memory_order_relaxed) == WELCOME)
+		result = first_use(current);
+	*vctx = atomic_load_explicit(&ds_vctx, memory_order_relaxed);
+	pthread_mutex_unlock(&decide_lock);
+	return result;
+}
+
+CUresult ds_vctx_admits(void)
+{
+	CUresult result;
+
+	pthread_mutex_lock(&decide_lock);
+	result = stand();
+	pthread_mutex_unlock(&decide_lock);
+	return result;
+}
+
+CUresult ds_vctx_own_context(CUdevice device, const char *call)
+{
+	static atomic_flag said = ATOMIC_FLAG_INIT;
+	CUresult result;
+
+	pthread_mutex_lock(&decide_lock);
+	result = stand();
+	if (result != CUDA_SUCCESS ||
+	    atomic_load_explicit(&standing, memory_order_relaxed) != WELCOME ||
+	    !is_allocated(device))
+		goto done;
+	atomic_fetch_add_explicit(&session.port->own_contexts, 1, memory_order_relaxed);
+	if (partition_required()) {
+		result = CUDA_ERROR_NOT_SUPPORTED;
+		ds_say_once(&said,
+			    "%s refused: the driver keeps only the primary context's work inside a "
+			    "partition; use cuDevicePrimaryCtxRetain, as the CUDA runtime does",
+			    call);
+	} else {
+		ds_say_once(&said,
+			    "%s: work of this context runs on the whole GPU, because the driver "
+			    "keeps only the primary context's work inside a partition",
+			    call);
+	}
+done:
+	pthread_mutex_unlock(&decide_lock);
+	return result;
+}
+
+void ds_vctx_drop(CUdevice device)
+{
+	struct ds_vctx *vctx;
+
+	pthread_mutex_lock(&decide_lock);
+	vctx = atomic_load_explicit(&ds_vctx, memory_order_relaxed);
+	if (vctx && vctx->device == device) {
+		atomic_store_explicit(&ds_vctx, NULL, memory_order_release);
+		ds_streams_drop(vctx);
+		ds_pctx_destroy(&vctx->pctx);
+	}
+	pthread_mutex_unlock(&decide_lock);
+}
+
+void ds_vctx_too_large(void)
+{
+	static atomic_flag said = ATOMIC_FLAG_INIT;
+
+	atomic_fetch_add_explicit(&session.port->cooperative_too_large, 1, memory_order_relaxed);
+	ds_say_once(&said,
+		    "a cooperative launch failed: its grid needs more SMs than this program's "
+		    "partition has; ask for a larger share");
+}

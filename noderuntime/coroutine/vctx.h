@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_COROUTINE_VCTX_H
+#define DETSHARE_COROUTINE_VCTX_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "noderuntime/coroutine/driver.h"
+#include "noderuntime/coroutine/pctx.h"
+#include "noderuntime/port_protocol.h"
+
+/*
+ * The virtual context: the primary context of the allocation's device, as the program sees it. Each of
+ * its streams has a shadow, the stream that really runs its work, in the physical context.
+ *
+ * The handle of a stream that the program made is its shadow, so that whatever we do not know of
+ * still finds a stream of the driver's, inside the partition.
+ *
+ * Streams of green contexts are always non-blocking for the driver. That the legacy NULL stream and
+ * the blocking streams wait for each other is kept here, with events, and lazily: a blocking stream
+ * is `dirty` when it has work that the NULL stream has not waited for; a stream has `seen` the NULL
+ * stream's work up to some number. Both marks are set after the driver took the work, never before:
+ * a mark set early could be cleared by another thread before the work is there.
+ */
+enum ds_stream_kind {
+	DS_STREAM_NULL,     /* the legacy default stream */
+	DS_STREAM_BLOCKING, /* ordered with it; also every per-thread default stream */
+	DS_STREAM_FREE,     /* CU_STREAM_NON_BLOCKING */
+};
+
+struct ds_vstream {
+	CUstream shadow; /* NULL: destroyed, kept until the NULL stream has waited for its work */
+	enum ds_stream_kind kind;
+	unsigned flags;                  /* as the program gave them */
+	atomic_bool dirty;               /* blocking: work since the NULL stream last waited */
+	_Atomic uint64_t seen;           /* blocking: waits for the NULL stream's work up to here */
+	CUevent event;                   /* null, blocking: orders what comes after it */
+	struct ds_vstream *next, **link; /* among the blocking ones */
+};
+
+struct ds_stream_table; /* streams.c */
+
+struct ds_vctx {
+	CUdevice device;
+	CUcontext primary;
+	struct ds_pctx pctx;
+	unsigned generation; /* of the device's primary context: a reset ends all streams */
+	_Atomic uint64_t *launches;
+	struct ds_vstream null;
+	_Atomic uint64_t null_work;                /* operations on the NULL stream so far */
+	atomic_bool any_dirty;                     /* a blocking stream may be dirty */
+	atomic_int captures;                       /* stream captures under way, about */
+	_Atomic(struct ds_stream_table *) streams; /* handle -> stream */
+	/* Under the lock: */
+	pthread_mutex_t lock;
+	uint64_t null_recorded; /* null.event stands behind this much of null_work */
+	struct ds_vstream *blocking;
+	pthread_mutex_t green_current; /* a green context is current to one thread at a time */
+};
+
+/* The one virtual context of this process; NULL: none (not yet, or the library stands aside). */
+extern _Atomic(struct ds_vctx *) ds_vctx;
+
+/*
+ * The virtual context that a call made now belongs to, or NULL in *vctx: the call is none of ours
+ * (another device, a context of the program's own, no context, standing aside). Sets up the session
+ * and the partition on the first use of the allocation's device. Returns CUDA_SUCCESS, or what the
+ * call must fail with.
+ */
+CUresult ds_vctx_enter(struct ds_vctx **vctx);
+
+/* What a first use of any device must fail with, or CUDA_SUCCESS. Connects to the node runtime. */
+CUresult ds_vctx_admits(void);
+
+/* Whether contexts of the program's own must be refused on `device`; says so, once, either way. */
+CUresult ds_vctx_own_context(CUdevice device, const char *call);
+
+/* The primary context of `device` is about to be reset: its streams are gone. */
+void ds_vctx_drop(CUdevice device);
+
+/* A launch failed because its cooperative grid does not fit into the partition. */
+void ds_vctx_too_large(void);
+
+/* streams.c: the streams of a virtual context. */
+
+/* The stream that the program knows by `handle` (not a default stream's), or NULL. No lock. */
+struct ds_vstream *ds_streams_find(struct ds_vctx *vctx, CUstream handle);
+
+/* Make a stream. On success *stream is in the context's table. */
+CUresult ds_streams_create(struct ds_vctx *vctx, unsigned flags, int priority,
+			   struct ds_vstream **stream);
+
+/* Forget the stream; its shadow ends when its work has. */
+CUresult ds_streams_destroy(struct ds_vctx *vctx, struct ds_vstream *stream);
+
+/* Make the NULL stream. */
+CUresult ds_streams_init(struct ds_vctx *vctx);
+
+/* Forget all streams, without telling the driver: their context is gone. */
+void ds_streams_drop(struct ds_vctx *vctx);
+
+/* The calling thread's per-thread default stream, made at its first use. */
+CUresult ds_streams_of_thread(struct ds_vctx *vctx, struct ds_vstream **stream);
+
+/* order.c: the legacy order. */
+
+/* Whether the stream is being captured. */
+bool ds_order_captured(CUstream shadow);
+
+/* Make the NULL stream wait for all work of blocking streams. */
+CUresult ds_order_null(struct ds_vctx *vctx);
+
+/* Make a blocking stream wait for all work of the NULL stream. */
+CUresult ds_order_blocking(struct ds_vctx *vctx, struct ds_vstream *stream);
+
+/* CUDA_ERROR_STREAM_CAPTURE_IMPLICIT if a blocking stream is being captured, else CUDA_SUCCESS. */
+CUresult ds_order_null_may_ask(struct ds_vctx *vctx);
+
+/* The NULL stream, all blocking streams included, has no work left when this returns. */
+CUresult ds_order_settle(struct ds_vctx *vctx);
+
+/* True if the current context is the primary one, whose default streams are ours. */
+static inline bool ds_vctx_current(const struct ds_vctx *vctx)
+{
+	CUcontext current = NULL;
+
+	return ds_real.cuCtxGetCurrent(&current) == CUDA_SUCCESS && current == vctx->primary;
+}
+
+#endif

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/op.h"
+#include "noderuntime/coroutine/reach.h"
+
+/*
+ * The stand-ins that follow from the table alone. Each finds the stream that really does the work,
+ * keeps the legacy order around it, and calls the driver.
+ */
+
+static CUresult begin_LAUNCH(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	return ds_op_begin(op, handle, per_thread);
+}
+
+static void end_LAUNCH(const struct ds_op *op, CUresult result)
+{
+	ds_op_launched(op, result);
+}
+
+static CUresult begin_WORK(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	return ds_op_begin(op, handle, per_thread);
+}
+
+static void end_WORK(const struct ds_op *op, CUresult result)
+{
+	ds_op_end(op);
+}
+
+/* The state of the NULL stream is that of the blocking streams too; they are asked for alone. */
+static CUresult begin_WAIT(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	CUresult result = ds_op_map(op, handle, per_thread);
+
+	if (result != CUDA_SUCCESS || !op->stream || op->stream->kind != DS_STREAM_NULL)
+		return result;
+	return ds_op_order(op);
+}
+
+static void end_WAIT(const struct ds_op *op, CUresult result)
+{
+}
+
+static CUresult begin_MAP(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	return ds_op_map(op, handle, per_thread);
+}
+
+static void end_MAP(const struct ds_op *op, CUresult result)
+{
+}
+
+/* The legacy stream is never captured: the driver says so of its own. */
+static CUresult begin_CAPTURE(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	CUresult result = ds_op_map(op, handle, per_thread);
+
+	if (result != CUDA_SUCCESS || !op->stream || op->stream->kind != DS_STREAM_NULL)
+		return result;
+	op->target = handle;
+	return ds_order_null_may_ask(op->vctx);
+}
+
+static void end_CAPTURE(const struct ds_op *op, CUresult result)
+{
+}
+
+#define DS_STREAM_(use, symbol, base, since, per_thread, params, handle, args) \
+	CUresult ds_##symbol params                                            \
+	{                                                                      \
+		struct ds_op op;                                               \
+		CUresult result = begin_##use(&op, handle, per_thread);        \
+                                                                               \
+		if (ds_unlikely(result != CUDA_SUCCESS))                       \
+			return result;                                         \
+		handle = op.target;                                            \
+		result = ds_real.symbol args;                                  \
+		end_##use(&op, result);                                        \
+		return result;                                                 \
+	}                                                                      \
+	DS_EXPORT(symbol);
+
+/*
+ * A synchronous call while something is captured: whether it is allowed is the driver's to say, so the
+ * program's own call goes there, with nothing left to run before it, and nothing after it until it is
+ * done.
+ */
+static CUresult begin_settled(struct ds_op *op)
+{
+	return op->stream->kind == DS_STREAM_NULL ? ds_order_settle(op->vctx) : CUDA_SUCCESS;
+}
+
+static void end_settled(const struct ds_op *op, CUresult result)
+{
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+
+	if (result != CUDA_SUCCESS)
+		return;
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	ds_real.cuStreamSynchronize(op->stream->kind == DS_STREAM_NULL ? CU_STREAM_LEGACY
+								       : CU_STREAM_PER_THREAD);
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+}
+
+static bool capturing(const struct ds_op *op)
+{
+	return atomic_load_explicit(&op->vctx->captures, memory_order_relaxed) > 0;
+}
+
+#define UNPACK(...) __VA_ARGS__
+
+#define DS_SYNC_(symbol, base, since, per_thread, params, args, async, wait) \
+	CUresult ds_##symbol params                                          \
+	{                                                                    \
+		struct ds_op op;                                             \
+		CUresult result = ds_op_begin(&op, NULL, per_thread);        \
+                                                                             \
+		if (result != CUDA_SUCCESS)                                  \
+			return result;                                       \
+		if (!op.stream)                                              \
+			return ds_real.symbol args;                          \
+		if (capturing(&op)) {                                        \
+			result = begin_settled(&op);                         \
+			if (result != CUDA_SUCCESS)                          \
+				return result;                               \
+			result = ds_real.symbol args;                        \
+			end_settled(&op, result);                            \
+			return result;                                       \
+		}                                                            \
+		result = ds_real.async(UNPACK args, op.target);              \
+		ds_op_end(&op);                                              \
+		if (result == CUDA_SUCCESS && (wait))                        \
+			result = ds_real.cuStreamSynchronize(op.target);     \
+		return result;                                               \
+	}                                                                    \
+	DS_EXPORT(symbol);
+
+#define DS_SETTLE_(symbol, base, since, per_thread, params, args)     \
+	CUresult ds_##symbol params                                   \
+	{                                                             \
+		struct ds_op op;                                      \
+		CUresult result = ds_op_begin(&op, NULL, per_thread); \
+                                                                      \
+		if (result != CUDA_SUCCESS)                           \
+			return result;                                \
+		if (!op.stream)                                       \
+			return ds_real.symbol args;                   \
+		result = begin_settled(&op);                          \
+		if (result != CUDA_SUCCESS)                           \
+			return result;                                \
+		result = ds_real.symbol args;                         \
+		end_settled(&op, result);                             \
+		return result;                                        \
+	}                                                             \
+	DS_EXPORT(symbol);
+
+/* Memory in use must not be freed: alone, the driver waits for the work of the context first. */
+static void before_free(void)
+{
+	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
+
+	if (vctx && atomic_load_explicit(&vctx->captures, memory_order_relaxed) <= 0 &&
+	    ds_vctx_current(vctx))
+		ds_real.cuCtxSynchronize();
+}
+
+#define DS_FREE_(symbol, base, since, params, args)        \
+	CUresult ds_##symbol params                        \
+	{                                                  \
+		if (!ds_driver_ready())                    \
+			return CUDA_ERROR_NOT_INITIALIZED; \
+		before_free();                             \
+		return ds_real.symbol args;                \
+	}                                                  \
+	DS_EXPORT(symbol);
+
+#include "noderuntime/coroutine/hooks.def"
