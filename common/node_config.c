@@ -287,10 +287,13 @@ int ds_node_config_read(const char *path, const char *node_name, struct ds_node_
 	if (!text)
 		return ds_fail(err, "%s: out of memory", file);
 	int rv = read_file(file, text, CONFIG_FILE_MAX, &reason);
-	if (rv >= 0)
+	if (rv >= 0) {
 		rv = ds_node_config_parse(text, file, node_name, config, &reason);
-	else if (errno == ENOENT && !given)
+		if (rv == 0 && !realpath(file, config->file))
+			rv = ds_fail(&reason, "cannot resolve %s: %s", file, strerror(errno));
+	} else if (errno == ENOENT && !given) {
 		rv = 0;
+	}
 	free(text);
 	return rv < 0 ? ds_fail(err, "%s", reason.text) : 0;
 }

@@ -14,6 +14,7 @@
  */
 struct ds_node_config {
 	char node_name[256];          /* not a key: what %n became */
+	char file[PATH_MAX];          /* not a key: the file that was read, absolute; "": none */
 	char runtime_dir[PATH_MAX];   /* runtime_dir = "/run/detshare": gone after a reboot */
 	char spool_dir[PATH_MAX];     /* spool_dir = "/var/spool/detshare": usage records, kept */
 	char coroutine_library[PATH_MAX]; /* coroutine_library = LIBDIR/detshare/libdetshare-cuda.so */

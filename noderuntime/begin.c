@@ -192,9 +192,9 @@ static int run_probe(const struct ds_begin *begin, struct ds_error *err)
 	argv[n++] = begin->config->node_name;
 	argv[n++] = "--runtime-dir";
 	argv[n++] = begin->config->runtime_dir;
-	if (begin->config_path) {
+	if (*begin->config->file) {
 		argv[n++] = "--config";
-		argv[n++] = begin->config_path;
+		argv[n++] = begin->config->file;
 	}
 	argv[n] = NULL;
 

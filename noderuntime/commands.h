@@ -13,7 +13,6 @@
 /* What `detshare-noderuntime begin` was told. */
 struct ds_begin {
 	const struct ds_node_config *config;
-	const char *config_path; /* as given, for the probe; NULL: the default */
 	const char *allocation;
 	const char *gpu; /* minor number or UUID */
 	struct ds_grant grant;

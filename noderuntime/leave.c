@@ -18,6 +18,9 @@
 
 extern char **environ;
 
+/* Beyond that, the next job's record takes the waiting ones along. */
+#define SEND_FOR_S "60"
+
 enum {
 	TERM_MS = 300,   /* for a program to end itself after SIGTERM */
 	KILL_MS = 300,   /* for it to be gone after SIGKILL */
@@ -179,8 +182,15 @@ static int spool_record(const struct ds_node_config *config, const struct ds_all
 	if (ds_usage_record_spool(config->spool_dir, &record, err) < 0)
 		return -1;
 	if (*config->usage_host) {
-		const char *const argv[] = {config->usage_sender, "send", "--node-name",
-					    config->node_name, NULL};
+		const char *const argv[] = {config->usage_sender,
+					    "send",
+					    "--node-name",
+					    config->node_name,
+					    "--for",
+					    SEND_FOR_S,
+					    *config->file ? "--config" : NULL,
+					    config->file,
+					    NULL};
 		return ds_spawn_background(argv, (const char *const *)environ, err);
 	}
 	return 0;

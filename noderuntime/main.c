@@ -64,8 +64,8 @@ static unsigned long parse_number(struct argp_state *state, const char *option, 
 	errno = 0;
 	unsigned long number = strtoul(text, &end, 10);
 	if (errno || end == text || *end || strchr(text, '-') || number < min || number > max)
-		argp_error(state, "--%s %s: must be a number from %lu to %lu", option, text, min,
-			   max);
+		argp_failure(state, EXIT_USAGE, 0, "--%s %s: must be a number from %lu to %lu",
+			     option, text, min, max);
 	return number;
 }
 
@@ -74,12 +74,13 @@ static void check_complete(struct argp_state *state, const struct arguments *arg
 	const char *missing = NULL;
 
 	if (!arguments->command)
-		argp_error(state, "what to do? begin, end or probe");
+		argp_failure(state, EXIT_USAGE, 0, "what to do? begin, end or probe");
 	bool is_begin = !strcmp(arguments->command, "begin");
 	if (!is_begin && strcmp(arguments->command, "end") != 0 &&
 	    strcmp(arguments->command, "probe") != 0)
-		argp_error(state, "%s: no such command; there are begin, end and probe",
-			   arguments->command);
+		argp_failure(state, EXIT_USAGE, 0,
+			     "%s: no such command; there are begin, end and probe",
+			     arguments->command);
 	if (!strcmp(arguments->command, "probe"))
 		return;
 	if (!arguments->begin.allocation)
@@ -91,12 +92,13 @@ static void check_complete(struct argp_state *state, const struct arguments *arg
 	else if (is_begin && !arguments->grant)
 		missing = "grant";
 	if (missing)
-		argp_error(state, "%s needs --%s", arguments->command, missing);
+		argp_failure(state, EXIT_USAGE, 0, "%s needs --%s", arguments->command, missing);
 	if (!ds_allocation_name_valid(arguments->begin.allocation))
-		argp_error(state,
-			   "--allocation %s: must be at most %d letters, digits, '.', '_' or '-', "
-			   "and not begin with '.', '-' or \"gpu-\"",
-			   arguments->begin.allocation, DS_NAME_SIZE - 1);
+		argp_failure(
+		    state, EXIT_USAGE, 0,
+		    "--allocation %s: must be at most %d letters, digits, '.', '_' or '-', "
+		    "and not begin with '.', '-' or \"gpu-\"",
+		    arguments->begin.allocation, DS_NAME_SIZE - 1);
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -142,7 +144,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_ARG:
 		if (arguments->command)
-			argp_error(state, "%s: too many arguments", arg);
+			argp_failure(state, EXIT_USAGE, 0, "%s: too many arguments", arg);
 		arguments->command = arg;
 		return 0;
 	case ARGP_KEY_END:
@@ -153,7 +155,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	}
 }
 
-const char *argp_program_version = "detshare-noderuntime " PACKAGE_VERSION;
+/* argp looks for it: it must be seen from libc. */
+__attribute__((visibility("default"))) const char *argp_program_version =
+    "detshare-noderuntime " PACKAGE_VERSION;
 
 static int configure(struct arguments *arguments, struct ds_node_config *config,
 		     struct ds_error *err)
@@ -186,7 +190,6 @@ static int run(struct arguments *arguments, const struct ds_node_config *config,
 	if (geteuid() != 0 && begin->uid != geteuid())
 		return ds_fail(err, "only root can begin an allocation for another user");
 	begin->config = config;
-	begin->config_path = arguments->config_path;
 	return ds_begin(begin, err);
 }
 

@@ -28,7 +28,7 @@ enum {
 	LEDGER_MS = 1000,     /* other runtimes hold the ledger for microseconds */
 	LEAVE_MS = 1500,      /* `end` waits longer before it does it itself */
 	PEERS_MAX = 64,       /* connections that have not said hello, or wait for groups */
-	PATIENCE_S = 10,      /* how long a program waits for groups that others still use */
+	PATIENCE_S = 8,       /* for a program that waits for groups; it gives up after 10 */
 	SETTLE_ROUNDS_MAX = 8 /* neighbours that die while we look at them */
 };
 

@@ -19,6 +19,7 @@ static const struct command {
 } commands[] = {
     {"status", "detshare status", ds_command_status},
     {"plan", "detshare plan", ds_command_plan},
+    {"run", "detshare run", ds_command_run},
 };
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
@@ -27,6 +28,7 @@ static const char doc[] =
     "Commands:\n"
     "  status   who has which SM groups of this node's GPUs, and who waits for whom\n"
     "  plan     who would get which SM groups, for a list of requests\n"
+    "  run      run a command on a share of a GPU, without Slurm\n"
     "\n"
     "`detshare help COMMAND' tells more about one.";
 
