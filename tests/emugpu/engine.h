@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_TESTS_EMUGPU_ENGINE_H
+#define DETSHARE_TESTS_EMUGPU_ENGINE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#pragma GCC visibility push(default)
+#include <cuda.h>
+#pragma GCC visibility pop
+
+#include "tests/emugpu/kernels.h"
+#include "tests/emugpu/shm.h"
+
+/*
+ * The execution engine. Work becomes an operation (op) with the operations it has to wait for: the
+ * one before it in its stream, recorded events, and what the legacy NULL stream adds. An op whose
+ * last predecessor is done goes to the thread of its device (one per GPU, made when first needed),
+ * which runs copies itself and hands the blocks of kernels to SMs. Host functions have a thread of
+ * their own, because they may block.
+ *
+ * One mutex guards everything of this process. A timed block holds an SM, not a thread: 132 blocks
+ * may spin at once on a machine with two cores.
+ */
+enum emu_kind {
+	EMU_HANDLE_FREE,
+	EMU_HANDLE_CONTEXT,
+	EMU_HANDLE_STREAM,
+	EMU_HANDLE_EVENT,
+	EMU_HANDLE_MODULE,
+	EMU_HANDLE_FUNCTION,
+	EMU_HANDLE_KERNEL,
+	EMU_HANDLE_DESC,
+};
+
+struct emu_device;
+struct emu_op;
+
+/* A context: primary, made by cuCtxCreate, or green. */
+struct CUctx_st {
+	struct emu_device *dev;
+	struct CUctx_st *root; /* of a green context: the primary one; else itself */
+	bool green;
+	bool primary;
+	unsigned refs; /* of the primary context: cuDevicePrimaryCtxRetain and green contexts */
+	unsigned flags;
+	unsigned long long id;
+	struct emu_sms sms;
+	CUdevResource resource;
+	struct CUstream_st *streams; /* all of the context, the NULL stream first */
+};
+
+struct CUgreenCtx_st {
+	struct CUctx_st ctx;
+};
+
+struct CUstream_st {
+	struct CUctx_st *ctx;
+	struct CUstream_st *next;
+	struct emu_op *tail; /* the last operation; NULL: never used */
+	bool null_stream;
+	bool blocking;   /* ordered with the legacy NULL stream */
+	uint64_t thread; /* per-thread default stream of this thread; 0: none */
+	int priority;
+	unsigned flags;
+	unsigned long long id;
+};
+
+struct CUevent_st {
+	const struct CUctx_st *root; /* compared, never followed: it may be gone */
+	unsigned flags;
+	struct emu_op *op; /* the latest record; NULL: none */
+};
+
+struct emu_function {
+	char name[64];
+	const struct emu_kernel *kernel;
+	unsigned n_params;
+	size_t param_size[16];
+	size_t param_offset[16];
+	struct CUmod_st *module;
+	struct emu_function *next;
+};
+
+struct CUmod_st {
+	struct CUctx_st *ctx; /* NULL: a library, usable in every context */
+	struct emu_function *functions;
+};
+
+enum emu_op_kind {
+	EMU_OP_NOP, /* event record and wait, and other joints */
+	EMU_OP_KERNEL,
+	EMU_OP_COPY,
+	EMU_OP_SET,
+	EMU_OP_HOST,
+	EMU_OP_WRITE_VALUE,
+	EMU_OP_WAIT_VALUE,
+	EMU_OP_FREE,
+};
+
+struct emu_op {
+	enum emu_op_kind kind;
+	unsigned refs;
+	struct emu_device *dev;
+	struct CUctx_st *ctx, *root;
+	uint64_t serial;
+	unsigned n_waits_for;
+	struct emu_op **followers;
+	unsigned n_followers;
+	struct emu_op *queue_next;                  /* in the list of ready or active ones */
+	struct emu_op *pending_prev, *pending_next; /* in the device's list of unfinished ones */
+	bool done;
+	CUresult result;
+	uint64_t ready_ns, done_ns;
+	struct emu_sms sms;
+	unsigned first_smid_mask; /* smid is renumbered from 0 (green context under MPS) */
+	int priority;
+	union {
+		struct {
+			struct emu_run run;
+			const struct emu_kernel *kernel;
+			uint64_t n_blocks, issued, running;
+			void *buffer;
+		} launch;
+		struct {
+			void *to;
+			const void *from;
+			size_t bytes;
+			void *staged; /* freed afterwards */
+		} copy;
+		struct {
+			void *to;
+			size_t pitch, width, height;
+			unsigned value, size;
+		} set;
+		struct {
+			CUhostFn fn;
+			void *data;
+			CUstreamCallback callback;
+			CUstream stream;
+		} host;
+		struct {
+			void *address;
+			uint64_t value;
+			unsigned size, flags;
+		} value;
+		void *memory;
+	} u;
+};
+
+/* A block that holds an SM. */
+struct emu_running {
+	struct emu_op *op;
+	unsigned sm;
+	uint64_t claim, end_ns;
+	bool ended;
+};
+
+struct emu_device {
+	struct emu_map map;
+	int client; /* -1: no context yet */
+	bool thread_made;
+	pthread_t thread;
+	_Atomic int fault;
+	struct emu_op *ready, **ready_end;
+	struct emu_op *active;                 /* kernels with blocks left, in order */
+	struct emu_op *waiting;                /* for a value in memory */
+	struct emu_op *pending, *pending_last; /* unfinished, by serial */
+	struct emu_running running[EMU_SMS_MAX];
+	unsigned n_running;
+	struct CUctx_st *primary;
+	unsigned primary_flags;
+	unsigned n_visible_sms; /* what programs are told */
+};
+
+struct emu_state {
+	pthread_mutex_t mutex;
+	pthread_cond_t done;
+	bool initialised, forked;
+	unsigned n_devices;
+	struct emu_device devices[EMU_GPUS_MAX]; /* in CUDA's order */
+	int server_pid;                          /* MPS; 0: none */
+	int mps_fd;
+	unsigned long long next_id;
+};
+
+extern struct emu_state emu;
+extern _Thread_local bool emu_in_host_function;
+
+void emu_enter(void);
+void emu_exit(void);
+
+/* Handles, under the mutex: what a program passes in is looked up before it is followed. */
+void emu_handle_add(const void *handle, enum emu_kind kind);
+void emu_handle_remove(const void *handle);
+bool emu_handle_is(const void *handle, enum emu_kind kind);
+
+/* A new op for `stream` in `ctx` (normally the stream's), not yet submitted; NULL: no memory. */
+struct emu_op *emu_op_new(enum emu_op_kind kind, struct CUstream_st *stream);
+/* Make `op` wait for `before`, if that is not done. */
+void emu_op_after(struct emu_op *op, struct emu_op *before);
+/* Append to the stream, with the ordering that the stream's kind asks for. Takes the reference. */
+CUresult emu_op_submit(struct emu_op *op, struct CUstream_st *stream);
+void emu_op_ref(struct emu_op *op);
+void emu_op_unref(struct emu_op *op);
+
+/* Wait (dropping the mutex meanwhile) for an op, or for everything unfinished of a context. */
+CUresult emu_wait_op(struct emu_op *op);
+CUresult emu_wait_context(struct CUctx_st *ctx);
+bool emu_context_busy(const struct CUctx_st *ctx);
+
+/* The device's sticky error, also one that an MPS neighbour caused. */
+CUresult emu_device_fault(struct emu_device *dev);
+
+/* Become a client of the GPU, when its first context is made. */
+CUresult emu_device_join(struct emu_device *dev);
+
+/* Free device memory (memory.c); under the mutex. */
+void emu_memory_free(struct emu_device *dev, void *address);
+
+#endif

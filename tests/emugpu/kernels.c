@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Host functions that stand for the kernels of tests/gpu/kernels.cu: the same arithmetic in the same
+ * order, so that results are equal bit for bit to those of a real GPU.
+ */
+#include "tests/emugpu/kernels.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+
+enum { REDUCE_THREADS = 256, FMA_STARTS = 8 };
+
+#define PARAM(run, i, type) (*(type const *)(run)->params[i])
+
+static bool note_smid(const struct emu_run *run, uint32_t *smids)
+{
+	if (!smids)
+		return true;
+	if (!emu_device_may_touch(smids + run->index[0], sizeof(*smids)))
+		return false;
+	smids[run->index[0]] = run->smid;
+	return true;
+}
+
+/* vector_add(const float *a, const float *b, float *c, unsigned n, unsigned *smids) */
+static int64_t vector_add(const struct emu_run *run)
+{
+	const float *a = PARAM(run, 0, const float *), *b = PARAM(run, 1, const float *);
+	float *c = PARAM(run, 2, float *);
+	uint32_t n = PARAM(run, 3, uint32_t);
+	size_t begin = (size_t)run->index[0] * run->block[0], end = begin + run->block[0];
+
+	end = end < n ? end : n;
+	if (!note_smid(run, PARAM(run, 4, uint32_t *)))
+		return EMU_ILLEGAL_ADDRESS;
+	if (begin >= end)
+		return 0;
+	size_t bytes = (end - begin) * sizeof(float);
+	if (!emu_device_may_touch(a + begin, bytes) || !emu_device_may_touch(b + begin, bytes) ||
+	    !emu_device_may_touch(c + begin, bytes))
+		return EMU_ILLEGAL_ADDRESS;
+	for (size_t i = begin; i < end; i++)
+		c[i] = a[i] + b[i];
+	return 0;
+}
+
+/*
+ * reduce_sum(const float *in, float *out, unsigned n, unsigned *smids): out[block] is the sum of this
+ * block's part, in an order that does not depend on where or when it runs.
+ */
+static int64_t reduce_sum(const struct emu_run *run)
+{
+	const float *in = PARAM(run, 0, const float *);
+	float *out = PARAM(run, 1, float *), sum[REDUCE_THREADS];
+	size_t n = PARAM(run, 2, uint32_t), stride = (size_t)run->grid[0] * REDUCE_THREADS;
+
+	if (run->block[0] != REDUCE_THREADS || !note_smid(run, PARAM(run, 3, uint32_t *)) ||
+	    (n && !emu_device_may_touch(in, n * sizeof(*in))) ||
+	    !emu_device_may_touch(out + run->index[0], sizeof(*out)))
+		return EMU_ILLEGAL_ADDRESS;
+	for (unsigned t = 0; t < REDUCE_THREADS; t++) {
+		sum[t] = 0;
+		for (size_t i = (size_t)run->index[0] * REDUCE_THREADS + t; i < n; i += stride)
+			sum[t] += in[i];
+	}
+	for (unsigned half = REDUCE_THREADS / 2; half; half /= 2)
+		for (unsigned t = 0; t < half; t++)
+			sum[t] += sum[t + half];
+	out[run->index[0]] = sum[0];
+	return 0;
+}
+
+/* spin_us(unsigned us, unsigned *smids): holds its SM for `us` microseconds. */
+static int64_t spin_us(const struct emu_run *run)
+{
+	if (!note_smid(run, PARAM(run, 1, uint32_t *)))
+		return EMU_ILLEGAL_ADDRESS;
+	return (int64_t)PARAM(run, 0, uint32_t) * 1000;
+}
+
+/* One chain of `steps` dependent multiply-adds; the same for every thread with this start. */
+static float fma_chain(unsigned start, unsigned steps)
+{
+	static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+	static unsigned known_steps;
+	static float known[FMA_STARTS];
+	float x;
+
+	pthread_mutex_lock(&mutex);
+	if (known_steps != steps) {
+		for (unsigned s = 0; s < FMA_STARTS; s++) {
+			known[s] = 1.0f + (float)s * 0.125f;
+			for (unsigned i = 0; i < steps; i++)
+				known[s] = fmaf(known[s], 0.999f, 0.001f);
+		}
+		known_steps = steps;
+	}
+	x = known[start];
+	pthread_mutex_unlock(&mutex);
+	return x;
+}
+
+/*
+ * fma_chain(float *out, unsigned steps, unsigned *smids). A step takes 4 cycles at 1.98 GHz on the real
+ * GPU; here the block holds its SM for as long and the few distinct chains are computed once.
+ */
+static int64_t fma_work(const struct emu_run *run)
+{
+	float *out = PARAM(run, 0, float *);
+	uint32_t steps = PARAM(run, 1, uint32_t);
+	size_t begin = (size_t)run->index[0] * run->block[0];
+
+	if (!note_smid(run, PARAM(run, 2, uint32_t *)) ||
+	    !emu_device_may_touch(out + begin, run->block[0] * sizeof(*out)))
+		return EMU_ILLEGAL_ADDRESS;
+	for (unsigned t = 0; t < run->block[0]; t++)
+		out[begin + t] = fma_chain(t % FMA_STARTS, steps);
+	return (int64_t)steps * 4000 / 1980;
+}
+
+/* trap(unsigned *address): writes to an address, which should be one that no allocation has. */
+static int64_t trap(const struct emu_run *run)
+{
+	uint32_t *address = PARAM(run, 0, uint32_t *);
+
+	if (!emu_device_may_touch(address, sizeof(*address)))
+		return EMU_ILLEGAL_ADDRESS;
+	*address = 1;
+	return 0;
+}
+
+static const struct emu_kernel kernels[] = {
+    {"vector_add", 5, {8, 8, 8, 4, 8}, vector_add},
+    {"reduce_sum", 4, {8, 8, 4, 8}, reduce_sum},
+    {"spin_us", 2, {4, 8}, spin_us},
+    {"fma_chain", 3, {8, 4, 8}, fma_work},
+    {"trap", 1, {8}, trap},
+};
+
+const struct emu_kernel *emu_kernel_find(const char *name)
+{
+	for (unsigned i = 0; i < sizeof(kernels) / sizeof(*kernels); i++)
+		if (!strcmp(kernels[i].name, name))
+			return &kernels[i];
+	return NULL;
+}

@@ -1,0 +1,591 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Modules from PTX text, functions, occupancy, launches. */
+#include "tests/emugpu/driver.h"
+#include "tests/emugpu/twins.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- PTX: names of the entries and the sizes of their parameters ---- */
+
+/* The next word, skipping blanks and comments. Words: identifiers (with . and $), or one character. */
+static const char *next_word(const char *p, char *word, size_t size)
+{
+	size_t n = 0;
+
+	for (;;) {
+		while (isspace((unsigned char)*p))
+			p++;
+		if (p[0] == '/' && p[1] == '/')
+			p += strcspn(p, "\n");
+		else if (p[0] == '/' && p[1] == '*')
+			p = strstr(p + 2, "*/") ? strstr(p + 2, "*/") + 2 : p + strlen(p);
+		else
+			break;
+	}
+	if (isalnum((unsigned char)*p) || strchr("._$%", *p)) {
+		while (*p && (isalnum((unsigned char)*p) || strchr("._$%", *p))) {
+			if (n + 1 < size)
+				word[n++] = *p;
+			p++;
+		}
+	} else if (*p) {
+		word[n++] = *p++;
+	}
+	word[n] = '\0';
+	return p;
+}
+
+/* ".u64" is 8 bytes: the digits at the end are bits. */
+static size_t type_size(const char *type)
+{
+	size_t bits = strtoul(type + strcspn(type, "0123456789"), NULL, 10);
+
+	return bits / 8;
+}
+
+/* After ".entry": name ( .param [.align n] .type name [ [count] ] , … ). */
+static const char *parse_entry(const char *p, struct emu_function *f)
+{
+	char word[64];
+	size_t offset = 0;
+
+	p = next_word(p, f->name, sizeof(f->name));
+	p = next_word(p, word, sizeof(word));
+	while (*word && strcmp(word, ")") && strcmp(word, "{")) {
+		size_t size = 0, align, count = 1;
+		if (strcmp(word, ".param")) {
+			p = next_word(p, word, sizeof(word));
+			continue;
+		}
+		p = next_word(p, word, sizeof(word));
+		align = 0;
+		while (*word == '.') {
+			if (!strcmp(word, ".align")) {
+				p = next_word(p, word, sizeof(word));
+				align = strtoul(word, NULL, 10);
+			} else if (type_size(word)) {
+				size = type_size(word);
+			}
+			p = next_word(p, word, sizeof(word));
+		}
+		p = next_word(p, word, sizeof(word));
+		if (!strcmp(word, "[")) {
+			p = next_word(p, word, sizeof(word));
+			count = strtoul(word, NULL, 10);
+		}
+		align = align ? align : size;
+		if (f->n_params < 16 && size) {
+			offset = (offset + align - 1) / align * align;
+			f->param_offset[f->n_params] = offset;
+			f->param_size[f->n_params++] = size * count;
+			offset += size * count;
+		}
+	}
+	return p;
+}
+
+/* Does the host function for this kernel take what the PTX says? */
+static bool same_parameters(const struct emu_function *f)
+{
+	bool same = f->kernel->n_params == f->n_params;
+
+	for (unsigned i = 0; same && i < f->n_params; i++)
+		same = f->kernel->param_sizes[i] == f->param_size[i];
+	return same;
+}
+
+static void free_module(struct CUmod_st *module)
+{
+	emu_handle_remove(module);
+	while (module->functions) {
+		struct emu_function *f = module->functions;
+		module->functions = f->next;
+		emu_handle_remove(f);
+		free(f);
+	}
+	free(module);
+}
+
+static CUresult load_ptx(struct CUctx_st *ctx, const char *text, struct CUmod_st **out)
+{
+	struct CUmod_st *module;
+	const char *p = text;
+	char word[64];
+
+	/* Cubins and fat binaries hold machine code, which nothing here can run. */
+	if ((unsigned char)text[0] == 0x7f || !strstr(text, ".version")) {
+		emu_say("a module is not PTX text, and the emulated GPU runs nothing else");
+		return CUDA_ERROR_NO_BINARY_FOR_GPU;
+	}
+	module = calloc(1, sizeof(*module));
+	if (!module)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	module->ctx = ctx;
+	emu_handle_add(module, EMU_HANDLE_MODULE);
+	while (*p) {
+		struct emu_function *f;
+		p = next_word(p, word, sizeof(word));
+		if (strcmp(word, ".entry"))
+			continue;
+		f = calloc(1, sizeof(*f));
+		if (!f)
+			break;
+		p = parse_entry(p, f);
+		f->module = module;
+		f->kernel = emu_kernel_find(f->name);
+		f->next = module->functions;
+		module->functions = f;
+		emu_handle_add(f, EMU_HANDLE_FUNCTION);
+		if (f->kernel && !same_parameters(f)) {
+			emu_say(
+			    "kernel %s has other parameters in the PTX than in its host function",
+			    f->name);
+			free_module(module);
+			return CUDA_ERROR_INVALID_PTX;
+		}
+	}
+	*out = module;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuModuleLoadDataEx(CUmodule *out, const void *image, unsigned n,
+				    CUjit_option *options, void **values)
+{
+	struct CUctx_st *ctx;
+	CUresult rc = out && image ? emu_begin_context(&ctx) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	rc = load_ptx(ctx->root, image, out);
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuModuleLoadData(CUmodule *out, const void *image)
+{
+	return cuModuleLoadDataEx(out, image, 0, NULL, NULL);
+}
+
+CUresult CUDAAPI cuModuleLoad(CUmodule *out, const char *path)
+{
+	CUresult rc = CUDA_ERROR_OUT_OF_MEMORY;
+	FILE *f = path ? fopen(path, "re") : NULL;
+	char *text = NULL;
+	size_t room = 0;
+	ssize_t n;
+
+	if (!f)
+		return path ? CUDA_ERROR_FILE_NOT_FOUND : CUDA_ERROR_INVALID_VALUE;
+	n = getdelim(&text, &room, '\0', f);
+	fclose(f);
+	if (n >= 0)
+		rc = cuModuleLoadData(out, text);
+	free(text);
+	return rc;
+}
+
+CUresult CUDAAPI cuModuleUnload(CUmodule module)
+{
+	struct CUctx_st *ctx;
+	CUresult rc = emu_begin_context(&ctx);
+
+	if (rc)
+		return rc;
+	if (emu_handle_is(module, EMU_HANDLE_MODULE)) {
+		emu_wait_context(ctx->root);
+		free_module(module);
+	} else {
+		rc = CUDA_ERROR_INVALID_HANDLE;
+	}
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuModuleGetFunction(CUfunction *out, CUmodule module, const char *name)
+{
+	CUresult rc = out && name ? emu_begin() : CUDA_ERROR_INVALID_VALUE;
+	struct emu_function *f;
+
+	if (rc)
+		return rc;
+	if (!emu_handle_is(module, EMU_HANDLE_MODULE)) {
+		rc = CUDA_ERROR_INVALID_HANDLE;
+	} else {
+		for (f = module->functions; f && strcmp(f->name, name);)
+			f = f->next;
+		if (f)
+			*out = (CUfunction)f;
+		else
+			rc = CUDA_ERROR_NOT_FOUND;
+	}
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuModuleGetGlobal(CUdeviceptr *p, size_t *bytes, CUmodule module, const char *name)
+{
+	CUresult rc = emu_begin();
+
+	if (rc)
+		return rc;
+	rc = emu_handle_is(module, EMU_HANDLE_MODULE) ? CUDA_ERROR_NOT_FOUND
+						      : CUDA_ERROR_INVALID_HANDLE;
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuModuleGetLoadingMode(CUmoduleLoadingMode *mode)
+{
+	if (!mode)
+		return CUDA_ERROR_INVALID_VALUE;
+	*mode = CU_MODULE_EAGER_LOADING;
+	return CUDA_SUCCESS;
+}
+
+/* ---- libraries: modules that belong to no context ---- */
+
+CUresult CUDAAPI cuLibraryLoadData(CUlibrary *out, const void *code, CUjit_option *jit,
+				   void **jit_values, unsigned n_jit, CUlibraryOption *options,
+				   void **values, unsigned n)
+{
+	CUresult rc = out && code ? emu_begin() : CUDA_ERROR_INVALID_VALUE;
+	struct CUmod_st *module;
+
+	if (rc)
+		return rc;
+	rc = load_ptx(NULL, code, &module);
+	if (!rc)
+		*out = (CUlibrary)module;
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuLibraryUnload(CUlibrary library)
+{
+	CUresult rc = emu_begin();
+
+	if (rc)
+		return rc;
+	if (emu_handle_is(library, EMU_HANDLE_MODULE))
+		free_module((struct CUmod_st *)library);
+	else
+		rc = CUDA_ERROR_INVALID_HANDLE;
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuLibraryGetKernel(CUkernel *out, CUlibrary library, const char *name)
+{
+	return cuModuleGetFunction((CUfunction *)out, (CUmodule)library, name);
+}
+
+/* A kernel and its function are one object here. */
+CUresult CUDAAPI cuKernelGetFunction(CUfunction *out, CUkernel kernel)
+{
+	CUresult rc = out ? emu_begin() : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	if (emu_handle_is(kernel, EMU_HANDLE_FUNCTION))
+		*out = (CUfunction)kernel;
+	else
+		rc = CUDA_ERROR_INVALID_HANDLE;
+	emu_exit();
+	return rc;
+}
+
+/* ---- functions ---- */
+
+static CUresult begin_function(const void *handle, struct emu_function **f)
+{
+	CUresult rc = emu_begin();
+
+	if (rc)
+		return rc;
+	*f = (struct emu_function *)(uintptr_t)handle;
+	if (emu_handle_is(handle, EMU_HANDLE_FUNCTION))
+		return CUDA_SUCCESS;
+	emu_exit();
+	return CUDA_ERROR_INVALID_HANDLE;
+}
+
+CUresult CUDAAPI cuFuncGetAttribute(int *value, CUfunction_attribute attribute, CUfunction handle)
+{
+	struct emu_function *f;
+	CUresult rc = value ? begin_function(handle, &f) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	*value = 0;
+	if (attribute < 0 || attribute >= CU_FUNC_ATTRIBUTE_MAX)
+		rc = CUDA_ERROR_INVALID_VALUE;
+	else if (attribute == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)
+		*value = 1024;
+	else if (attribute == CU_FUNC_ATTRIBUTE_NUM_REGS)
+		*value = 32;
+	else if (attribute == CU_FUNC_ATTRIBUTE_PTX_VERSION ||
+		 attribute == CU_FUNC_ATTRIBUTE_BINARY_VERSION)
+		*value = 90;
+	else if (attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+		*value = 49152;
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuFuncSetAttribute(CUfunction handle, CUfunction_attribute attribute, int value)
+{
+	struct emu_function *f;
+	CUresult rc = begin_function(handle, &f);
+
+	if (rc)
+		return rc;
+	if (attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES &&
+	    (value < 0 || value > 232448))
+		rc = CUDA_ERROR_INVALID_VALUE;
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuFuncSetCacheConfig(CUfunction handle, CUfunc_cache config)
+{
+	struct emu_function *f;
+	CUresult rc = begin_function(handle, &f);
+
+	if (!rc)
+		emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuFuncGetName(const char **name, CUfunction handle)
+{
+	struct emu_function *f;
+	CUresult rc = name ? begin_function(handle, &f) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	*name = f->name;
+	emu_exit();
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuFuncGetModule(CUmodule *module, CUfunction handle)
+{
+	struct emu_function *f;
+	CUresult rc = module ? begin_function(handle, &f) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	*module = f->module;
+	emu_exit();
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuFuncGetParamInfo(CUfunction handle, size_t index, size_t *offset, size_t *size)
+{
+	struct emu_function *f;
+	CUresult rc = offset ? begin_function(handle, &f) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	if (index < f->n_params) {
+		*offset = f->param_offset[index];
+		if (size)
+			*size = f->param_size[index];
+	} else {
+		rc = CUDA_ERROR_INVALID_VALUE;
+	}
+	emu_exit();
+	return rc;
+}
+
+/* One block at a time per SM: that is how the emulation runs them. */
+CUresult CUDAAPI cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *n, CUfunction handle,
+								      int block, size_t shared,
+								      unsigned flags)
+{
+	struct emu_function *f;
+	CUresult rc = n && block > 0 ? begin_function(handle, &f) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	*n = block <= 1024 && shared <= 232448;
+	emu_exit();
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, CUfunction handle, int block,
+							     size_t shared)
+{
+	return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(n, handle, block, shared, 0);
+}
+
+CUresult CUDAAPI cuOccupancyMaxPotentialBlockSize(int *grid, int *block, CUfunction handle,
+						  CUoccupancyB2DSize shared_of, size_t shared,
+						  int limit)
+{
+	struct emu_function *f;
+	CUresult rc = grid && block ? begin_function(handle, &f) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	*block = limit > 0 && limit < 1024 ? limit : 1024;
+	*grid = (int)(f->module->ctx ? f->module->ctx->dev->n_visible_sms
+				     : emu.devices[0].n_visible_sms);
+	emu_exit();
+	return CUDA_SUCCESS;
+}
+
+/* ---- launches ---- */
+
+/* CU_LAUNCH_PARAM_BUFFER_POINTER … END: all parameters in one buffer. */
+static const void *buffer_of(void **extra, size_t *size)
+{
+	const void *buffer = NULL;
+
+	*size = 0;
+	for (unsigned i = 0; extra && extra[i] != CU_LAUNCH_PARAM_END && i < 8; i += 2) {
+		if (extra[i] == CU_LAUNCH_PARAM_BUFFER_POINTER)
+			buffer = extra[i + 1];
+		else if (extra[i] == CU_LAUNCH_PARAM_BUFFER_SIZE)
+			*size = *(const size_t *)extra[i + 1];
+	}
+	return buffer;
+}
+
+static CUresult copy_parameters(struct emu_op *op, const struct emu_function *f, void **params,
+				void **extra)
+{
+	size_t size, need = f->n_params
+				? f->param_offset[f->n_params - 1] + f->param_size[f->n_params - 1]
+				: 0;
+	const char *buffer = buffer_of(extra, &size);
+
+	if (!need)
+		return CUDA_SUCCESS;
+	if (!params && (!buffer || size < need))
+		return CUDA_ERROR_INVALID_VALUE;
+	op->u.launch.buffer = malloc(need);
+	if (!op->u.launch.buffer)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	for (unsigned i = 0; i < f->n_params; i++) {
+		char *to = (char *)op->u.launch.buffer + f->param_offset[i];
+		memcpy(to, params ? params[i] : buffer + f->param_offset[i], f->param_size[i]);
+		op->u.launch.run.params[i] = to;
+	}
+	return CUDA_SUCCESS;
+}
+
+static CUresult check_shape(const unsigned grid[3], const unsigned block[3], unsigned shared)
+{
+	uint64_t threads = (uint64_t)block[0] * block[1] * block[2];
+
+	for (unsigned i = 0; i < 3; i++)
+		if (!grid[i] || !block[i])
+			return CUDA_ERROR_INVALID_VALUE;
+	return grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535 || threads > 1024 ||
+		       block[2] > 64 || shared > 232448
+		   ? CUDA_ERROR_INVALID_VALUE
+		   : CUDA_SUCCESS;
+}
+
+static CUresult launch(const void *handle, const unsigned grid[3], const unsigned block[3],
+		       unsigned shared, bool cooperative, CUstream stream, void **params,
+		       void **extra)
+{
+	struct emu_function *f = (struct emu_function *)(uintptr_t)handle;
+	struct CUstream_st *s;
+	CUresult rc = check_shape(grid, block, shared);
+	uint64_t n_blocks = (uint64_t)grid[0] * grid[1] * grid[2];
+	struct emu_op *op;
+
+	rc = rc ? rc : emu_begin_stream(stream, &s);
+	if (rc)
+		return rc;
+	rc = CUDA_ERROR_INVALID_HANDLE;
+	/* A function belongs to the root of its context: green contexts belong to the primary one. */
+	if (!emu_handle_is(f, EMU_HANDLE_FUNCTION) ||
+	    (f->module->ctx && f->module->ctx != s->ctx->root))
+		goto done;
+	rc = CUDA_ERROR_NOT_SUPPORTED;
+	if (!f->kernel) {
+		emu_say("kernel %s: the emulated GPU has no host function of this name", f->name);
+		goto done;
+	}
+	rc = CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+	if (cooperative && n_blocks > emu_sms_count(&s->ctx->sms))
+		goto done;
+	rc = CUDA_ERROR_OUT_OF_MEMORY;
+	op = emu_op_new(EMU_OP_KERNEL, s);
+	if (!op)
+		goto done;
+	op->u.launch.kernel = f->kernel;
+	op->u.launch.n_blocks = n_blocks;
+	memcpy(op->u.launch.run.grid, grid, sizeof(op->u.launch.run.grid));
+	memcpy(op->u.launch.run.block, block, sizeof(op->u.launch.run.block));
+	rc = copy_parameters(op, f, params, extra);
+	if (rc)
+		emu_op_unref(op);
+	else
+		rc = emu_op_submit(op, s);
+done:
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+				unsigned by, unsigned bz, unsigned shared, CUstream stream,
+				void **params, void **extra)
+{
+	return launch(f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared, false, stream,
+		      params, extra);
+}
+EMU_TWIN(cuLaunchKernel_ptsz,
+	 (CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+	  unsigned bz, unsigned sh, CUstream s, void **p, void **e),
+	 cuLaunchKernel(f, gx, gy, gz, bx, by, bz, sh, emu_per_thread(s), p, e))
+
+CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz,
+					   unsigned bx, unsigned by, unsigned bz, unsigned shared,
+					   CUstream stream, void **params)
+{
+	return launch(f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared, true, stream,
+		      params, NULL);
+}
+EMU_TWIN(cuLaunchCooperativeKernel_ptsz,
+	 (CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+	  unsigned bz, unsigned sh, CUstream s, void **p),
+	 cuLaunchCooperativeKernel(f, gx, gy, gz, bx, by, bz, sh, emu_per_thread(s), p))
+
+static CUresult launch_ex(const CUlaunchConfig *c, CUstream stream, CUfunction f, void **params,
+			  void **extra)
+{
+	bool cooperative = false;
+
+	/* Attributes that order or group blocks would be a lie if ignored; hints are not. */
+	for (unsigned i = 0; i < c->numAttrs; i++)
+		switch (c->attrs[i].id) {
+		case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
+			cooperative = c->attrs[i].value.cooperative;
+			break;
+		case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT:
+		case CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT:
+			return CUDA_ERROR_NOT_SUPPORTED;
+		default:
+			break;
+		}
+	return launch(f, (unsigned[]){c->gridDimX, c->gridDimY, c->gridDimZ},
+		      (unsigned[]){c->blockDimX, c->blockDimY, c->blockDimZ}, c->sharedMemBytes,
+		      cooperative, stream, params, extra);
+}
+
+CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **params,
+				  void **extra)
+{
+	return config ? launch_ex(config, config->hStream, f, params, extra)
+		      : CUDA_ERROR_INVALID_VALUE;
+}
+EMU_TWIN(cuLaunchKernelEx_ptsz, (const CUlaunchConfig *c, CUfunction f, void **p, void **e),
+	 c ? launch_ex(c, emu_per_thread(c->hStream), f, p, e) : CUDA_ERROR_INVALID_VALUE)

@@ -1,0 +1,481 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Stand-in for nvidia-cuda-mps-control: the same commands and files, for clients of the emulated GPU.
+ * What the MPS server does for its clients (running their work together, dying together) happens in
+ * the GPU's shared memory; the server process here only has the pid by which it is known.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "tests/emugpu/mps_protocol.h"
+#include "tests/emugpu/shm.h"
+
+enum { CUDA_ERROR_MPS_CLIENT_TERMINATED = 810, ANSWER_SIZE = 65536 };
+
+struct client {
+	int fd; /* -1: free */
+	pid_t pid;
+	uid_t uid;
+	bool served; /* has its server; else it waits for another user's clients to go */
+	bool terminated;
+	char emugpu_dir[PATH_MAX];
+};
+
+static struct client clients[EMU_MPS_CLIENT_MAX];
+static pid_t server;
+static uid_t server_uid;
+static bool multiuser;
+static char pipe_dir[PATH_MAX], log_dir[PATH_MAX];
+static uint64_t quit_at_ns; /* 0: nobody asked to quit */
+
+static const char usage[] =
+    "Usage: nvidia-cuda-mps-control -d | -f [-M]   start the daemon (-f: in the foreground)\n"
+    "       nvidia-cuda-mps-control                commands from standard input\n";
+
+static void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void note(const char *format, ...)
+{
+	char path[PATH_MAX + 16];
+	va_list args;
+	FILE *log;
+
+	snprintf(path, sizeof(path), "%s/control.log", log_dir);
+	log = fopen(path, "ae");
+	if (!log)
+		return;
+	fprintf(log, "[%lld Control %d] ", (long long)time(NULL), (int)getpid());
+	va_start(args, format);
+	vfprintf(log, format, args);
+	va_end(args);
+	fputc('\n', log);
+	fclose(log);
+}
+
+static struct sockaddr_un address_of(const char *dir)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	if (snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s", dir, EMU_MPS_SOCKET) >=
+	    (int)sizeof(address.sun_path)) {
+		fprintf(stderr, "nvidia-cuda-mps-control: %s/%s is too long for a socket's name\n",
+			dir, EMU_MPS_SOCKET);
+		exit(1);
+	}
+	return address;
+}
+
+/* ---- the server process ---- */
+
+static void start_server(uid_t uid)
+{
+	server_uid = uid;
+	server = fork();
+	if (server)
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NAME, "nvidia-cuda-mps-server");
+	signal(SIGTERM, SIG_DFL);
+	for (int fd = 0; fd < 1024; fd++)
+		close(fd);
+	for (;;)
+		pause();
+}
+
+static void stop_server(void)
+{
+	if (server <= 0)
+		return;
+	kill(server, SIGKILL);
+	waitpid(server, NULL, 0);
+	note("server %d exited", (int)server);
+	server = 0;
+}
+
+/* ---- clients ---- */
+
+static unsigned n_served(void)
+{
+	unsigned n = 0;
+
+	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++)
+		n += clients[i].fd >= 0 && clients[i].served;
+	return n;
+}
+
+/* One user at a time, unless the daemon was started with -M. */
+static void serve_waiting(void)
+{
+	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++) {
+		struct client *c = &clients[i];
+		if (c->fd < 0 || c->served)
+			continue;
+		if (server > 0 && !multiuser && server_uid != c->uid) {
+			if (n_served())
+				continue;
+			stop_server();
+		}
+		if (server <= 0) {
+			start_server(c->uid);
+			note("server %d for user %u", (int)server, (unsigned)c->uid);
+		}
+		struct emu_mps_reply reply = {.server_pid = server};
+		c->served =
+		    send(c->fd, &reply, sizeof(reply), MSG_NOSIGNAL) == (ssize_t)sizeof(reply);
+		note("client %d of user %u connected to server %d", (int)c->pid, (unsigned)c->uid,
+		     (int)server);
+	}
+}
+
+/* Do something to every entry of a client's process in the shared memory of its GPUs. */
+static void fault_client(const struct client *c, int fault)
+{
+	struct emu_map map;
+
+	for (unsigned gpu = 0; gpu < EMU_GPUS_MAX && !emu_gpu_open(c->emugpu_dir, gpu, &map);
+	     gpu++) {
+		emu_lock(map.gpu);
+		emu_fault_process(map.gpu, c->pid, fault);
+		emu_unlock(map.gpu);
+		emu_gpu_close(&map);
+	}
+}
+
+static void terminate(struct client *c)
+{
+	fault_client(c, CUDA_ERROR_MPS_CLIENT_TERMINATED);
+	c->terminated = true;
+	note("client %d terminated", (int)c->pid);
+}
+
+/* ---- commands ---- */
+
+static void say(char *answer, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void say(char *answer, const char *format, ...)
+{
+	size_t used = strlen(answer);
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(answer + used, ANSWER_SIZE - used, format, args);
+	va_end(args);
+}
+
+static void name_of(pid_t pid, char *name, size_t size)
+{
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+	snprintf(name, size, "?");
+	f = fopen(path, "re");
+	if (!f)
+		return;
+	if (fgets(name, (int)size, f))
+		name[strcspn(name, "\n")] = '\0';
+	fclose(f);
+}
+
+static void list_clients(char *answer, bool table)
+{
+	char name[64];
+
+	if (table)
+		say(answer, "PID       ID    SERVER    DEVICE             NAMESPACE    COMMAND\n");
+	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++) {
+		const struct client *c = &clients[i];
+		if (c->fd < 0 || !c->served || c->terminated)
+			continue;
+		name_of(c->pid, name, sizeof(name));
+		if (table)
+			say(answer, "%-9d %-5d %-9d %-18s %-12u %s\n", (int)c->pid, i, (int)server,
+			    "GPU-emulated", 0u, name);
+		else
+			say(answer, "%d\n", (int)c->pid);
+	}
+}
+
+static void terminate_command(char *answer, long server_pid, long pid)
+{
+	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++)
+		if (clients[i].fd >= 0 && clients[i].served && !clients[i].terminated &&
+		    clients[i].pid == pid && server_pid == server) {
+			terminate(&clients[i]);
+			return;
+		}
+	say(answer, "Client %ld of server %ld not found\n", pid, server_pid);
+}
+
+static void command(char *text, char *answer)
+{
+	char *rest, *word = strtok_r(text, " \t\n", &rest);
+	char *first = word ? strtok_r(NULL, " \t\n", &rest) : NULL;
+	char *second = first ? strtok_r(NULL, " \t\n", &rest) : NULL;
+
+	if (!word)
+		return;
+	if (!strcmp(word, "get_server_list")) {
+		if (server > 0)
+			say(answer, "%d\n", (int)server);
+	} else if (!strcmp(word, "get_client_list") && first) {
+		if (server > 0 && atol(first) == server)
+			list_clients(answer, false);
+		else
+			say(answer, "Server %s not found\n", first);
+	} else if (!strcmp(word, "ps")) {
+		list_clients(answer, true);
+	} else if (!strcmp(word, "get_server_status") && first) {
+		say(answer,
+		    server > 0 && atol(first) == server ? "ACTIVE\n" : "Server not found\n");
+	} else if (!strcmp(word, "get_default_active_thread_percentage")) {
+		say(answer, "100.0\n");
+	} else if (!strcmp(word, "start_server") && first && !strcmp(first, "-uid") && second) {
+		if (server <= 0)
+			start_server((uid_t)strtoul(second, NULL, 10));
+	} else if (!strcmp(word, "terminate_client") && second) {
+		terminate_command(answer, atol(first), atol(second));
+	} else if (!strcmp(word, "quit")) {
+		/* Waits for the clients to go; -t: ends them after so many seconds. */
+		double wait_s =
+		    first && !strcmp(first, "-t") && second ? strtod(second, NULL) : 1e9;
+		quit_at_ns = emu_now_ns() + (uint64_t)(wait_s * 1e9);
+	} else {
+		say(answer, "Unknown command or wrong arguments: %s\n", word);
+	}
+}
+
+/* ---- the daemon ---- */
+
+static void accept_one(int listener)
+{
+	struct emu_mps_request request;
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+	struct timeval patience = {.tv_sec = 2};
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) ||
+	    recv(fd, &request, sizeof(request), 0) != (ssize_t)sizeof(request)) {
+		close(fd);
+		return;
+	}
+	request.text[sizeof(request.text) - 1] = '\0';
+	if (request.kind == EMU_MPS_COMMAND) {
+		static char answer[ANSWER_SIZE];
+		answer[0] = '\0';
+		command(request.text, answer);
+		send(fd, answer, strlen(answer), MSG_NOSIGNAL);
+		close(fd);
+		return;
+	}
+	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++)
+		if (clients[i].fd < 0) {
+			clients[i] = (struct client){.fd = fd, .pid = peer.pid, .uid = peer.uid};
+			memcpy(clients[i].emugpu_dir, request.text, sizeof(request.text));
+			return;
+		}
+	close(fd);
+}
+
+static volatile sig_atomic_t stopped;
+
+static void stop(int signal_number)
+{
+	(void)signal_number;
+	stopped = 1;
+}
+
+static int serve(int listener)
+{
+	struct pollfd fds[EMU_MPS_CLIENT_MAX + 1];
+
+	while (!stopped) {
+		int n = 0, of[EMU_MPS_CLIENT_MAX + 1];
+		fds[n++] = (struct pollfd){.fd = listener, .events = POLLIN};
+		for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++)
+			if (clients[i].fd >= 0) {
+				of[n] = i;
+				fds[n++] = (struct pollfd){.fd = clients[i].fd, .events = POLLIN};
+			}
+		if (quit_at_ns && (n == 1 || emu_now_ns() >= quit_at_ns))
+			break;
+		if (poll(fds, (nfds_t)n, quit_at_ns ? 20 : -1) < 0)
+			continue;
+		for (int k = 1; k < n; k++)
+			if (fds[k].revents) { /* a client never speaks again: it went */
+				close(clients[of[k]].fd);
+				clients[of[k]].fd = -1;
+			}
+		if (fds[0].revents)
+			accept_one(listener);
+		serve_waiting();
+	}
+	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++)
+		if (clients[i].fd >= 0 && clients[i].served && !clients[i].terminated)
+			terminate(&clients[i]);
+	stop_server();
+	return 0;
+}
+
+static int in_dir(const char *name, char *path, size_t size)
+{
+	return snprintf(path, size, "%s/%s", pipe_dir, name) < (int)size ? 0 : -1;
+}
+
+static int write_pid(void)
+{
+	char path[PATH_MAX + 32];
+	FILE *f;
+
+	in_dir("nvidia-cuda-mps-control.pid", path, sizeof(path));
+	f = fopen(path, "we");
+	if (!f)
+		return -1;
+	fprintf(f, "%d\n", (int)getpid());
+	return fclose(f);
+}
+
+static int detach(void)
+{
+	int ready[2], null;
+	char byte;
+	pid_t child;
+
+	if (pipe2(ready, O_CLOEXEC))
+		return -1;
+	child = fork();
+	if (child < 0)
+		return -1;
+	if (child) {
+		close(ready[1]);
+		_exit(read(ready[0], &byte, 1) == 1 ? 0 : 1);
+	}
+	setsid();
+	child = fork();
+	if (child)
+		_exit(child < 0);
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (int fd = 0; fd < 3; fd++)
+		dup2(null, fd);
+	close(null);
+	if (chdir("/") || write_pid() || write(ready[1], "", 1) != 1)
+		_exit(1);
+	close(ready[0]);
+	close(ready[1]);
+	return 0;
+}
+
+static int run_daemon(bool background)
+{
+	struct sockaddr_un address = address_of(pipe_dir);
+	char pid_path[PATH_MAX + 32];
+	int rc, listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	if (listener < 0)
+		return 1;
+	if (!connect(listener, (struct sockaddr *)&address, sizeof(address))) {
+		fprintf(stderr, "An instance of this daemon is already running\n");
+		close(listener);
+		return 1;
+	}
+	unlink(address.sun_path);
+	/* Every user's programs connect; the directory decides who can. */
+	umask(0);
+	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 128)) {
+		fprintf(stderr, "nvidia-cuda-mps-control: cannot listen on %s: %s\n",
+			address.sun_path, strerror(errno));
+		close(listener);
+		return 1;
+	}
+	umask(022);
+	if (background ? detach() : write_pid()) {
+		fprintf(stderr, "nvidia-cuda-mps-control: cannot start in %s: %s\n", pipe_dir,
+			strerror(errno));
+		close(listener);
+		return 1;
+	}
+	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++)
+		clients[i].fd = -1;
+	sigaction(SIGTERM, &(struct sigaction){.sa_handler = stop}, NULL);
+	sigaction(SIGINT, &(struct sigaction){.sa_handler = stop}, NULL);
+	note("started%s", multiuser ? ", multi-user" : "");
+	rc = serve(listener);
+	unlink(address.sun_path);
+	in_dir("nvidia-cuda-mps-control.pid", pid_path, sizeof(pid_path));
+	unlink(pid_path);
+	close(listener);
+	note("exited");
+	return rc;
+}
+
+static int ask(const char *text)
+{
+	struct sockaddr_un address = address_of(pipe_dir);
+	struct emu_mps_request request = {.kind = EMU_MPS_COMMAND};
+	static char answer[ANSWER_SIZE + 1];
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	ssize_t n;
+
+	snprintf(request.text, sizeof(request.text), "%s", text);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) ||
+	    send(fd, &request, sizeof(request), MSG_NOSIGNAL) != (ssize_t)sizeof(request)) {
+		fprintf(stderr, "Cannot find MPS control daemon process\n");
+		if (fd >= 0)
+			close(fd);
+		return 1;
+	}
+	n = recv(fd, answer, ANSWER_SIZE, 0);
+	close(fd);
+	fwrite(answer, 1, n > 0 ? (size_t)n : 0, stdout);
+	return fflush(stdout) ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+	const char *hang = getenv("EMUGPU_HANG"), *dir = getenv("CUDA_MPS_PIPE_DIRECTORY");
+	const char *logs = getenv("CUDA_MPS_LOG_DIRECTORY");
+	bool background = false, foreground = false;
+	char line[PATH_MAX];
+	int c;
+
+	while (hang && !strcmp(hang, "mps"))
+		pause();
+	snprintf(pipe_dir, sizeof(pipe_dir), "%s", dir && *dir ? dir : EMU_MPS_PIPE_DIRECTORY);
+	snprintf(log_dir, sizeof(log_dir), "%s", logs && *logs ? logs : "/var/log/nvidia-mps");
+	while ((c = getopt(argc, argv, "dfM")) != -1) {
+		if (c == 'd')
+			background = true;
+		else if (c == 'f')
+			foreground = true;
+		else if (c == 'M')
+			multiuser = true;
+		else
+			return fputs(usage, stderr), 1;
+	}
+	if (background || foreground)
+		return run_daemon(background);
+	while (fgets(line, sizeof(line), stdin)) {
+		c = ask(line);
+		if (c)
+			return c;
+	}
+	return 0;
+}

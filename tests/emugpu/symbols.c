@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cuGetProcAddress, and names of errors. */
+#include "tests/emugpu/driver.h"
+
+#include <string.h>
+
+#include "tests/emugpu/twins.h"
+
+/*
+ * What cuGetProcAddress finds: the newest function of a name that is not newer than the CUDA version
+ * asked for.
+ */
+static const struct symbol {
+	const char *name;
+	int since; /* CUDA version */
+	void *function;
+	void *twin; /* with the per-thread default stream; NULL: the same function */
+} symbols[] = {
+    {"cuCtxCreate", 3020, (void *)cuCtxCreate_v2, NULL},
+    {"cuCtxCreate", 11040, (void *)cuCtxCreate_v3, NULL},
+#if CUDA_VERSION >= 12050
+    {"cuCtxCreate", 12050, (void *)cuCtxCreate_v4, NULL},
+#endif
+    {"cuCtxDestroy", 4000, (void *)cuCtxDestroy_v2, NULL},
+    {"cuCtxFromGreenCtx", 12040, (void *)cuCtxFromGreenCtx, NULL},
+    {"cuCtxGetApiVersion", 3020, (void *)cuCtxGetApiVersion, NULL},
+    {"cuCtxGetCacheConfig", 3020, (void *)cuCtxGetCacheConfig, NULL},
+    {"cuCtxGetCurrent", 4000, (void *)cuCtxGetCurrent, NULL},
+    {"cuCtxGetDevResource", 12040, (void *)cuCtxGetDevResource, NULL},
+    {"cuCtxGetDevice", 2000, (void *)cuCtxGetDevice, NULL},
+    {"cuCtxGetFlags", 7000, (void *)cuCtxGetFlags, NULL},
+    {"cuCtxGetId", 12000, (void *)cuCtxGetId, NULL},
+    {"cuCtxGetLimit", 3010, (void *)cuCtxGetLimit, NULL},
+    {"cuCtxGetStreamPriorityRange", 5050, (void *)cuCtxGetStreamPriorityRange, NULL},
+    {"cuCtxPopCurrent", 4000, (void *)cuCtxPopCurrent_v2, NULL},
+    {"cuCtxPushCurrent", 4000, (void *)cuCtxPushCurrent_v2, NULL},
+    {"cuCtxSetCacheConfig", 3020, (void *)cuCtxSetCacheConfig, NULL},
+    {"cuCtxSetCurrent", 4000, (void *)cuCtxSetCurrent, NULL},
+    {"cuCtxSetFlags", 12010, (void *)cuCtxSetFlags, NULL},
+    {"cuCtxSetLimit", 3010, (void *)cuCtxSetLimit, NULL},
+    {"cuCtxSynchronize", 2000, (void *)cuCtxSynchronize, NULL},
+    {"cuDevResourceGenerateDesc", 12040, (void *)cuDevResourceGenerateDesc, NULL},
+    {"cuDevSmResourceSplitByCount", 12040, (void *)cuDevSmResourceSplitByCount, NULL},
+    {"cuDeviceComputeCapability", 2000, (void *)cuDeviceComputeCapability, NULL},
+    {"cuDeviceGet", 2000, (void *)cuDeviceGet, NULL},
+    {"cuDeviceGetAttribute", 2000, (void *)cuDeviceGetAttribute, NULL},
+    {"cuDeviceGetByPCIBusId", 4010, (void *)cuDeviceGetByPCIBusId, NULL},
+    {"cuDeviceGetCount", 2000, (void *)cuDeviceGetCount, NULL},
+    {"cuDeviceGetDevResource", 12040, (void *)cuDeviceGetDevResource, NULL},
+    {"cuDeviceGetName", 2000, (void *)cuDeviceGetName, NULL},
+    {"cuDeviceGetPCIBusId", 4010, (void *)cuDeviceGetPCIBusId, NULL},
+    {"cuDeviceGetUuid", 9020, (void *)cuDeviceGetUuid, NULL},
+    {"cuDeviceGetUuid", 11040, (void *)cuDeviceGetUuid_v2, NULL},
+    {"cuDevicePrimaryCtxGetState", 7000, (void *)cuDevicePrimaryCtxGetState, NULL},
+    {"cuDevicePrimaryCtxRelease", 7000, (void *)cuDevicePrimaryCtxRelease, NULL},
+    {"cuDevicePrimaryCtxRelease", 11000, (void *)cuDevicePrimaryCtxRelease_v2, NULL},
+    {"cuDevicePrimaryCtxReset", 7000, (void *)cuDevicePrimaryCtxReset, NULL},
+    {"cuDevicePrimaryCtxReset", 11000, (void *)cuDevicePrimaryCtxReset_v2, NULL},
+    {"cuDevicePrimaryCtxRetain", 7000, (void *)cuDevicePrimaryCtxRetain, NULL},
+    {"cuDevicePrimaryCtxSetFlags", 7000, (void *)cuDevicePrimaryCtxSetFlags, NULL},
+    {"cuDevicePrimaryCtxSetFlags", 11000, (void *)cuDevicePrimaryCtxSetFlags_v2, NULL},
+    {"cuDeviceTotalMem", 3020, (void *)cuDeviceTotalMem_v2, NULL},
+    {"cuDriverGetVersion", 2000, (void *)cuDriverGetVersion, NULL},
+    {"cuEventCreate", 2000, (void *)cuEventCreate, NULL},
+    {"cuEventDestroy", 4000, (void *)cuEventDestroy_v2, NULL},
+    {"cuEventElapsedTime", 2000, (void *)cuEventElapsedTime, NULL},
+    {"cuEventElapsedTime", 12080, (void *)cuEventElapsedTime_v2, NULL},
+    {"cuEventQuery", 2000, (void *)cuEventQuery, NULL},
+    {"cuEventRecord", 2000, (void *)cuEventRecord, (void *)cuEventRecord_ptsz},
+    {"cuEventRecordWithFlags", 11010, (void *)cuEventRecordWithFlags,
+     (void *)cuEventRecordWithFlags_ptsz},
+    {"cuEventSynchronize", 2000, (void *)cuEventSynchronize, NULL},
+    {"cuFuncGetAttribute", 2000, (void *)cuFuncGetAttribute, NULL},
+    {"cuFuncGetModule", 11000, (void *)cuFuncGetModule, NULL},
+    {"cuFuncGetName", 12030, (void *)cuFuncGetName, NULL},
+    {"cuFuncGetParamInfo", 12040, (void *)cuFuncGetParamInfo, NULL},
+    {"cuFuncSetAttribute", 9000, (void *)cuFuncSetAttribute, NULL},
+    {"cuFuncSetCacheConfig", 3000, (void *)cuFuncSetCacheConfig, NULL},
+    {"cuGetErrorName", 6000, (void *)cuGetErrorName, NULL},
+    {"cuGetErrorString", 6000, (void *)cuGetErrorString, NULL},
+    {"cuGetExportTable", 3000, (void *)cuGetExportTable, NULL},
+    {"cuGetProcAddress", 11030, (void *)cuGetProcAddress, NULL},
+    {"cuGetProcAddress", 12000, (void *)cuGetProcAddress_v2, NULL},
+    {"cuGreenCtxCreate", 12040, (void *)cuGreenCtxCreate, NULL},
+    {"cuGreenCtxDestroy", 12040, (void *)cuGreenCtxDestroy, NULL},
+    {"cuGreenCtxGetDevResource", 12040, (void *)cuGreenCtxGetDevResource, NULL},
+    {"cuGreenCtxRecordEvent", 12040, (void *)cuGreenCtxRecordEvent, NULL},
+    {"cuGreenCtxStreamCreate", 12050, (void *)cuGreenCtxStreamCreate, NULL},
+    {"cuGreenCtxWaitEvent", 12040, (void *)cuGreenCtxWaitEvent, NULL},
+    {"cuInit", 2000, (void *)cuInit, NULL},
+    {"cuKernelGetFunction", 12000, (void *)cuKernelGetFunction, NULL},
+    {"cuLaunchCooperativeKernel", 9000, (void *)cuLaunchCooperativeKernel,
+     (void *)cuLaunchCooperativeKernel_ptsz},
+    {"cuLaunchHostFunc", 10000, (void *)cuLaunchHostFunc, (void *)cuLaunchHostFunc_ptsz},
+    {"cuLaunchKernel", 4000, (void *)cuLaunchKernel, (void *)cuLaunchKernel_ptsz},
+    {"cuLaunchKernelEx", 11060, (void *)cuLaunchKernelEx, (void *)cuLaunchKernelEx_ptsz},
+    {"cuLibraryGetKernel", 12000, (void *)cuLibraryGetKernel, NULL},
+    {"cuLibraryLoadData", 12000, (void *)cuLibraryLoadData, NULL},
+    {"cuLibraryUnload", 12000, (void *)cuLibraryUnload, NULL},
+    {"cuMemAlloc", 3020, (void *)cuMemAlloc_v2, NULL},
+    {"cuMemAllocAsync", 11020, (void *)cuMemAllocAsync, (void *)cuMemAllocAsync_ptsz},
+    {"cuMemAllocHost", 3020, (void *)cuMemAllocHost_v2, NULL},
+    {"cuMemAllocManaged", 6000, (void *)cuMemAllocManaged, NULL},
+    {"cuMemAllocPitch", 3020, (void *)cuMemAllocPitch_v2, NULL},
+    {"cuMemFree", 3020, (void *)cuMemFree_v2, NULL},
+    {"cuMemFreeAsync", 11020, (void *)cuMemFreeAsync, (void *)cuMemFreeAsync_ptsz},
+    {"cuMemFreeHost", 2000, (void *)cuMemFreeHost, NULL},
+    {"cuMemGetAddressRange", 3020, (void *)cuMemGetAddressRange_v2, NULL},
+    {"cuMemGetInfo", 3020, (void *)cuMemGetInfo_v2, NULL},
+    {"cuMemHostAlloc", 2000, (void *)cuMemHostAlloc, NULL},
+    {"cuMemHostGetDevicePointer", 3020, (void *)cuMemHostGetDevicePointer_v2, NULL},
+    {"cuMemHostGetFlags", 2000, (void *)cuMemHostGetFlags, NULL},
+    {"cuMemHostRegister", 6050, (void *)cuMemHostRegister_v2, NULL},
+    {"cuMemHostUnregister", 4000, (void *)cuMemHostUnregister, NULL},
+    {"cuMemcpy", 4000, (void *)cuMemcpy, (void *)cuMemcpy_ptds},
+    {"cuMemcpyAsync", 4000, (void *)cuMemcpyAsync, (void *)cuMemcpyAsync_ptsz},
+    {"cuMemcpyDtoD", 3020, (void *)cuMemcpyDtoD_v2, (void *)cuMemcpyDtoD_v2_ptds},
+    {"cuMemcpyDtoDAsync", 3020, (void *)cuMemcpyDtoDAsync_v2, (void *)cuMemcpyDtoDAsync_v2_ptsz},
+    {"cuMemcpyDtoH", 3020, (void *)cuMemcpyDtoH_v2, (void *)cuMemcpyDtoH_v2_ptds},
+    {"cuMemcpyDtoHAsync", 3020, (void *)cuMemcpyDtoHAsync_v2, (void *)cuMemcpyDtoHAsync_v2_ptsz},
+    {"cuMemcpyHtoD", 3020, (void *)cuMemcpyHtoD_v2, (void *)cuMemcpyHtoD_v2_ptds},
+    {"cuMemcpyHtoDAsync", 3020, (void *)cuMemcpyHtoDAsync_v2, (void *)cuMemcpyHtoDAsync_v2_ptsz},
+    {"cuMemsetD16", 3020, (void *)cuMemsetD16_v2, (void *)cuMemsetD16_v2_ptds},
+    {"cuMemsetD16Async", 3020, (void *)cuMemsetD16Async, (void *)cuMemsetD16Async_ptsz},
+    {"cuMemsetD2D16", 3020, (void *)cuMemsetD2D16_v2, (void *)cuMemsetD2D16_v2_ptds},
+    {"cuMemsetD2D16Async", 3020, (void *)cuMemsetD2D16Async, (void *)cuMemsetD2D16Async_ptsz},
+    {"cuMemsetD2D32", 3020, (void *)cuMemsetD2D32_v2, (void *)cuMemsetD2D32_v2_ptds},
+    {"cuMemsetD2D32Async", 3020, (void *)cuMemsetD2D32Async, (void *)cuMemsetD2D32Async_ptsz},
+    {"cuMemsetD2D8", 3020, (void *)cuMemsetD2D8_v2, (void *)cuMemsetD2D8_v2_ptds},
+    {"cuMemsetD2D8Async", 3020, (void *)cuMemsetD2D8Async, (void *)cuMemsetD2D8Async_ptsz},
+    {"cuMemsetD32", 3020, (void *)cuMemsetD32_v2, (void *)cuMemsetD32_v2_ptds},
+    {"cuMemsetD32Async", 3020, (void *)cuMemsetD32Async, (void *)cuMemsetD32Async_ptsz},
+    {"cuMemsetD8", 3020, (void *)cuMemsetD8_v2, (void *)cuMemsetD8_v2_ptds},
+    {"cuMemsetD8Async", 3020, (void *)cuMemsetD8Async, (void *)cuMemsetD8Async_ptsz},
+    {"cuModuleGetFunction", 2000, (void *)cuModuleGetFunction, NULL},
+    {"cuModuleGetGlobal", 3020, (void *)cuModuleGetGlobal_v2, NULL},
+    {"cuModuleGetLoadingMode", 11070, (void *)cuModuleGetLoadingMode, NULL},
+    {"cuModuleLoad", 2000, (void *)cuModuleLoad, NULL},
+    {"cuModuleLoadData", 2000, (void *)cuModuleLoadData, NULL},
+    {"cuModuleLoadDataEx", 2000, (void *)cuModuleLoadDataEx, NULL},
+    {"cuModuleUnload", 2000, (void *)cuModuleUnload, NULL},
+    {"cuOccupancyMaxActiveBlocksPerMultiprocessor", 6050,
+     (void *)cuOccupancyMaxActiveBlocksPerMultiprocessor, NULL},
+    {"cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags", 7000,
+     (void *)cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags, NULL},
+    {"cuOccupancyMaxPotentialBlockSize", 6050, (void *)cuOccupancyMaxPotentialBlockSize, NULL},
+    {"cuPointerGetAttribute", 4000, (void *)cuPointerGetAttribute, NULL},
+    {"cuStreamAddCallback", 5000, (void *)cuStreamAddCallback, (void *)cuStreamAddCallback_ptsz},
+    {"cuStreamBeginCapture", 10010, (void *)cuStreamBeginCapture_v2,
+     (void *)cuStreamBeginCapture_v2_ptsz},
+    {"cuStreamCreate", 2000, (void *)cuStreamCreate, NULL},
+    {"cuStreamCreateWithPriority", 5050, (void *)cuStreamCreateWithPriority, NULL},
+    {"cuStreamDestroy", 4000, (void *)cuStreamDestroy_v2, NULL},
+    {"cuStreamGetCtx", 9020, (void *)cuStreamGetCtx, (void *)cuStreamGetCtx_ptsz},
+    {"cuStreamGetCtx", 12050, (void *)cuStreamGetCtx_v2, (void *)cuStreamGetCtx_v2_ptsz},
+#if CUDA_VERSION >= 12080
+    {"cuStreamGetDevice", 12080, (void *)cuStreamGetDevice, (void *)cuStreamGetDevice_ptsz},
+#endif
+    {"cuStreamGetFlags", 5050, (void *)cuStreamGetFlags, (void *)cuStreamGetFlags_ptsz},
+    {"cuStreamGetGreenCtx", 12040, (void *)cuStreamGetGreenCtx, NULL},
+    {"cuStreamGetId", 12000, (void *)cuStreamGetId, (void *)cuStreamGetId_ptsz},
+    {"cuStreamGetPriority", 5050, (void *)cuStreamGetPriority, (void *)cuStreamGetPriority_ptsz},
+    {"cuStreamIsCapturing", 10000, (void *)cuStreamIsCapturing, (void *)cuStreamIsCapturing_ptsz},
+    {"cuStreamQuery", 2000, (void *)cuStreamQuery, (void *)cuStreamQuery_ptsz},
+    {"cuStreamSynchronize", 2000, (void *)cuStreamSynchronize, (void *)cuStreamSynchronize_ptsz},
+    {"cuStreamWaitEvent", 3020, (void *)cuStreamWaitEvent, (void *)cuStreamWaitEvent_ptsz},
+    {"cuStreamWaitValue32", 11070, (void *)cuStreamWaitValue32_v2,
+     (void *)cuStreamWaitValue32_v2_ptsz},
+    {"cuStreamWaitValue64", 11070, (void *)cuStreamWaitValue64_v2,
+     (void *)cuStreamWaitValue64_v2_ptsz},
+    {"cuStreamWriteValue32", 11070, (void *)cuStreamWriteValue32_v2,
+     (void *)cuStreamWriteValue32_v2_ptsz},
+    {"cuStreamWriteValue64", 11070, (void *)cuStreamWriteValue64_v2,
+     (void *)cuStreamWriteValue64_v2_ptsz},
+};
+
+CUresult CUDAAPI cuGetProcAddress_v2(const char *name, void **function, int version,
+				     cuuint64_t flags, CUdriverProcAddressQueryResult *status)
+{
+	CUdriverProcAddressQueryResult found = CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+	const struct symbol *best = NULL;
+
+	if (!name || !function || flags & ~3u)
+		return CUDA_ERROR_INVALID_VALUE;
+	*function = NULL;
+	for (size_t i = 0; i < sizeof(symbols) / sizeof(*symbols); i++) {
+		if (strcmp(symbols[i].name, name))
+			continue;
+		if (symbols[i].since <= version && (!best || symbols[i].since > best->since))
+			best = &symbols[i];
+		else if (!best)
+			found = CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT;
+	}
+	if (best) {
+		bool twin = flags & CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM && best->twin;
+		*function = twin ? best->twin : best->function;
+		found = CU_GET_PROC_ADDRESS_SUCCESS;
+	}
+	if (status)
+		*status = found;
+	return best || status ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+
+CUresult CUDAAPI cuGetProcAddress(const char *name, void **function, int version, cuuint64_t flags)
+{
+	return cuGetProcAddress_v2(name, function, version, flags, NULL);
+}
+
+/* The private tables through which the CUDA runtime reaches the driver do not exist here. */
+CUresult CUDAAPI cuGetExportTable(const void **table, const CUuuid *id)
+{
+	if (!table || !id)
+		return CUDA_ERROR_INVALID_VALUE;
+	*table = NULL;
+	return CUDA_ERROR_NOT_FOUND;
+}
+
+static const struct error {
+	int value;
+	const char *name, *text;
+} errors[] = {
+    {0, "CUDA_SUCCESS", "no error"},
+    {1, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+    {2, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {3, "CUDA_ERROR_NOT_INITIALIZED", "initialization error"},
+    {4, "CUDA_ERROR_DEINITIALIZED", NULL},
+    {5, "CUDA_ERROR_PROFILER_DISABLED", NULL},
+    {6, "CUDA_ERROR_PROFILER_NOT_INITIALIZED", NULL},
+    {7, "CUDA_ERROR_PROFILER_ALREADY_STARTED", NULL},
+    {8, "CUDA_ERROR_PROFILER_ALREADY_STOPPED", NULL},
+    {34, "CUDA_ERROR_STUB_LIBRARY", NULL},
+    {36, "CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER", NULL},
+    {46, "CUDA_ERROR_DEVICE_UNAVAILABLE", NULL},
+    {100, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
+    {101, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {102, "CUDA_ERROR_DEVICE_NOT_LICENSED", NULL},
+    {200, "CUDA_ERROR_INVALID_IMAGE", NULL},
+    {201, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
+    {202, "CUDA_ERROR_CONTEXT_ALREADY_CURRENT", NULL},
+    {205, "CUDA_ERROR_MAP_FAILED", NULL},
+    {206, "CUDA_ERROR_UNMAP_FAILED", NULL},
+    {207, "CUDA_ERROR_ARRAY_IS_MAPPED", NULL},
+    {208, "CUDA_ERROR_ALREADY_MAPPED", NULL},
+    {209, "CUDA_ERROR_NO_BINARY_FOR_GPU",
+     "no kernel image is available for execution on the device"},
+    {210, "CUDA_ERROR_ALREADY_ACQUIRED", NULL},
+    {211, "CUDA_ERROR_NOT_MAPPED", NULL},
+    {212, "CUDA_ERROR_NOT_MAPPED_AS_ARRAY", NULL},
+    {213, "CUDA_ERROR_NOT_MAPPED_AS_POINTER", NULL},
+    {214, "CUDA_ERROR_ECC_UNCORRECTABLE", NULL},
+    {215, "CUDA_ERROR_UNSUPPORTED_LIMIT", NULL},
+    {216, "CUDA_ERROR_CONTEXT_ALREADY_IN_USE", NULL},
+    {217, "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED", NULL},
+    {218, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
+    {219, "CUDA_ERROR_INVALID_GRAPHICS_CONTEXT", NULL},
+    {220, "CUDA_ERROR_NVLINK_UNCORRECTABLE", NULL},
+    {221, "CUDA_ERROR_JIT_COMPILER_NOT_FOUND", NULL},
+    {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", NULL},
+    {223, "CUDA_ERROR_JIT_COMPILATION_DISABLED", NULL},
+    {224, "CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY", NULL},
+    {225, "CUDA_ERROR_UNSUPPORTED_DEVSIDE_SYNC", NULL},
+    {226, "CUDA_ERROR_CONTAINED", NULL},
+    {300, "CUDA_ERROR_INVALID_SOURCE", NULL},
+    {301, "CUDA_ERROR_FILE_NOT_FOUND", "file not found"},
+    {302, "CUDA_ERROR_SHARED_OBJECT_SYMBOL_NOT_FOUND", NULL},
+    {303, "CUDA_ERROR_SHARED_OBJECT_INIT_FAILED", NULL},
+    {304, "CUDA_ERROR_OPERATING_SYSTEM", NULL},
+    {400, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
+    {401, "CUDA_ERROR_ILLEGAL_STATE", NULL},
+    {402, "CUDA_ERROR_LOSSY_QUERY", NULL},
+    {500, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {600, "CUDA_ERROR_NOT_READY", "device not ready"},
+    {700, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", NULL},
+    {702, "CUDA_ERROR_LAUNCH_TIMEOUT", NULL},
+    {703, "CUDA_ERROR_LAUNCH_INCOMPATIBLE_TEXTURING", NULL},
+    {704, "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED", NULL},
+    {705, "CUDA_ERROR_PEER_ACCESS_NOT_ENABLED", NULL},
+    {708, "CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE", NULL},
+    {709, "CUDA_ERROR_CONTEXT_IS_DESTROYED", "context is destroyed"},
+    {710, "CUDA_ERROR_ASSERT", NULL},
+    {711, "CUDA_ERROR_TOO_MANY_PEERS", NULL},
+    {712, "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
+     "part or all of the requested memory range is already mapped"},
+    {713, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
+     "pointer does not correspond to a registered memory region"},
+    {714, "CUDA_ERROR_HARDWARE_STACK_ERROR", NULL},
+    {715, "CUDA_ERROR_ILLEGAL_INSTRUCTION", NULL},
+    {716, "CUDA_ERROR_MISALIGNED_ADDRESS", NULL},
+    {717, "CUDA_ERROR_INVALID_ADDRESS_SPACE", NULL},
+    {718, "CUDA_ERROR_INVALID_PC", NULL},
+    {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {720, "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE", "too many blocks in cooperative launch"},
+    {721, "CUDA_ERROR_TENSOR_MEMORY_LEAK", NULL},
+    {800, "CUDA_ERROR_NOT_PERMITTED", "operation not permitted"},
+    {801, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
+    {802, "CUDA_ERROR_SYSTEM_NOT_READY", NULL},
+    {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", NULL},
+    {804, "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE", NULL},
+    {805, "CUDA_ERROR_MPS_CONNECTION_FAILED",
+     "MPS client failed to connect to the MPS control daemon or the MPS server"},
+    {806, "CUDA_ERROR_MPS_RPC_FAILURE", NULL},
+    {807, "CUDA_ERROR_MPS_SERVER_NOT_READY", NULL},
+    {808, "CUDA_ERROR_MPS_MAX_CLIENTS_REACHED",
+     "the hardware resources required to support more MPS clients are exhausted"},
+    {809, "CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED", NULL},
+    {810, "CUDA_ERROR_MPS_CLIENT_TERMINATED", "the MPS client was terminated"},
+    {811, "CUDA_ERROR_CDP_NOT_SUPPORTED", NULL},
+    {812, "CUDA_ERROR_CDP_VERSION_MISMATCH", NULL},
+    {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", NULL},
+    {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", NULL},
+    {902, "CUDA_ERROR_STREAM_CAPTURE_MERGE", NULL},
+    {903, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", NULL},
+    {904, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", NULL},
+    {905, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", NULL},
+    {906, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", NULL},
+    {907, "CUDA_ERROR_CAPTURED_EVENT", NULL},
+    {908, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", NULL},
+    {909, "CUDA_ERROR_TIMEOUT", NULL},
+    {910, "CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE", NULL},
+    {911, "CUDA_ERROR_EXTERNAL_DEVICE", NULL},
+    {912, "CUDA_ERROR_INVALID_CLUSTER_SIZE", NULL},
+    {913, "CUDA_ERROR_FUNCTION_NOT_LOADED", NULL},
+    {914, "CUDA_ERROR_INVALID_RESOURCE_TYPE", "invalid resource type"},
+    {915, "CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION", "invalid resource configuration"},
+    {916, "CUDA_ERROR_KEY_ROTATION", NULL},
+    {999, "CUDA_ERROR_UNKNOWN", "unknown error"},
+};
+
+static const struct error *find_error(CUresult error)
+{
+	for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++)
+		if (errors[i].value == (int)error)
+			return &errors[i];
+	return NULL;
+}
+
+CUresult CUDAAPI cuGetErrorName(CUresult error, const char **name)
+{
+	const struct error *e = find_error(error);
+
+	if (!name)
+		return CUDA_ERROR_INVALID_VALUE;
+	*name = e ? e->name : NULL;
+	return e ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult CUDAAPI cuGetErrorString(CUresult error, const char **text)
+{
+	const struct error *e = find_error(error);
+
+	if (!text)
+		return CUDA_ERROR_INVALID_VALUE;
+	*text = !e ? NULL : e->text ? e->text : e->name;
+	return e ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
