@@ -166,21 +166,27 @@ static void remove_dead(struct ds_ledger_state *state, int (*alive)(const struct
 	}
 }
 
+/* Whose each program is; NULL when its resident is gone. */
+static void find_owners(struct ds_ledger_state *state, const struct ds_ledger_resident **owners)
+{
+	for (uint32_t i = 0; i < state->n_programs; i++)
+		owners[i] = ds_ledger_find(state, state->programs[i].resident);
+}
+
 /* Groups that programs of others than `resident`, and of those it shares with in time, may use. */
-static struct ds_groups used_by_others(struct ds_ledger_state *state,
+static struct ds_groups used_by_others(const struct ds_ledger_state *state,
+				       const struct ds_ledger_resident *const *owners,
 				       const struct ds_ledger_resident *resident)
 {
 	struct ds_groups used = {{0, 0}};
 
 	for (uint32_t i = 0; i < state->n_programs; i++) {
-		const struct ds_ledger_program *p = &state->programs[i];
-		const struct ds_ledger_resident *owner = ds_ledger_find(state, p->resident);
-		struct ds_groups groups = p->groups;
+		struct ds_groups groups = state->programs[i].groups;
 
-		if (owner == resident)
+		if (owners[i] == resident)
 			continue;
-		if (owner && resident->weight_milli < 1000 && owner->weight_milli < 1000)
-			groups = ds_groups_difference(groups, owner->planned);
+		if (owners[i] && resident->weight_milli < 1000 && owners[i]->weight_milli < 1000)
+			groups = ds_groups_difference(groups, owners[i]->planned);
 		used = ds_groups_union(used, groups);
 	}
 	return used;
@@ -193,6 +199,7 @@ int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds
 	uint32_t wish_milli[DS_RESIDENTS_MAX];
 	struct ds_plan_resident wanted[DS_RESIDENTS_MAX];
 	struct ds_plan_partition partitions[DS_RESIDENTS_MAX];
+	const struct ds_ledger_resident *owners[DS_PROGRAMS_MAX];
 
 	remove_dead(state, alive);
 	for (uint32_t i = 0; i < state->n_residents; i++) {
@@ -214,9 +221,10 @@ int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds
 		state->residents[i].planned = partitions[i].groups;
 		state->residents[i].weight_milli = partitions[i].weight_milli;
 	}
+	find_owners(state, owners);
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		struct ds_ledger_resident *r = &state->residents[i];
-		struct ds_groups blocked = used_by_others(state, r);
+		struct ds_groups blocked = used_by_others(state, owners, r);
 
 		/* What it held before nobody was let into, unless it shared it in time then. */
 		blocked = ds_groups_difference(blocked, r->held);

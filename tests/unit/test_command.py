@@ -47,15 +47,16 @@ def test_version():
 @pytest.mark.parametrize("arguments", [["--help"], ["help"]])
 def test_help_names_every_command(arguments):
     text = detshare(*arguments)
-    for command in ("status", "plan"):
+    for command in ("status", "plan", "run"):
         assert f"\n  {command} " in text
 
 
-@pytest.mark.parametrize("command", ["status", "plan"])
+@pytest.mark.parametrize("command", ["status", "plan", "run"])
 def test_help_of_a_command(command):
     text = detshare("help", command)
     assert text.startswith(f"Usage: detshare {command} ")
-    assert "--json" in text
+    assert "--help" in text
+    assert ("--json" in text) == (command != "run")
     assert detshare(command, "--help") == text
     assert detshare(command, "--version").startswith("detshare ")
 
@@ -63,7 +64,7 @@ def test_help_of_a_command(command):
 @pytest.mark.parametrize("arguments", [["foo"], ["help", "foo"], ["foo", "--json"], ["--", "foo"]])
 def test_unknown_command(arguments):
     line = one_line(detshare(*arguments, status=2))
-    assert line.startswith('detshare: no command "foo"; there are status, plan')
+    assert line.startswith('detshare: no command "foo"; there are status, plan, run')
 
 
 def test_no_command():
