@@ -69,7 +69,8 @@ def per_file(files: list, output: str, top: Path) -> Results:
     results = Results()
     for file in files:
         name = str(file.relative_to(top))
-        found = re.findall(rf"(?m)^(?:.*/)?{re.escape(name)}:\d+.*$", output)
+        found = [line for line in re.findall(rf"(?m)^(?:.*/)?{re.escape(name)}:\d+.*$", output)
+                 if ": note: " not in line]
         if found:
             results.fail(f"{found[0]}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
         else:

@@ -28,11 +28,24 @@ def demonstrate(cluster: Cluster) -> None:
         raise
 
 
+def groups(text: str) -> set:
+    """SM groups as `detshare status` writes them: "0-7+rest", "0,2-4", "none"."""
+    found = set()
+    for word in text.replace("+", ",").split(","):
+        first, _, last = word.partition("-")
+        if first.isdigit():
+            found.update(range(int(first), int(last or first) + 1))
+        elif word != "none":
+            found.add(word)
+    return found
+
+
 class _Demonstration:
     def __init__(self, cluster: Cluster):
         self._cluster = cluster
         self._node = cluster.nodes[0]
         self._program = cluster.build / "tests" / "gpu" / "gpuwork"
+        self._sms = {}
 
     def two_halves(self) -> list:
         self._title("Two jobs, half a GPU each")
@@ -60,7 +73,8 @@ class _Demonstration:
         found = {}
         for gpu in json.loads(self._status("--json").stdout)["gpus"]:
             for resident in gpu["residents"]:
-                found[resident["job_id"]] = (gpu["uuid"], set(resident["groups"]))
+                found[resident["job_id"]] = (gpu["uuid"], groups(resident["groups_held"]))
+                self._sms[resident["job_id"]] = resident["sms"]
         (first_gpu, first), (second_gpu, second) = (found.get(job, ("", set())) for job in halves)
         if first_gpu != second_gpu or not first_gpu:
             raise ClusterError(f"jobs {halves} are not on one GPU: {first_gpu} and {second_gpu}")
@@ -83,11 +97,15 @@ class _Demonstration:
         self._until("all three jobs end", lambda: all(self._state(job) == "COMPLETED" for job in jobs), 60)
         for job in halves:
             text = (self._cluster.layout.work / f"{job}.out").read_text()
-            print(f"job {job}: {text.strip()}")
             try:
                 said = json.loads(text)
             except ValueError:
-                raise ClusterError(f"job {job} printed no JSON line") from None
+                raise ClusterError(f"job {job} printed no JSON line: {text.strip()}") from None
+            used = len(said["smids"])
+            print(f"job {job}: {said['command']} on {said['device']}, which it sees with {said['sms']} SMs: "
+                  f"{said['launches']} kernels in {said['seconds']:.1f} s, on {used} SMs")
+            if not said["launches"] or not 0 < used <= self._sms[job]:
+                raise ClusterError(f"job {job} ran on {used} SMs, but holds {self._sms[job]}")
             if self._cluster.host.kind == "emulated" and "mulated" not in said["device"]:
                 raise ClusterError(f"job {job} does not say that its GPU is emulated")
 
@@ -96,7 +114,7 @@ class _Demonstration:
         jobs = ",".join(str(job) for job in halves)
         rows = self._until("accounting has both halves", lambda: self._usage(jobs), ARRIVAL_S)
         print(self._cluster.run("sacct", "-X", "-j", jobs, "-o",
-                                "JobID,State,AllocTRES%75").stdout.rstrip())
+                                "JobID,State,AllocTRES%90").stdout.rstrip())
         for job, tres, line in rows:
             if SHARE not in tres.split(","):
                 raise ClusterError(f"AllocTRES of job {job} is {tres}, without {SHARE}")

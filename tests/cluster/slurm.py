@@ -4,6 +4,8 @@
 import json
 import time
 
+from cluster.demonstration import groups
+
 RUN_S = 30
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL")
 
@@ -96,7 +98,7 @@ class Slurm:
 
     def residents(self, node) -> dict:
         """The residents of a node's ledgers by job number: uuid, class, share_milli, held (a set)."""
-        return {resident["job_id"]: {**resident, "uuid": gpu["uuid"], "held": set(resident["held"])}
+        return {resident["job_id"]: {**resident, "uuid": gpu["uuid"], "held": groups(resident["groups_held"])}
                 for gpu in self.status(node) for resident in gpu["residents"]}
 
     def sacct(self, job, *fields, steps=False) -> list:
