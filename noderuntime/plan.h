@@ -29,14 +29,14 @@
 enum { DS_RESIDENTS_MAX = 64 };
 
 struct ds_plan_resident {
-	uint32_t share_milli;   /* guaranteed, 1..1000 */
-	uint32_t wish_milli;    /* what the policy wishes for it, 0..1000 */
-	struct ds_groups held;  /* what it holds now; a hint for stability, never a right */
+	uint32_t share_milli;  /* guaranteed, 1..1000 */
+	uint32_t wish_milli;   /* what the policy wishes for it, 0..1000 */
+	struct ds_groups held; /* what it holds now; a hint for stability, never a right */
 };
 
 struct ds_plan_partition {
 	struct ds_groups groups; /* never empty, never the GPU's remainder alone */
-	uint32_t weight_milli;   /* 1000: alone in its groups; less: its part of the one it shares */
+	uint32_t weight_milli; /* 1000: alone in its groups; less: its part of the one it shares */
 };
 
 /*
