@@ -21,6 +21,12 @@ enum {
 	SEEN_MAX = 4 * (DS_CLASSES_MAX + 1),
 };
 
+/*
+ * libconfuse takes a file that ends inside a class, a comment or a string, as one does that is being
+ * written. So a last option is put behind the text, and has to arrive.
+ */
+#define LAST_OPTION "detshare_conf_ends_here"
+
 static const struct ds_class built_in_classes[] = {
     {"latency", DS_KIND_LATENCY, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX},
     {"throughput", DS_KIND_THROUGHPUT, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX},
@@ -238,6 +244,7 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	    CFG_STR("default_class", NULL, CFGF_NODEFAULT),
 	    CFG_BOOL("allow_raw_shard", cfg_false, CFGF_NODEFAULT),
 	    CFG_STR("isolation", NULL, CFGF_NODEFAULT),
+	    CFG_BOOL(LAST_OPTION, cfg_false, CFGF_NODEFAULT),
 	    CFG_SEC("class", class_options, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
 	    CFG_END(),
 	};
@@ -249,12 +256,18 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	cfg_set_error_function(cfg, on_error);
 	cfg_set_validate_func(cfg, "default_class", check_class_name);
 	cfg_set_validate_func(cfg, "allow_raw_shard", check_flag);
+	cfg_set_validate_func(cfg, LAST_OPTION, check_flag);
 	cfg_set_validate_func(cfg, "isolation", check_isolation);
 	cfg_set_validate_func(cfg, "class|kind", check_kind);
 	cfg_set_validate_func(cfg, "class|min_share", check_share);
 	cfg_set_validate_func(cfg, "class|max_share", check_share);
 
-	if (cfg_parse_buf(cfg, text) != CFG_SUCCESS) {
+	bool parsed = cfg_parse_buf(cfg, text) == CFG_SUCCESS;
+	if (parsed ? !cfg_size(cfg, LAST_OPTION) : strstr(err->text, LAST_OPTION) != NULL) {
+		ds_fail(err, "%s: ends inside a class, a comment or a string", parser.name);
+		goto fail;
+	}
+	if (!parsed) {
 		if (!err->text[0])
 			ds_fail(err, "%s: cannot be parsed", parser.name);
 		goto fail;
@@ -291,15 +304,19 @@ int ds_site_config_parse(const char *text, const char *name, struct ds_site_conf
 {
 	struct ds_site_config parsed;
 	struct ds_error reason = {""};
+	char *whole = NULL;
 
+	if (asprintf(&whole, "%s\n" LAST_OPTION " = yes\n", text) < 0)
+		return ds_fail(err, "%s: out of memory", name);
 	ds_site_config_defaults(&parsed);
 	pthread_mutex_lock(&parser_lock);
 	parser.err = &reason;
 	parser.name = name;
 	parser.n_seen = 0;
-	int rv = parse_locked(text, &parsed, &reason);
+	int rv = parse_locked(whole, &parsed, &reason);
 	parser.err = NULL;
 	pthread_mutex_unlock(&parser_lock);
+	free(whole);
 
 	if (rv < 0)
 		return ds_fail(err, "%s", reason.text);

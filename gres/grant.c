@@ -134,7 +134,7 @@ int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *er
 		return ds_fail(err, "grant \"%.80s\": no valid class name", text);
 	if (ds_class_kind_parse(kind, &parsed.kind) < 0)
 		return ds_fail(err, "grant \"%.80s\": unknown kind", text);
-	if (strspn(share, "0123456789") != strlen(share))
+	if (strspn(share, "0123456789") != strlen(share) || (share[0] == '0' && share[1]))
 		return ds_fail(err, "grant \"%.80s\": the share is not a number", text);
 	for (const char *digit = share; *digit; digit++)
 		parsed.share_milli = parsed.share_milli * 10 + (uint32_t)(*digit - '0');

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "gres/grant.h"
+
+#define N(array) (sizeof(array) / sizeof((array)[0]))
+
+static const char good[] =
+    "v=1,class=latency,kind=latency,share=500,isolation=user,config=0123456789abcdef";
+
+static void there_and_back(void **state)
+{
+	for (int kind = DS_KIND_LATENCY; kind <= DS_KIND_BESTEFFORT; kind++)
+		for (int isolation = DS_ISOLATION_USER; isolation <= DS_ISOLATION_NONE;
+		     isolation++) {
+			struct ds_grant grant = {"my-class", (enum ds_class_kind)kind,
+						 2 + (uint32_t)kind, (enum ds_isolation)isolation,
+						 "00ff00ff00ff00ff"};
+			struct ds_grant back;
+			struct ds_error err;
+			char text[DS_GRANT_TEXT_SIZE];
+
+			assert_int_equal(ds_grant_format(&grant, text, sizeof(text), &err), 0);
+			assert_int_equal(ds_grant_parse(text, &back, &err), 0);
+			assert_memory_equal(&grant, &back, sizeof(grant));
+		}
+}
+
+static void text_form(void **state)
+{
+	struct ds_grant grant;
+	struct ds_error err;
+	char text[DS_GRANT_TEXT_SIZE];
+
+	assert_int_equal(ds_grant_parse(good, &grant, &err), 0);
+	assert_string_equal(grant.class_name, "latency");
+	assert_int_equal(grant.kind, DS_KIND_LATENCY);
+	assert_int_equal(grant.share_milli, 500);
+	assert_int_equal(grant.isolation, DS_ISOLATION_USER);
+	assert_string_equal(grant.config_digest, "0123456789abcdef");
+	assert_int_equal(ds_grant_format(&grant, text, sizeof(text), &err), 0);
+	assert_string_equal(text, good);
+}
+
+static void refused_texts(void **state)
+{
+	static const struct {
+		const char *text;
+		const char *reason;
+	} rows[] = {
+	    {"", "'v='"},
+	    {"v=1", "'v='"},
+	    {"v=2,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef",
+	     "version 2"},
+	    {"v=11,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef", "'v='"},
+	    {"v=1,kind=latency,class=a,share=5,isolation=user,config=0123456789abcdef", "'class='"},
+	    {"v=1,class=,kind=latency,share=5,isolation=user,config=0123456789abcdef", "'class='"},
+	    {"v=1,class=a b,kind=latency,share=5,isolation=user,config=0123456789abcdef",
+	     "class name"},
+	    {"v=1,class=a,kind=x,share=5,isolation=user,config=0123456789abcdef", "unknown kind"},
+	    {"v=1,class=a,kind=latency,share=0,isolation=user,config=0123456789abcdef",
+	     "not between"},
+	    {"v=1,class=a,kind=latency,share=1,isolation=user,config=0123456789abcdef",
+	     "not between"},
+	    {"v=1,class=a,kind=latency,share=1001,isolation=user,config=0123456789abcdef",
+	     "not between"},
+	    {"v=1,class=a,kind=latency,share=10000,isolation=user,config=0123456789abcdef",
+	     "'share='"},
+	    {"v=1,class=a,kind=latency,share=-5,isolation=user,config=0123456789abcdef",
+	     "not a number"},
+	    {"v=1,class=a,kind=latency,share=+5,isolation=user,config=0123456789abcdef",
+	     "not a number"},
+	    {"v=1,class=a,kind=latency,share=05,isolation=user,config=0123456789abcdef",
+	     "not a number"},
+	    {"v=1,class=a,kind=latency,share=0.5,isolation=user,config=0123456789abcdef",
+	     "not a number"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=all,config=0123456789abcdef",
+	     "unknown isolation"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,config=0123456789abcde", "digest"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,config=0123456789ABCDEF", "digest"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef0",
+	     "'config='"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef,",
+	     "'config='"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef,x=1",
+	     "'config='"},
+	    {"v=1,class=a,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef",
+	     "'kind='"},
+	    {" v=1,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef", "'v='"},
+	};
+
+	for (size_t i = 0; i < N(rows); i++) {
+		struct ds_grant grant = {.share_milli = 7};
+		struct ds_error err = {""};
+		assert_int_equal(ds_grant_parse(rows[i].text, &grant, &err), -1);
+		if (!strstr(err.text, rows[i].reason))
+			fail_msg("\"%s\": %s", rows[i].text, err.text);
+		assert_int_equal(grant.share_milli, 7);
+	}
+}
+
+static void refused_grants(void **state)
+{
+	struct ds_grant whole;
+	struct ds_error err;
+	char text[DS_GRANT_TEXT_SIZE] = "untouched";
+
+	assert_int_equal(ds_grant_parse(good, &whole, &err), 0);
+	for (int broken = 0; broken < 6; broken++) {
+		struct ds_grant grant = whole;
+		switch (broken) {
+		case 0:
+			grant.class_name[0] = '\0';
+			break;
+		case 1:
+			memset(grant.class_name, 'a', sizeof(grant.class_name));
+			break;
+		case 2:
+			grant.kind = (enum ds_class_kind)99;
+			break;
+		case 3:
+			grant.share_milli = 1001;
+			break;
+		case 4:
+			grant.config_digest[0] = 'g';
+			break;
+		default:
+			strcpy(grant.class_name, "a,b=c");
+		}
+		assert_int_equal(ds_grant_format(&grant, text, sizeof(text), &err), -1);
+		assert_string_equal(text, "");
+	}
+	assert_int_equal(ds_grant_format(&whole, text, sizeof(good), &err), 0);
+	assert_int_equal(ds_grant_format(&whole, text, sizeof(good) - 1, &err), -1);
+	assert_int_equal(ds_grant_format(&whole, NULL, 0, &err), -1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(there_and_back),
+	    cmocka_unit_test(text_form),
+	    cmocka_unit_test(refused_texts),
+	    cmocka_unit_test(refused_grants),
+	};
+
+	alarm(60);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
