@@ -211,7 +211,7 @@ static uint32_t part(const struct planned *planned, uint32_t i)
 	    (uint64_t)ds_groups_sms(&partition->groups, &planned->shape) * partition->weight_milli;
 	uint64_t gpu_milli = (uint64_t)gpu_sms(&planned->shape) * 1000;
 
-	return (uint32_t)((sm_milli * 10000 + gpu_milli / 2) / gpu_milli);
+	return gpu_milli ? (uint32_t)((sm_milli * 10000 + gpu_milli / 2) / gpu_milli) : 0;
 }
 
 static int print_text(const struct planned *planned, struct ds_error *err)
