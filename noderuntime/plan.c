@@ -152,6 +152,16 @@ static void keep_held(struct ds_groups *to, struct ds_groups *free_groups, struc
 	*free_groups = ds_groups_difference(*free_groups, *to);
 }
 
+static void take_new(struct ds_groups *to, struct ds_groups *free_groups, struct ds_groups all_held,
+		     uint32_t count)
+{
+	struct ds_groups unheld = ds_groups_difference(*free_groups, all_held);
+
+	take_lowest(to, &unheld, count);
+	*free_groups = ds_groups_difference(*free_groups, *to);
+	take_lowest(to, free_groups, count);
+}
+
 /* The group of `pool` for one small resident, given what is in each already. */
 static uint32_t choose_home(const struct ds_groups *pool, uint32_t n_groups, uint64_t one,
 			    const uint64_t *load, uint64_t quota, const struct ds_groups *held)
@@ -217,12 +227,14 @@ static void place(const struct ds_gpu_shape *shape, const struct ds_plan_residen
 	struct ds_groups free_groups = {{0, 0}};
 	struct ds_groups pool = {{0, 0}};
 	struct ds_groups pool_held = {{0, 0}};
+	struct ds_groups all_held = {{0, 0}};
 	uint32_t first_small = d->n;
 
 	for (uint32_t g = 0; g < shape->n_groups; g++)
 		ds_groups_add(&free_groups, g);
 	for (uint32_t i = 0; i < d->n; i++) {
 		partitions[i] = (struct ds_plan_partition){.weight_milli = 1000};
+		all_held = ds_groups_union(all_held, residents[i].held);
 		if (d->count[i])
 			continue;
 		pool_held = ds_groups_union(pool_held, residents[i].held);
@@ -238,9 +250,9 @@ static void place(const struct ds_gpu_shape *shape, const struct ds_plan_residen
 	}
 	for (uint32_t i = 0; i < d->n; i++) {
 		if (d->count[i])
-			take_lowest(&partitions[i].groups, &free_groups, d->count[i]);
+			take_new(&partitions[i].groups, &free_groups, all_held, d->count[i]);
 		else if (i == first_small)
-			take_lowest(&pool, &free_groups, d->small_count);
+			take_new(&pool, &free_groups, all_held, d->small_count);
 	}
 	if (d->rest_owner < d->n)
 		ds_groups_add(&partitions[d->rest_owner].groups, shape->n_groups);

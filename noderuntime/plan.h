@@ -24,7 +24,9 @@
  * The GPU's remainder goes to whoever has whole groups and is furthest below its quota or exactly
  * at it (never to one above it), then by arrival.
  * Which groups: each keeps what it holds as far as its count allows (lowest first), then takes the
- * lowest free ones, so that a join or a leave moves as few groups as possible.
+ * lowest free ones, so that a join or a leave moves as few groups as possible. Free ones that nobody
+ * held come before those that somebody gives up now, since work may still run on the latter: who
+ * joins with a quota of whole groups finds floor(quota) groups that it need not wait for.
  */
 enum { DS_RESIDENTS_MAX = 64 };
 

@@ -715,6 +715,18 @@ static void settle_newcomer_takes_what_is_given_up(void **unused)
 	expect(state, "b", "14", "14");
 }
 
+/* Nobody waits for a group that another gives up while there are groups that nobody uses. */
+static void settle_newcomer_avoids_what_is_given_up(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+
+	add(state, "a", 350, 1);
+	welcome(state, "a", 11);
+	add(state, "b", 250, 2);
+	expect(state, "a", "0-4+rest", "0-4+rest");
+	expect(state, "b", "6-9", "6-9");
+}
+
 /* A runtime that died leaves its place to its programs; the last of them gives it back. */
 static void settle_removes_the_dead(void **unused)
 {
@@ -922,6 +934,7 @@ int main(void)
 	    cmocka_unit_test(settle_two_halves),
 	    cmocka_unit_test(settle_waits_for_programs),
 	    cmocka_unit_test(settle_newcomer_takes_what_is_given_up),
+	    cmocka_unit_test(settle_newcomer_avoids_what_is_given_up),
 	    cmocka_unit_test(settle_removes_the_dead),
 	    cmocka_unit_test(settle_shared_groups),
 	    cmocka_unit_test(limits),

@@ -76,6 +76,48 @@ static void examples(void **state)
 	}
 }
 
+/* What they hold goes in too: as sets of groups. */
+static void examples_with_held(void **state)
+{
+	static const struct {
+		uint32_t shares[ROW];
+		uint64_t held[ROW];
+		const char *sets[ROW];
+	} cases[] = {
+	    {{500, 500}, {0xff, 0}, {"0-7", "8-14+rest"}},
+	    {{500, 500}, {0, 0xff}, {"7-14", "0-6+rest"}},
+	    /* The first leaves: the second keeps all it has, but for what is above its quota. */
+	    {{500}, {0xff00}, {"0,8-14"}},
+	    /* 6 groups become 5; the newcomer takes none that may still be in use. */
+	    {{350, 250}, {0x3f, 0}, {"0-4+rest", "6-9"}},
+	    /* It does when there is no other. */
+	    {{350, 650}, {0x3f, 0}, {"0-4+rest", "5-14"}},
+	    /* Two who hold the same: the first keeps it. */
+	    {{200, 200}, {0x7, 0x7}, {"0-2+rest", "3-5"}},
+	    {{200, 200}, {0x70, 0x70}, {"4-6+rest", "0-2"}},
+	    /* Held beyond the GPU, and its remainder alone. */
+	    {{200}, {UINT64_C(1) << 40 | 1 << 15}, {"0-2+rest"}},
+	};
+
+	for (size_t c = 0; c < N(cases); c++) {
+		struct ds_plan_resident residents[ROW] = {0};
+		struct ds_plan_partition partitions[ROW];
+		uint32_t n = 0;
+
+		for (; n < ROW && cases[c].shares[n]; n++)
+			residents[n] = (struct ds_plan_resident){.share_milli = cases[c].shares[n],
+								 .wish_milli = cases[c].shares[n],
+								 .held = {{cases[c].held[n], 0}}};
+		assert_int_equal(ds_plan(&h200, residents, n, partitions, NULL), 0);
+		for (uint32_t i = 0; i < n; i++) {
+			char text[256];
+
+			ds_groups_format(&partitions[i].groups, &h200, text, sizeof(text));
+			assert_string_equal(text, cases[c].sets[i]);
+		}
+	}
+}
+
 static void refusals(void **state)
 {
 	static struct ds_plan_resident many[DS_RESIDENTS_MAX + 1];
@@ -396,6 +438,18 @@ static void check_small_moves(const struct scene *s, const struct ds_plan_partit
 	}
 }
 
+/* Who comes last finds all whole groups of its quota where nobody was. */
+static void check_newcomer(const struct scene *s, const struct ds_plan_partition *before,
+			   const struct ds_plan_partition *newcomer)
+{
+	struct ds_groups unheld = newcomer->groups;
+
+	for (uint32_t i = 0; i < s->n; i++)
+		unheld = ds_groups_difference(unheld, before[i].groups);
+	ds_groups_remove(&unheld, s->shape.n_groups);
+	assert_true(ds_groups_count(&unheld) >= guaranteed_groups(s, s->n));
+}
+
 static void a_join_moves_no_more_than_it_must(void **state)
 {
 	seed = 10;
@@ -419,6 +473,7 @@ static void a_join_moves_no_more_than_it_must(void **state)
 		struct ds_groups lost = ds_groups_difference(pool_before, pool_after);
 		assert_true(ds_groups_empty(&lost));
 		check_small_moves(&s, before, after);
+		check_newcomer(&s, before, &after[n_before]);
 	}
 }
 
@@ -505,6 +560,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(examples),
+	    cmocka_unit_test(examples_with_held),
 	    cmocka_unit_test(refusals),
 	    cmocka_unit_test(guarantees_hold),
 	    cmocka_unit_test(same_input_same_output),
