@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The coroutine library on the emulated GPU, against a node runtime that the tests play themselves."""
+
+import array
+import json
+import mmap
+import os
+import socket
+import struct
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+BUILD = Path(os.environ.get("DETSHARE_BUILD", "."))
+LIBRARY = BUILD / "noderuntime" / "coroutine" / ".libs" / "libdetshare-cuda.so"
+EMUGPU = BUILD / "tests" / "emugpu"
+GPU = BUILD / "tests" / "gpu"
+
+MAGIC = 0x44535054
+VERSION = 1
+SIZE = 4096
+SMS, GROUP_SMS = 44, 8  # five groups and a rest of four
+
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
+                                reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
+
+
+class Port:
+    """What one program wrote about itself."""
+
+    LAYOUT = struct.Struct("<IHHQQQQQQ")
+
+    def __init__(self, memory):
+        (self.magic, self.version, _, self.epoch, low, high, self.launches, self.own_contexts,
+         self.too_large) = self.LAYOUT.unpack_from(memory)
+        self.groups = {i for i in range(128) if (low | high << 64) >> i & 1}
+
+
+class Runtime:
+    """A node runtime that grants the same groups to everyone, or refuses everyone."""
+
+    def __init__(self, path, uuid, groups=(0, 1), refuse=None, version=VERSION, epoch=2,
+                 group_sms=GROUP_SMS, page_size=SIZE):
+        self.path = path
+        self.hellos = []
+        self.ports = []
+        self.open = 0
+        self.answer = (refuse, version)
+        self.page = self._memfd("page", page_size)
+        bits = sum(1 << group for group in groups)
+        page = struct.pack("<IHHQIIIIQQ48s32s", MAGIC, version, 0, epoch, SMS // GROUP_SMS, group_sms,
+                           SMS % GROUP_SMS, 500, bits & (1 << 64) - 1, bits >> 64, uuid.encode(),
+                           b"throughput")
+        if page_size >= len(page):
+            os.pwrite(self.page, page, 0)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.bind(str(path))
+        self.socket.listen(64)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @staticmethod
+    def _memfd(name, size):
+        fd = os.memfd_create(name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        os.ftruncate(fd, size)
+        return fd
+
+    def _serve(self):
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection):
+        refuse, version = self.answer
+        self.open += 1
+        self.hellos.append(struct.unpack("<IHHII", connection.recv(100)))
+        welcome = struct.pack("<IHH248s", MAGIC, version, bool(refuse), (refuse or "").encode())
+        descriptors = []
+        if not refuse:
+            port = self._memfd("port", SIZE)
+            self.ports.append(mmap.mmap(port, SIZE))
+            descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [port, self.page]))]
+        try:
+            connection.sendmsg([welcome], descriptors)
+            connection.recv(1)
+        except OSError:
+            pass
+        self.open -= 1
+        connection.close()
+
+    def port(self, index=0):
+        return Port(self.ports[index])
+
+    def close(self):
+        self.socket.close()
+
+
+class Host:
+    """An emulated host with one GPU, and programs run on it."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        subprocess.run([EMUGPU / "emugpu-host", "create", directory, "--gpus", "1", "--sms", str(SMS),
+                        "--group-sms", str(GROUP_SMS), "--memory-mib", "256"], check=True)
+        information = next((directory / "proc").glob("*/information")).read_text()
+        self.uuid = next(line.split()[-1] for line in information.splitlines() if "UUID" in line)
+
+    def environment(self, runtime=None, preload=True, **more):
+        environment = {"PATH": os.environ["PATH"], "EMUGPU_DIR": str(self.directory),
+                       "LD_LIBRARY_PATH": str(EMUGPU / ".libs")}
+        for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"):
+            if name in os.environ:
+                environment[name] = os.environ[name]
+        if preload:
+            environment["LD_PRELOAD"] = " ".join(sanitizer_runtimes() + [str(LIBRARY)])
+        if runtime:
+            environment["DETSHARE_PORT"] = str(runtime.path)
+        environment.update({name: str(value) for name, value in more.items()})
+        return environment
+
+    def run(self, *command, runtime=None, preload=True, check=True, **more):
+        run = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=100,
+                             env=self.environment(runtime, preload, **more))
+        if check:
+            assert run.returncode == 0, run.stderr
+        return run
+
+    def experiment(self, name, runtime=None, preload=True, **more):
+        run = self.run(GPU / "coroutine_program", name, runtime=runtime, preload=preload, **more)
+        assert "Sanitizer" not in run.stderr, run.stderr
+        return run
+
+    def clear(self):
+        subprocess.run([EMUGPU / "emugpu-host", "clear", self.directory, "0"], check=True)
+
+    def sms(self):
+        """SMs that ran blocks since the last clear()."""
+        trace = subprocess.run([EMUGPU / "emugpu-host", "trace", self.directory, "0"], check=True,
+                               capture_output=True, text=True).stdout
+        return {json.loads(line)["sm"] for line in trace.splitlines()}
+
+
+def sanitizer_runtimes():
+    """AddressSanitizer wants its own library first in the list, if the library was built with it."""
+    needed = subprocess.run(["ldd", LIBRARY], capture_output=True, text=True).stdout
+    return [word for line in needed.splitlines() for word in line.split()
+            if word.startswith("/") and ("libasan" in word or "libtsan" in word)]
+
+
+def sms_of(groups):
+    """SMs of these groups; the group after the last one is the rest."""
+    return {sm for group in groups for sm in range(group * GROUP_SMS, min((group + 1) * GROUP_SMS, SMS))}
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path / "emugpu")
+
+
+@pytest.fixture
+def runtime(tmp_path, host):
+    made = []
+
+    def make(**arguments):
+        made.append(Runtime(tmp_path / f"port{len(made)}", host.uuid, **arguments))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("groups", [(0,), (0, 1), (1, 3), (4, 5), tuple(range(6))])
+def test_work_runs_in_the_granted_groups(host, runtime, groups):
+    alone = host.experiment("work", preload=False).stdout
+    host.clear()
+    granter = runtime(groups=groups)
+    inside = host.experiment("work", granter)
+    assert inside.stdout == alone
+    assert inside.stderr == ""
+    assert host.sms() and host.sms() <= sms_of(groups)
+    port = granter.port()
+    assert (port.magic, port.version) == (MAGIC, VERSION)
+    assert port.groups == set(groups)
+    assert port.epoch == 2
+    assert port.launches == 6 * 3
+    assert granter.hellos[0][:3] == (MAGIC, VERSION, 1)
+
+
+@pytest.mark.parametrize("stream", ["null", "blocking", "nonblocking", "perthread"])
+@pytest.mark.parametrize("program", ["gpuwork", "gpuwork-linked"])
+def test_gpuwork_by_every_way_of_linking(host, runtime, program, stream):
+    for link in ["getproc", "dlsym"] if program == "gpuwork" else ["dlsym"]:
+        command = [GPU / program, "reduce", "--stream", stream, "--link", link, "--n", "20000"]
+        alone = json.loads(host.run(*command, preload=False).stdout)
+        host.clear()
+        inside = json.loads(host.run(*command, runtime=runtime(groups=(2, 3))).stdout)
+        assert inside["result"] == alone["result"]
+        assert host.sms() and host.sms() <= sms_of((2, 3))
+
+
+@pytest.mark.parametrize("experiment", ["order", "order-chains", "properties", "reset", "descriptors",
+                                        "fork-after"])
+def test_same_as_alone(host, runtime, experiment):
+    alone = host.experiment(experiment, preload=False).stdout
+    granter = runtime(groups=(1, 2))
+    inside = host.experiment(experiment, granter).stdout
+    assert inside.splitlines() == alone.splitlines()
+
+
+def test_a_destroyed_stream_is_still_waited_for(host, runtime):
+    assert host.experiment("order-destroyed", runtime()).stdout == "destroyed 1\n"
+
+
+def test_lookup_gives_the_stand_ins(host):
+    alone = host.experiment("lookup", preload=False).stdout.splitlines()
+    inside = host.experiment("lookup").stdout.splitlines()
+    assert len(alone) == len(inside)
+    ours = {"dlsym", "dlsym-ptsz", "deepbind", "default"}
+    for before, after in zip(alone, inside):
+        path, *found = before.split()
+        if len(found) == 2 and found[0] not in ("none", "cuMemAlloc_v2") and (path in ours or ":" in path):
+            assert after.split() == [path, found[0], "libdetshar"]
+        elif path == "next":
+            assert after.split()[-1] == "libdetshar"
+        else:
+            assert after == before
+
+
+def test_without_cuda_nothing_is_different(host, runtime):
+    granter = runtime()
+    alone = host.experiment("without-cuda", preload=False)
+    inside = host.experiment("without-cuda", granter)
+    assert (inside.stdout, inside.stderr) == (alone.stdout, "")
+    assert granter.hellos == []
+
+
+def test_without_cuda_no_thread_and_no_descriptor(host, runtime):
+    granter = runtime()
+    command = ["/bin/sh", "-c", "ls -l /proc/$$/fd | wc -l; ls /proc/$$/task | wc -l"]
+    assert host.run(*command, runtime=granter).stdout == host.run(*command, preload=False).stdout
+    assert granter.hellos == []
+
+
+def test_threads(host, runtime):
+    granter = runtime(groups=(0, 2))
+    inside = host.experiment("threads", granter)
+    assert inside.stdout == "wrong 0\n"
+    assert host.sms() <= sms_of((0, 2))
+
+
+def test_two_copies_of_the_library(host, runtime, tmp_path):
+    copy = tmp_path / "copy" / "libdetshare-cuda.so"
+    copy.parent.mkdir()
+    copy.write_bytes(LIBRARY.read_bytes())
+    alone = host.experiment("work", preload=False).stdout
+    for libraries in ([LIBRARY, LIBRARY], [LIBRARY, copy], [copy, LIBRARY]):
+        host.clear()
+        granter = runtime(groups=(3,))
+        preload = " ".join(sanitizer_runtimes() + [str(library) for library in libraries])
+        inside = host.experiment("work", granter, LD_PRELOAD=preload)
+        assert inside.stdout == alone
+        assert host.sms() <= sms_of((3,))
+        assert len(granter.hellos) == 1
+        assert granter.port().launches == 18
+
+
+NOT_PERMITTED, NOT_SUPPORTED, TOO_LARGE = 800, 801, 720
+
+
+def one_line(text, *words):
+    """The library said one line, and these words in it."""
+    lines = [line for line in text.splitlines() if line.startswith("detshare: ")]
+    assert len(lines) == 1, text
+    for word in words:
+        assert word in lines[0]
+    return True
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"refuse": "the allocation has ended"}, ["refused: the allocation has ended"]),
+    ({"version": 9}, ["version 9"]),
+    ({"group_sms": 4}, ["44 SMs"]),
+    ({"page_size": 16}, ["smaller than"]),
+])
+def test_no_partition(host, runtime, arguments, words):
+    alone = host.experiment("work", preload=False).stdout
+    required = host.run(GPU / "coroutine_program", "work", runtime=runtime(**arguments), check=False)
+    assert one_line(required.stderr, "may not use the GPU", *words)
+    assert alone not in required.stdout
+    free = host.experiment("work", runtime(**arguments), DETSHARE_REQUIRED="0")
+    assert free.stdout == alone
+    assert one_line(free.stderr, "whole GPU", *words)
+
+
+def test_no_runtime(host, tmp_path):
+    alone = host.experiment("work", preload=False).stdout
+    gone = {"DETSHARE_PORT": tmp_path / "gone"}
+    required = host.run(GPU / "coroutine_program", "work", **gone)
+    assert json.loads(required.stdout) == {"retain": NOT_PERMITTED}
+    assert one_line(required.stderr, "cannot reach the node runtime", str(tmp_path / "gone"))
+    free = host.experiment("work", DETSHARE_REQUIRED="0", **gone)
+    assert free.stdout == alone
+    assert one_line(free.stderr, "whole GPU", "cannot reach the node runtime")
+    assert host.experiment("work").stdout == alone, "without a port the library stands aside"
+    required = host.run(GPU / "coroutine_program", "work", DETSHARE_REQUIRED="1")
+    assert one_line(required.stderr, "DETSHARE_PORT")
+
+
+def test_another_device_is_left_alone(host, runtime, tmp_path):
+    other = Runtime(tmp_path / "other", "GPU-00000000-0000-0000-0000-000000000000", groups=(0,))
+    alone = host.experiment("work", preload=False).stdout
+    host.clear()
+    assert host.experiment("work", other).stdout == alone
+    assert len(host.sms()) > GROUP_SMS
+    assert other.port().groups == set()
+    other.close()
+
+
+def test_own_contexts_are_refused_and_counted(host, runtime):
+    granter = runtime()
+    required = host.experiment("own-context", granter)
+    assert required.stdout == f"own context {NOT_SUPPORTED}\n"
+    assert one_line(required.stderr, "cuCtxCreate refused", "cuDevicePrimaryCtxRetain")
+    assert granter.port().own_contexts == 1
+    free = host.experiment("own-context", granter, DETSHARE_REQUIRED="0")
+    assert free.stdout == "own context 0\n"
+    assert one_line(free.stderr, "whole GPU")
+
+
+def test_cooperative_grids_larger_than_the_partition_are_counted(host, runtime):
+    alone = host.experiment("cooperative", preload=False).stdout.splitlines()
+    granter = runtime(groups=(0,))
+    inside = host.experiment("cooperative", granter)
+    differ = [after for before, after in zip(alone, inside.stdout.splitlines()) if before != after]
+    failed = [line for line in inside.stdout.splitlines() if line.endswith(f": {TOO_LARGE}")]
+    assert differ and all(line.endswith(f": {TOO_LARGE}") for line in differ)
+    assert granter.port().too_large == len(failed)
+    assert one_line(inside.stderr, "cooperative")
+
+
+def test_fork_before_use_gives_two_sessions(host, runtime):
+    alone = host.experiment("fork-before", preload=False).stdout
+    granter = runtime(groups=(1,))
+    assert host.experiment("fork-before", granter).stdout == alone
+    assert len(granter.hellos) == 2
+    assert [granter.port(i).launches for i in range(2)] == [18, 18]
+    assert host.sms()
+
+
+def test_child_of_a_program_that_uses_cuda_is_silent(host, runtime):
+    granter = runtime()
+    host.experiment("fork-after", granter)
+    assert len(granter.hellos) == 1
+    assert granter.port().launches == 2
+
+
+def test_the_session_lasts_as_long_as_the_program(host, runtime):
+    granter = runtime()
+    with subprocess.Popen([GPU / "coroutine_program", "hold"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, env=host.environment(granter)) as program:
+        assert program.stdout.readline() == b"holding\n"
+        assert granter.open == 1
+        numbers = sorted(int(fd) for fd in os.listdir(f"/proc/{program.pid}/fd"))
+        sockets = [fd for fd in numbers if "socket" in os.readlink(f"/proc/{program.pid}/fd/{fd}")]
+        assert sockets and min(sockets) >= 900
+        program.stdin.close()
+        program.wait()
+
+
+def test_a_grant_is_waited_for(host, runtime):
+    granter = runtime(groups=(), epoch=2)
+    with subprocess.Popen([GPU / "coroutine_program", "work"], stdout=subprocess.PIPE,
+                          env=host.environment(granter)) as program:
+        threading.Event().wait(0.5)
+        assert granter.hellos
+        assert program.poll() is None
+        os.pwrite(granter.page, struct.pack("<Q", 3), 8)
+        os.pwrite(granter.page, struct.pack("<Q", 1 << 4), 32)
+        os.pwrite(granter.page, struct.pack("<Q", 4), 8)
+        assert program.wait(timeout=60) == 0
+    assert host.sms() <= sms_of((4,))
+    assert granter.port().epoch == 4

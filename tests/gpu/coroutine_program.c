@@ -1,0 +1,667 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A program of many small experiments, each run with and without the coroutine library: what it prints
+ * must not tell the two apart, except where the experiment is about the library. Runs on a real GPU
+ * and on the emulated one. Usage: coroutine_program EXPERIMENT
+ */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cuda.h>
+
+#include "kernels_ptx.h"
+
+/* By the names that libcuda exports: cuda.h gives some of them others. */
+#define DRIVER_CALLS(X)                                                                            \
+	X(cuInit, (unsigned))                                                                      \
+	X(cuDeviceGet, (CUdevice *, int))                                                          \
+	X(cuDeviceGetAttribute, (int *, CUdevice_attribute, CUdevice))                             \
+	X(cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                       \
+	X(cuDevicePrimaryCtxReset_v2, (CUdevice))                                                  \
+	X(cuCtxSetCurrent, (CUcontext))                                                            \
+	X(cuCtxSynchronize, (void))                                                                \
+	X(cuCtxCreate_v2, (CUcontext *, unsigned, CUdevice))                                       \
+	X(cuModuleLoadData, (CUmodule *, const void *))                                            \
+	X(cuModuleGetFunction, (CUfunction *, CUmodule, const char *))                             \
+	X(cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                  \
+	X(cuMemFree_v2, (CUdeviceptr))                                                             \
+	X(cuMemcpyHtoD_v2, (CUdeviceptr, const void *, size_t))                                    \
+	X(cuMemcpyDtoH_v2, (void *, CUdeviceptr, size_t))                                          \
+	X(cuMemcpyDtoDAsync_v2, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                      \
+	X(cuMemcpyDtoD_v2, (CUdeviceptr, CUdeviceptr, size_t))                                     \
+	X(cuMemcpyDtoD_v2_ptds, (CUdeviceptr, CUdeviceptr, size_t))                                \
+	X(cuMemsetD32Async, (CUdeviceptr, unsigned, size_t, CUstream))                             \
+	X(cuMemsetD32_v2, (CUdeviceptr, unsigned, size_t))                                         \
+	X(cuStreamCreate, (CUstream *, unsigned))                                                  \
+	X(cuStreamCreateWithPriority, (CUstream *, unsigned, int))                                 \
+	X(cuStreamDestroy_v2, (CUstream))                                                          \
+	X(cuStreamSynchronize, (CUstream))                                                         \
+	X(cuStreamQuery, (CUstream))                                                               \
+	X(cuStreamGetFlags, (CUstream, unsigned *))                                                \
+	X(cuStreamGetPriority, (CUstream, int *))                                                  \
+	X(cuStreamGetCtx, (CUstream, CUcontext *))                                                 \
+	X(cuStreamGetCtx_v2, (CUstream, CUcontext *, CUgreenCtx *))                                \
+	X(cuStreamGetGreenCtx, (CUstream, CUgreenCtx *))                                           \
+	X(cuStreamWaitEvent, (CUstream, CUevent, unsigned))                                        \
+	X(cuStreamAddCallback, (CUstream, CUstreamCallback, void *, unsigned))                     \
+	X(cuEventCreate, (CUevent *, unsigned))                                                    \
+	X(cuEventRecord, (CUevent, CUstream))                                                      \
+	X(cuEventSynchronize, (CUevent))                                                           \
+	X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
+			   unsigned, CUstream, void **, void **))                                  \
+	X(cuLaunchKernel_ptsz, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned,      \
+				unsigned, unsigned, CUstream, void **, void **))                   \
+	X(cuLaunchKernelEx, (const CUlaunchConfig *, CUfunction, void **, void **))                \
+	X(cuLaunchCooperativeKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned,          \
+				      unsigned, unsigned, unsigned, CUstream, void **))
+
+#define FIELD(name, args) CUresult(CUDAAPI *do_##name) args;
+static struct {
+	DRIVER_CALLS(FIELD)
+} cu;
+
+enum { THREADS = 256, N = 4096, BLOCKS = N / THREADS };
+
+static void *libcuda;
+static CUdevice device;
+static CUcontext primary;
+static CUfunction vector_add, spin_us;
+
+static _Noreturn void die(const char *what, CUresult result)
+{
+	fprintf(stderr, "coroutine_program: %s: error %d\n", what, (int)result);
+	exit(1);
+}
+
+#define CALL(name, ...)                                           \
+	do {                                                      \
+		CUresult call_result = cu.do_##name(__VA_ARGS__); \
+		if (call_result)                                  \
+			die(#name, call_result);                  \
+	} while (0)
+
+static void load(void)
+{
+	libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+	if (!libcuda)
+		exit(77);
+#define LOAD(name, args) *(void **)&cu.do_##name = dlsym(libcuda, #name);
+	DRIVER_CALLS(LOAD)
+}
+
+static void start(void)
+{
+	CUmodule module;
+	CUresult result;
+
+	load();
+	CALL(cuInit, 0);
+	CALL(cuDeviceGet, &device, 0);
+	result = cu.do_cuDevicePrimaryCtxRetain(&primary, device);
+	if (result) {
+		printf("{\"retain\": %d}\n", (int)result);
+		exit(0);
+	}
+	CALL(cuCtxSetCurrent, primary);
+	CALL(cuModuleLoadData, &module, kernels_ptx);
+	CALL(cuModuleGetFunction, &vector_add, module, "vector_add");
+	CALL(cuModuleGetFunction, &spin_us, module, "spin_us");
+}
+
+static CUdeviceptr device_words(size_t n)
+{
+	CUdeviceptr words;
+
+	CALL(cuMemAlloc_v2, &words, n * 4);
+	CALL(cuMemsetD32_v2, words, 0, n);
+	CALL(cuCtxSynchronize);
+	return words;
+}
+
+static CUresult spin(CUstream stream, unsigned us, unsigned blocks)
+{
+	CUdeviceptr smids = 0;
+	void *args[] = {&us, &smids};
+
+	return cu.do_cuLaunchKernel(spin_us, blocks, 1, 1, 1, 1, 1, 0, stream, args, NULL);
+}
+
+/* ---- lookup: what each way to find a function of the driver gives ---- */
+
+static void show_found(const char *path, void *address)
+{
+	Dl_info info = {0};
+	const char *file = "none", *symbol = "none";
+
+	if (address && dladdr(address, &info)) {
+		file = strrchr(info.dli_fname, '/');
+		file = file ? file + 1 : info.dli_fname;
+		symbol = info.dli_sname ? info.dli_sname : "none";
+	}
+	printf("%s %s %.10s\n", path, symbol, file);
+}
+
+static void lookup(void)
+{
+	typedef CUresult CUDAAPI get_1(const char *, void **, int, cuuint64_t);
+	typedef CUresult CUDAAPI get_2(const char *, void **, int, cuuint64_t,
+				       CUdriverProcAddressQueryResult *);
+	static const struct {
+		const char *name;
+		int version;
+		cuuint64_t flags;
+	} asked[] = {
+	    {"cuLaunchKernel", 12050, 0},
+	    {"cuLaunchKernel", 12050, CU_GET_PROC_ADDRESS_LEGACY_STREAM},
+	    {"cuLaunchKernel", 12050, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM},
+	    {"cuLaunchKernel", 2000, 0},
+	    {"cuMemcpyHtoD", 12050, 0},
+	    {"cuMemcpyHtoD", 12050, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM},
+	    {"cuStreamGetCtx", 12000, 0},
+	    {"cuStreamGetCtx", 12050, 0},
+	    {"cuStreamCreate", 12050, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM},
+	    {"cuGetProcAddress", 11030, 0},
+	    {"cuGetProcAddress", 12000, 0},
+	    {"cuMemAlloc", 12050, 0},
+	    {"cuNoSuchCall", 12050, 0},
+	};
+	void *deep, *address;
+	get_1 *first;
+	get_2 *second;
+
+	load();
+	show_found("dlsym", dlsym(libcuda, "cuLaunchKernel"));
+	show_found("dlsym-ptsz", dlsym(libcuda, "cuLaunchKernel_ptsz"));
+	show_found("dlsym-other", dlsym(libcuda, "cuMemAlloc_v2"));
+	show_found("dlsym-none", dlsym(libcuda, "cuNoSuchCall"));
+	printf("dlerror %d\n", dlerror() != NULL);
+	deep = dlopen("libcuda.so.1", RTLD_NOW | RTLD_DEEPBIND);
+	show_found("deepbind", dlsym(deep, "cuLaunchKernel"));
+	dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
+	show_found("default", dlsym(RTLD_DEFAULT, "cuLaunchKernel"));
+	show_found("next", dlsym(RTLD_NEXT, "cuLaunchKernel"));
+	show_found("v", dlvsym(libcuda, "no_such_symbol", "NONE"));
+	first = (get_1 *)dlsym(libcuda, "cuGetProcAddress");
+	second = (get_2 *)dlsym(libcuda, "cuGetProcAddress_v2");
+	for (size_t i = 0; i < sizeof(asked) / sizeof(asked[0]); i++) {
+		CUdriverProcAddressQueryResult status = (CUdriverProcAddressQueryResult)99;
+		char path[80];
+		CUresult result;
+
+		address = NULL;
+		result = second(asked[i].name, &address, asked[i].version, asked[i].flags, &status);
+		snprintf(path, sizeof(path), "v2:%s:%d:%d=%d,%d", asked[i].name, asked[i].version,
+			 (int)asked[i].flags, (int)result, (int)status);
+		show_found(path, address);
+		address = NULL;
+		result = first(asked[i].name, &address, asked[i].version, asked[i].flags);
+		snprintf(path, sizeof(path), "v1:%s:%d:%d=%d", asked[i].name, asked[i].version,
+			 (int)asked[i].flags, (int)result);
+		show_found(path, address);
+	}
+	printf("null %d\n", (int)second("cuLaunchKernel", NULL, 12050, 0, NULL));
+	address = NULL;
+	printf("no-status %d\n", (int)second("cuLaunchKernel", &address, 12050, 0, NULL));
+}
+
+/* ---- order: does work on the second stream wait for work on the first? ---- */
+
+enum { KINDS = 6 };
+static const char *const kinds[KINDS] = {"null",     "legacy",       "per-thread",
+					 "blocking", "blocking-too", "nonblocking"};
+
+static void make_streams(CUstream streams[KINDS])
+{
+	streams[0] = NULL;
+	streams[1] = CU_STREAM_LEGACY;
+	streams[2] = CU_STREAM_PER_THREAD;
+	CALL(cuStreamCreate, &streams[3], CU_STREAM_DEFAULT);
+	CALL(cuStreamCreateWithPriority, &streams[4], CU_STREAM_DEFAULT, -1);
+	CALL(cuStreamCreate, &streams[5], CU_STREAM_NON_BLOCKING);
+}
+
+static unsigned read_word(CUdeviceptr word)
+{
+	unsigned value;
+
+	CALL(cuCtxSynchronize);
+	CALL(cuMemcpyDtoH_v2, &value, word, 4);
+	return value;
+}
+
+enum how { ASYNC, SYNC, SYNC_PER_THREAD, BY_EVENT, HOWS };
+static const char *const hows[HOWS] = {"async", "sync", "sync-per-thread", "event"};
+
+static void order(void)
+{
+	CUdeviceptr words;
+	CUstream streams[KINDS];
+	CUevent event;
+
+	start();
+	make_streams(streams);
+	CALL(cuEventCreate, &event, CU_EVENT_DISABLE_TIMING);
+	words = device_words(2);
+	for (int how = 0; how < HOWS; how++) {
+		for (int a = 0; a < KINDS; a++) {
+			for (int b = 0; b < KINDS; b++) {
+				CUdeviceptr flag = words, copy = words + 4;
+
+				if ((how == SYNC || how == SYNC_PER_THREAD) && b > 0)
+					continue;
+				CALL(cuMemsetD32_v2, words, 0, 2);
+				CALL(cuCtxSynchronize);
+				CALL(cuLaunchKernel, spin_us, 1, 1, 1, 1, 1, 1, 0, streams[a],
+				     (void *[]){&(unsigned){4000}, &(CUdeviceptr){0}}, NULL);
+				CALL(cuMemsetD32Async, flag, 1, 1, streams[a]);
+				switch (how) {
+				case ASYNC:
+					CALL(cuMemcpyDtoDAsync_v2, copy, flag, 4, streams[b]);
+					break;
+				case SYNC:
+					CALL(cuMemcpyDtoD_v2, copy, flag, 4);
+					break;
+				case SYNC_PER_THREAD:
+					CALL(cuMemcpyDtoD_v2_ptds, copy, flag, 4);
+					break;
+				default:
+					/* b waits for a through a third stream's event */
+					CALL(cuEventRecord, event, streams[b]);
+					CALL(cuStreamWaitEvent, streams[5], event, 0);
+					CALL(cuMemcpyDtoDAsync_v2, copy, flag, 4, streams[5]);
+				}
+				printf("%s: %s then %s: %s\n", hows[how], kinds[a],
+				       (how == SYNC || how == SYNC_PER_THREAD) ? hows[how]
+									       : kinds[b],
+				       read_word(copy) ? "waits" : "does not wait");
+			}
+		}
+	}
+}
+
+/* Longer chains, and streams that end with work queued. */
+static void order_chains(void)
+{
+	CUstream blocking, other;
+	CUdeviceptr words;
+
+	start();
+	words = device_words(4);
+	/* blocking -> NULL -> other blocking */
+	CALL(cuStreamCreate, &blocking, CU_STREAM_DEFAULT);
+	CALL(cuStreamCreate, &other, CU_STREAM_DEFAULT);
+	spin(blocking, 4000, 1);
+	CALL(cuMemsetD32Async, words, 1, 1, blocking);
+	CALL(cuMemsetD32Async, words + 4, 1, 1, NULL);
+	CALL(cuMemcpyDtoDAsync_v2, words + 8, words, 8, other);
+	printf("chain %u\n", read_word(words + 8));
+	/* a stream made after the NULL stream's work */
+	CALL(cuMemsetD32_v2, words, 0, 4);
+	CALL(cuCtxSynchronize);
+	spin(NULL, 4000, 1);
+	CALL(cuMemsetD32Async, words, 1, 1, NULL);
+	CALL(cuStreamCreate, &blocking, CU_STREAM_DEFAULT);
+	CALL(cuMemcpyDtoDAsync_v2, words + 8, words, 4, blocking);
+	printf("made-later %u\n", read_word(words + 8));
+	/* the state of the NULL stream includes that of blocking streams */
+	CALL(cuCtxSynchronize);
+	printf("idle %d\n", (int)cu.do_cuStreamQuery(NULL));
+	spin(blocking, 20000, 1);
+	printf("busy %d\n", (int)cu.do_cuStreamQuery(NULL));
+	CALL(cuStreamSynchronize, NULL);
+	printf("after-null-sync %d\n", (int)cu.do_cuStreamQuery(blocking));
+	/* freeing waits */
+	spin(blocking, 4000, 1);
+	CALL(cuMemFree_v2, words);
+	printf("after-free %d\n", (int)cu.do_cuStreamQuery(blocking));
+}
+
+/* A blocking stream destroyed with work queued, then work on the NULL stream. */
+static void order_destroyed(void)
+{
+	CUstream blocking;
+	CUdeviceptr words;
+
+	start();
+	words = device_words(4);
+	CALL(cuStreamCreate, &blocking, CU_STREAM_DEFAULT);
+	spin(blocking, 4000, 1);
+	CALL(cuMemsetD32Async, words, 1, 1, blocking);
+	CALL(cuStreamDestroy_v2, blocking);
+	CALL(cuMemcpyDtoDAsync_v2, words + 8, words, 4, NULL);
+	printf("destroyed %u\n", read_word(words + 8));
+}
+
+/* ---- work: a result and the SMs it ran on, for every kind of stream ---- */
+
+static void work(void)
+{
+	static float a[N], b[N], c[N];
+	CUstream streams[KINDS];
+	CUdeviceptr da, db, dc, smids = 0;
+	unsigned n = N;
+	uint64_t hash = UINT64_C(0xcbf29ce484222325);
+	CUlaunchConfig config = {.gridDimX = BLOCKS,
+				 .gridDimY = 1,
+				 .gridDimZ = 1,
+				 .blockDimX = THREADS,
+				 .blockDimY = 1,
+				 .blockDimZ = 1};
+
+	start();
+	make_streams(streams);
+	da = device_words(N);
+	db = device_words(N);
+	dc = device_words(N);
+	for (unsigned i = 0; i < N; i++) {
+		a[i] = (float)i / 3;
+		b[i] = (float)(N - i) / 7;
+	}
+	for (int kind = 0; kind < KINDS; kind++) {
+		void *args[] = {&da, &db, &dc, &n, &smids};
+
+		CALL(cuMemcpyHtoD_v2, da, a, sizeof(a));
+		CALL(cuMemcpyHtoD_v2, db, b, sizeof(b));
+		CALL(cuLaunchKernel, vector_add, BLOCKS, 1, 1, THREADS, 1, 1, 0, streams[kind],
+		     args, NULL);
+		CALL(cuLaunchKernel_ptsz, vector_add, BLOCKS, 1, 1, THREADS, 1, 1, 0, streams[kind],
+		     args, NULL);
+		config.hStream = streams[kind];
+		CALL(cuLaunchKernelEx, &config, vector_add, args, NULL);
+		CALL(cuStreamSynchronize, streams[kind]);
+		CALL(cuCtxSynchronize);
+		CALL(cuMemcpyDtoH_v2, c, dc, sizeof(c));
+		for (unsigned i = 0; i < N; i++) {
+			uint32_t bits;
+
+			memcpy(&bits, &c[i], 4);
+			hash = (hash ^ bits) * UINT64_C(0x100000001b3);
+			a[i] = c[i];
+		}
+	}
+	printf("%016llx\n", (unsigned long long)hash);
+}
+
+/* ---- properties: everything a program can ask about its streams ---- */
+
+static void show_stream(const char *name, CUstream stream)
+{
+	unsigned flags = 99;
+	int priority = 99;
+	CUcontext context = NULL, context_2 = NULL;
+	CUgreenCtx green = (CUgreenCtx)1, green_2 = (CUgreenCtx)1;
+	CUresult results[5];
+
+	results[0] = cu.do_cuStreamGetFlags(stream, &flags);
+	results[1] = cu.do_cuStreamGetPriority(stream, &priority);
+	results[2] = cu.do_cuStreamGetCtx(stream, &context);
+	results[3] = cu.do_cuStreamGetCtx_v2(stream, &context_2, &green_2);
+	results[4] = cu.do_cuStreamGetGreenCtx(stream, &green);
+	printf("%s: flags %u priority %d context %d %d green %d %d results %d %d %d %d %d\n", name,
+	       flags, priority, context == primary, context_2 == primary, green == NULL,
+	       green_2 == NULL, results[0], results[1], results[2], results[3], results[4]);
+}
+
+static void CUDA_CB note_stream(CUstream stream, CUresult status, void *data)
+{
+	*(CUstream *)data = stream;
+}
+
+static void properties(void)
+{
+	CUstream streams[KINDS], stream = NULL, seen;
+	int sms;
+
+	start();
+	make_streams(streams);
+	CALL(cuDeviceGetAttribute, &sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
+	printf("sms %d\n", sms);
+	for (int i = 0; i < KINDS; i++) {
+		show_stream(kinds[i], streams[i]);
+		seen = (CUstream)99;
+		CALL(cuStreamAddCallback, streams[i], note_stream, &seen, 0);
+		CALL(cuCtxSynchronize);
+		printf("callback %d\n", seen == streams[i]);
+	}
+	printf("bad flags %d\n", (int)cu.do_cuStreamCreate(&stream, 77));
+	printf("no pointer %d\n", (int)cu.do_cuStreamCreate(NULL, 0));
+	printf("null out %d\n", (int)cu.do_cuStreamGetFlags(streams[3], NULL));
+	printf("destroy null %d\n", (int)cu.do_cuStreamDestroy_v2((CUstream)0x77770));
+	printf("bad stream %d\n", (int)spin((CUstream)0x77770, 1, 1));
+	CALL(cuStreamDestroy_v2, streams[3]);
+	printf("destroyed %d\n", (int)cu.do_cuStreamQuery(streams[3]));
+	CALL(cuCtxSetCurrent, NULL);
+	printf("no context %d %d %d\n", (int)spin(NULL, 1, 1),
+	       (int)cu.do_cuStreamCreate(&stream, 0),
+	       (int)cu.do_cuStreamQuery(CU_STREAM_PER_THREAD));
+}
+
+/* ---- threads: everything at once, for ThreadSanitizer ---- */
+
+static void *hammer(void *number)
+{
+	const unsigned id = (unsigned)(uintptr_t)number;
+	CUdeviceptr a, b, c, smids = 0;
+	static const float zeros[N];
+	float *out = malloc(sizeof(float) * N);
+	unsigned n = N;
+	uintptr_t wrong = 0;
+
+	CALL(cuCtxSetCurrent, primary);
+	a = device_words(N);
+	b = device_words(N);
+	c = device_words(N);
+	for (int round = 0; round < 12; round++) {
+		static const CUstream fixed[] = {NULL, CU_STREAM_PER_THREAD};
+		CUstream stream = NULL;
+		void *args[] = {&a, &b, &c, &n, &smids};
+		CUevent event;
+
+		if (round % 4 < 2)
+			stream = fixed[round % 4];
+		else
+			CALL(cuStreamCreate, &stream, round % 4 == 2 ? 0 : CU_STREAM_NON_BLOCKING);
+		CALL(cuEventCreate, &event, CU_EVENT_DISABLE_TIMING);
+		CALL(cuMemcpyHtoD_v2, c, zeros, sizeof(zeros));
+		CALL(cuMemsetD32Async, a, 0x3f800000 + id, N, stream); /* about 1.0 */
+		CALL(cuMemsetD32Async, b, 0x40000000, N, stream);      /* 2.0 */
+		CALL(cuLaunchKernel, vector_add, BLOCKS, 1, 1, THREADS, 1, 1, 0, stream, args,
+		     NULL);
+		CALL(cuEventRecord, event, stream);
+		CALL(cuStreamWaitEvent, NULL, event, 0);
+		CALL(cuMemcpyDtoH_v2, out, c, sizeof(float) * N);
+		for (unsigned i = 0; i < N; i++)
+			wrong += out[i] < 2.99f || out[i] > 3.01f;
+		if (round % 4 >= 2)
+			CALL(cuStreamDestroy_v2, stream);
+	}
+	free(out);
+	return (void *)wrong;
+}
+
+static void threads(void)
+{
+	enum { COUNT = 4 };
+	pthread_t thread[COUNT];
+	uintptr_t wrong = 0;
+	void *result;
+
+	start();
+	for (unsigned i = 0; i < COUNT; i++)
+		pthread_create(&thread[i], NULL, hammer, (void *)(uintptr_t)i);
+	for (unsigned i = 0; i < COUNT; i++) {
+		pthread_join(thread[i], &result);
+		wrong += (uintptr_t)result;
+	}
+	printf("wrong %lu\n", (unsigned long)wrong);
+}
+
+/* ---- the rest ---- */
+
+static void own_context(void)
+{
+	CUcontext context;
+
+	load();
+	CALL(cuInit, 0);
+	CALL(cuDeviceGet, &device, 0);
+	printf("own context %d\n", (int)cu.do_cuCtxCreate_v2(&context, 0, device));
+}
+
+static void cooperative(void)
+{
+	int sms;
+
+	start();
+	CALL(cuDeviceGetAttribute, &sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
+	for (int blocks = 1; blocks < 1 << 16; blocks *= 4) {
+		unsigned us = 1;
+		CUdeviceptr smids = 0;
+		void *args[] = {&us, &smids};
+
+		printf("%d: %d\n", blocks,
+		       (int)cu.do_cuLaunchCooperativeKernel(spin_us, (unsigned)blocks, 1, 1, 1024,
+							    1, 1, 0, NULL, args));
+	}
+	CALL(cuCtxSynchronize);
+}
+
+static void reset(void)
+{
+	CUstream stream;
+
+	start();
+	CALL(cuStreamCreate, &stream, 0);
+	CALL(cuLaunchKernel, spin_us, 1, 1, 1, 1, 1, 1, 0, stream,
+	     (void *[]){&(unsigned){10}, &(CUdeviceptr){0}}, NULL);
+	CALL(cuCtxSynchronize);
+	CALL(cuDevicePrimaryCtxReset_v2, device);
+	start();
+	CALL(cuStreamCreate, &stream, 0);
+	if (spin(stream, 10, 1) || spin(NULL, 10, 1) || spin(CU_STREAM_PER_THREAD, 10, 1))
+		printf("launches fail\n");
+	CALL(cuCtxSynchronize);
+	printf("again\n");
+}
+
+/* Descriptors of the program's own keep the numbers they have alone. */
+static void descriptors(void)
+{
+	int fd;
+
+	start();
+	spin(NULL, 10, 1);
+	CALL(cuCtxSynchronize);
+	fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	printf("descriptor %d\n", fd);
+}
+
+static void in_child(void (*what)(void))
+{
+	int status;
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		what();
+		fflush(stdout);
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	printf("child %d\n", status);
+}
+
+static void fork_before(void)
+{
+	in_child(work);
+	work();
+}
+
+static void nothing(void)
+{
+}
+
+static void launch_and_say(void)
+{
+	printf("in child %d\n", (int)spin(NULL, 10, 1));
+}
+
+static void fork_after(void)
+{
+	start();
+	spin(NULL, 10, 1);
+	CALL(cuCtxSynchronize);
+	in_child(nothing);
+	in_child(launch_and_say);
+	printf("in parent %d\n", (int)spin(NULL, 10, 1));
+	CALL(cuCtxSynchronize);
+}
+
+/* Lives until its input ends, holding its partition. */
+static void hold(void)
+{
+	char c;
+
+	start();
+	spin(NULL, 10, 1);
+	CALL(cuCtxSynchronize);
+	printf("holding\n");
+	fflush(stdout);
+	while (read(STDIN_FILENO, &c, 1) > 0)
+		;
+}
+
+/* Never touches CUDA, but looks for it everywhere. */
+static void without_cuda(void)
+{
+	dlerror();
+	printf("default %d", dlsym(RTLD_DEFAULT, "cuLaunchKernel") != NULL);
+	printf(" error %d", dlerror() != NULL);
+	printf(" next %d", dlsym(RTLD_NEXT, "cuLaunchKernel") != NULL);
+	printf(" own %d", dlsym(dlopen(NULL, RTLD_NOW), "cuLaunchKernel") != NULL);
+	printf(" library %d", dlopen("libno-such-cuda.so.1", RTLD_NOW) != NULL);
+	printf(" malloc %d\n", dlsym(RTLD_NEXT, "malloc") == dlsym(RTLD_DEFAULT, "malloc"));
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} experiments[] = {
+    {"lookup", lookup},
+    {"order", order},
+    {"order-chains", order_chains},
+    {"order-destroyed", order_destroyed},
+    {"work", work},
+    {"properties", properties},
+    {"threads", threads},
+    {"own-context", own_context},
+    {"cooperative", cooperative},
+    {"reset", reset},
+    {"descriptors", descriptors},
+    {"fork-before", fork_before},
+    {"fork-after", fork_after},
+    {"hold", hold},
+    {"without-cuda", without_cuda},
+};
+
+int main(int argc, char **argv)
+{
+	alarm(100);
+	for (size_t i = 0; argc == 2 && i < sizeof(experiments) / sizeof(experiments[0]); i++) {
+		if (!strcmp(argv[1], experiments[i].name)) {
+			experiments[i].run();
+			return fflush(stdout) ? 1 : 0;
+		}
+	}
+	fprintf(stderr, "Usage: coroutine_program EXPERIMENT\n");
+	return 2;
+}
