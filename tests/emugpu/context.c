@@ -44,7 +44,7 @@ CUresult emu_begin_context(struct CUctx_st **ctx)
 }
 
 static struct CUctx_st *new_context(struct emu_device *dev, struct CUctx_st *root,
-				    const struct emu_sms *sms, unsigned split)
+				    const struct emu_sms *sms)
 {
 	struct CUgreenCtx_st *green = calloc(1, sizeof(*green));
 	struct CUctx_st *ctx = &green->ctx;
@@ -56,7 +56,7 @@ static struct CUctx_st *new_context(struct emu_device *dev, struct CUctx_st *roo
 	ctx->green = root != NULL;
 	ctx->id = ++emu.next_id;
 	ctx->sms = *sms;
-	ctx->resource = emu_resource(dev, sms, split);
+	ctx->resource = emu_resource(dev, sms, 0);
 	ctx->streams = emu_stream_new(ctx, 0, 0);
 	if (!ctx->streams) {
 		free(green);
@@ -83,7 +83,7 @@ static struct CUctx_st *whole_context(struct emu_device *dev)
 
 	for (unsigned sm = 0; sm < dev->map.gpu->n_sms; sm++)
 		emu_sms_add(&all, sm);
-	return new_context(dev, NULL, &all, 0);
+	return new_context(dev, NULL, &all);
 }
 
 CUresult emu_primary_retain(struct emu_device *dev, struct CUctx_st **ctx)
@@ -512,18 +512,17 @@ CUresult CUDAAPI cuGreenCtxCreate(CUgreenCtx *out, CUdevResourceDesc desc, CUdev
 	CUresult rc = out ? emu_begin_device(number, &dev) : CUDA_ERROR_INVALID_VALUE;
 	struct CUctx_st *root, *ctx;
 	struct emu_sms sms;
-	unsigned split;
 
 	if (rc)
 		return rc;
-	if (!emu_desc_read(desc, dev, &sms, &split) || flags != CU_GREEN_CTX_DEFAULT_STREAM)
+	if (!emu_desc_read(desc, dev, &sms) || flags != CU_GREEN_CTX_DEFAULT_STREAM)
 		rc = CUDA_ERROR_INVALID_VALUE;
 	else if (emu.server_pid && dev->n_visible_sms < dev->map.gpu->n_sms)
 		rc = CUDA_ERROR_NOT_SUPPORTED; /* not under an MPS thread percentage */
 	else
 		rc = emu_primary_retain(dev, &root);
 	if (!rc) {
-		ctx = new_context(dev, root, &sms, split);
+		ctx = new_context(dev, root, &sms);
 		if (ctx) {
 			*out = (CUgreenCtx)ctx;
 		} else {

@@ -195,7 +195,7 @@ CUresult CUDAAPI cuDriverGetVersion(int *version)
 {
 	if (!version)
 		return CUDA_ERROR_INVALID_VALUE;
-	*version = 13000;
+	*version = EMU_CUDA_VERSION;
 	return CUDA_SUCCESS;
 }
 
@@ -403,7 +403,6 @@ enum { HIDDEN_MAGIC = 0x454d5552 };
 struct CUdevResourceDesc_st {
 	struct emu_device *dev;
 	struct emu_sms sms;
-	unsigned split;
 };
 
 static unsigned splits;
@@ -461,12 +460,19 @@ CUresult CUDAAPI cuDeviceGetDevResource(CUdevice number, CUdevResource *resource
 	return rc;
 }
 
+static void move(struct emu_sms *from, struct emu_sms *to, unsigned sm)
+{
+	if (!emu_sms_has(from, sm))
+		return;
+	emu_sms_add(to, sm);
+	from->bits[sm / 64] &= ~(UINT64_C(1) << (sm % 64));
+}
+
 static void move_first(struct emu_sms *from, struct emu_sms *to, unsigned n)
 {
 	for (unsigned sm = 0; sm < EMU_SMS_MAX && n; sm++)
 		if (emu_sms_has(from, sm)) {
-			emu_sms_add(to, sm);
-			from->bits[sm / 64] &= ~(UINT64_C(1) << (sm % 64));
+			move(from, to, sm);
 			n--;
 		}
 }
@@ -481,7 +487,7 @@ CUresult CUDAAPI cuDevSmResourceSplitByCount(CUdevResource *result, unsigned *n_
 					     unsigned flags, unsigned min_count)
 {
 	CUresult rc = n_groups && input ? emu_begin() : CUDA_ERROR_INVALID_VALUE;
-	struct emu_sms left;
+	struct emu_sms left, rest;
 	struct emu_device *dev;
 	struct hidden h;
 	unsigned size, possible, split;
@@ -492,12 +498,23 @@ CUresult CUDAAPI cuDevSmResourceSplitByCount(CUdevResource *result, unsigned *n_
 		emu_exit();
 		return CUDA_ERROR_INVALID_VALUE;
 	}
+	/* Groups of a split are split again only as the resource of a green context. */
+	if (h.split || min_count > emu_sms_count(&h.sms)) {
+		emu_exit();
+		return h.split ? CUDA_ERROR_INVALID_RESOURCE_TYPE : CUDA_ERROR_INVALID_VALUE;
+	}
 	dev = &emu.devices[h.device];
 	size =
 	    flags & CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING ? 2 : dev->map.gpu->group_sms;
 	min_count = min_count ? min_count : 1;
 	size = (min_count + size - 1) / size * size;
-	possible = emu_sms_count(&h.sms) / size;
+	left = h.sms;
+	rest = (struct emu_sms){{0}};
+	if (!(flags & CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING))
+		for (unsigned sm = dev->map.gpu->n_groups * dev->map.gpu->group_sms;
+		     sm < EMU_SMS_MAX; sm++)
+			move(&left, &rest, sm);
+	possible = emu_sms_count(&left) / size;
 	if (!possible) {
 		emu_exit();
 		return CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
@@ -510,12 +527,12 @@ CUresult CUDAAPI cuDevSmResourceSplitByCount(CUdevResource *result, unsigned *n_
 	if (*n_groups > possible)
 		*n_groups = possible;
 	split = ++splits;
-	left = h.sms;
 	for (unsigned i = 0; i < *n_groups; i++) {
 		struct emu_sms group = {{0}};
 		move_first(&left, &group, size);
 		result[i] = emu_resource(dev, &group, split);
 	}
+	move_first(&rest, &left, EMU_SMS_MAX);
 	if (remaining) {
 		*remaining = emu_resource(dev, &left, split);
 		if (!emu_sms_count(&left))
@@ -554,8 +571,7 @@ CUresult CUDAAPI cuDevResourceGenerateDesc(CUdevResourceDesc *desc, CUdevResourc
 	}
 	d = malloc(sizeof(*d));
 	if (d) {
-		*d = (struct CUdevResourceDesc_st){
-		    .dev = &emu.devices[first.device], .sms = sms, .split = first.split};
+		*d = (struct CUdevResourceDesc_st){.dev = &emu.devices[first.device], .sms = sms};
 		emu_handle_add(d, EMU_HANDLE_DESC);
 		*desc = d;
 	}
@@ -563,12 +579,10 @@ CUresult CUDAAPI cuDevResourceGenerateDesc(CUdevResourceDesc *desc, CUdevResourc
 	return d ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-bool emu_desc_read(CUdevResourceDesc desc, const struct emu_device *dev, struct emu_sms *sms,
-		   unsigned *split)
+bool emu_desc_read(CUdevResourceDesc desc, const struct emu_device *dev, struct emu_sms *sms)
 {
 	if (!emu_handle_is(desc, EMU_HANDLE_DESC) || desc->dev != dev)
 		return false;
 	*sms = desc->sms;
-	*split = desc->split;
 	return true;
 }

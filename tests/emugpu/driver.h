@@ -4,6 +4,9 @@
 
 #include "tests/emugpu/engine.h"
 
+/* What cuDriverGetVersion says. */
+enum { EMU_CUDA_VERSION = 13000 };
+
 #define EMU_EXPORT __attribute__((visibility("default")))
 
 /*
@@ -105,8 +108,7 @@ CUdevice emu_device_number(const struct emu_device *dev);
 CUdevResource emu_resource(const struct emu_device *dev, const struct emu_sms *sms, unsigned split);
 
 /* Under the mutex: what a descriptor of `dev` holds; false: not such a descriptor. */
-bool emu_desc_read(CUdevResourceDesc desc, const struct emu_device *dev, struct emu_sms *sms,
-		   unsigned *split);
+bool emu_desc_read(CUdevResourceDesc desc, const struct emu_device *dev, struct emu_sms *sms);
 
 /* Connect to the MPS control daemon, if one lives. Fills emu.server_pid. */
 CUresult emu_mps_connect(void);

@@ -13,7 +13,8 @@
 #include "tests/emugpu/shm.h"
 
 static const char usage[] =
-    "Usage: emugpu-host create DIR [--gpus N] [--sms N] [--group-sms N] [--memory-mib N]\n"
+    "Usage: emugpu-host create DIR [--gpus N] [--sms N] [--group-sms N] [--groups N]\n"
+    "                              [--memory-mib N]\n"
     "       emugpu-host trace DIR GPU      blocks that ran, one JSON object per line\n"
     "       emugpu-host clear DIR GPU      forget the trace\n"
     "       emugpu-host clients DIR GPU    processes that use the GPU, one JSON object per line\n"
@@ -80,29 +81,29 @@ static int write_information(const char *dir, const char *bus_id, const char *uu
 	return 0;
 }
 
-static int create_gpu(const char *dir, unsigned index, unsigned sms, unsigned group_sms,
-		      unsigned long memory_mib)
+static int create_gpu(const char *dir, struct emu_shape shape)
 {
-	char path[PATH_MAX], resolved[PATH_MAX], uuid[48], bus_id[16];
+	char path[PATH_MAX], resolved[PATH_MAX];
+	unsigned one_based = (shape.index + 1) & 0xff;
 	FILE *f;
 
 	if (!realpath(dir, resolved))
 		return fail("cannot resolve %s: %s", dir, strerror(errno));
 	uint64_t h = hash(resolved);
-	snprintf(uuid, sizeof(uuid), "GPU-e0000000-%04x-4000-8000-%012llx", (index + 1) & 0xffff,
+	snprintf(shape.uuid, sizeof(shape.uuid), "GPU-e0000000-%04x-4000-8000-%012llx", one_based,
 		 (unsigned long long)(h & 0xffffffffffff));
-	snprintf(bus_id, sizeof(bus_id), "0000:%02x:00.0", (index + 1) & 0xff);
+	snprintf(shape.bus_id, sizeof(shape.bus_id), "0000:%02x:00.0", one_based);
 
-	snprintf(path, sizeof(path), "%s/gpu%u", dir, index);
-	if (emu_gpu_create(path, index, sms, group_sms, (uint64_t)memory_mib << 20, uuid, bus_id))
+	snprintf(path, sizeof(path), "%s/gpu%u", dir, shape.index);
+	if (emu_gpu_create(path, &shape))
 		return fail("cannot make %s: %s%s", path, strerror(errno),
 			    errno == EEXIST ? "; use another directory, or destroy this one first"
 					    : "");
-	snprintf(path, sizeof(path), "%s/dev/emugpu%u", dir, index);
+	snprintf(path, sizeof(path), "%s/dev/emugpu%u", dir, shape.index);
 	f = fopen(path, "we");
 	if (!f || fclose(f))
 		return fail("cannot make %s: %s", path, strerror(errno));
-	return write_information(dir, bus_id, uuid, index);
+	return write_information(dir, shape.bus_id, shape.uuid, shape.index);
 }
 
 static int number(const char *option, const char *text, unsigned long low, unsigned long high,
@@ -119,12 +120,11 @@ static int number(const char *option, const char *text, unsigned long low, unsig
 
 static int create(int argc, char **argv)
 {
-	static const struct option options[] = {{"gpus", required_argument, NULL, 'g'},
-						{"sms", required_argument, NULL, 's'},
-						{"group-sms", required_argument, NULL, 'r'},
-						{"memory-mib", required_argument, NULL, 'm'},
-						{NULL, 0, NULL, 0}};
-	unsigned long gpus = 4, sms = 132, group_sms = 8, memory_mib = 143360;
+	static const struct option options[] = {
+	    {"gpus", required_argument, NULL, 'g'},       {"sms", required_argument, NULL, 's'},
+	    {"group-sms", required_argument, NULL, 'r'},  {"groups", required_argument, NULL, 'n'},
+	    {"memory-mib", required_argument, NULL, 'm'}, {NULL, 0, NULL, 0}};
+	unsigned long gpus = 4, sms = 132, group_sms = 8, groups = 0, memory_mib = 143360;
 	char path[PATH_MAX];
 	const char *dir;
 	int c;
@@ -136,6 +136,8 @@ static int create(int argc, char **argv)
 			return 2;
 		if (c == 'r' && number("group-sms", optarg, 2, EMU_SMS_MAX, &group_sms))
 			return 2;
+		if (c == 'n' && number("groups", optarg, 1, EMU_SMS_MAX, &groups))
+			return 2;
 		if (c == 'm' && number("memory-mib", optarg, 1, 1u << 20, &memory_mib))
 			return 2;
 		if (c == '?')
@@ -145,6 +147,12 @@ static int create(int argc, char **argv)
 		fputs(usage, stderr);
 		return 2;
 	}
+	/* The clusters of an H200 are uneven: its 132 SMs make 15 groups of 8, and 12 are left over. */
+	if (!groups)
+		groups = sms == 132 && group_sms == 8 ? 15 : sms / group_sms;
+	if (!groups || groups * group_sms > sms)
+		return fail("%lu groups of %lu SMs do not fit into %lu SMs", groups, group_sms,
+			    sms);
 	dir = argv[optind];
 	if (make_dir(dir))
 		return 1;
@@ -155,7 +163,11 @@ static int create(int argc, char **argv)
 	if (make_dir(path))
 		return 1;
 	for (unsigned i = 0; i < gpus; i++)
-		if (create_gpu(dir, i, (unsigned)sms, (unsigned)group_sms, memory_mib))
+		if (create_gpu(dir, (struct emu_shape){.index = i,
+						       .n_sms = (uint32_t)sms,
+						       .group_sms = (uint32_t)group_sms,
+						       .n_groups = (uint32_t)groups,
+						       .total_memory = (uint64_t)memory_mib << 20}))
 			return 1;
 	return 0;
 }

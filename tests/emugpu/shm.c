@@ -41,8 +41,7 @@ uint64_t emu_now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-int emu_gpu_create(const char *path, uint32_t index, uint32_t n_sms, uint32_t group_sms,
-		   uint64_t total_memory, const char *uuid, const char *bus_id)
+int emu_gpu_create(const char *path, const struct emu_shape *shape)
 {
 	struct emu_gpu *gpu = MAP_FAILED;
 	pthread_mutexattr_t attr;
@@ -58,12 +57,13 @@ int emu_gpu_create(const char *path, uint32_t index, uint32_t n_sms, uint32_t gr
 	if (gpu == MAP_FAILED)
 		goto done;
 	gpu->version = EMU_VERSION;
-	gpu->index = index;
-	gpu->n_sms = n_sms;
-	gpu->group_sms = group_sms;
-	gpu->total_memory = total_memory;
-	snprintf(gpu->uuid, sizeof(gpu->uuid), "%s", uuid);
-	snprintf(gpu->bus_id, sizeof(gpu->bus_id), "%s", bus_id);
+	gpu->index = shape->index;
+	gpu->n_sms = shape->n_sms;
+	gpu->group_sms = shape->group_sms;
+	gpu->n_groups = shape->n_groups;
+	gpu->total_memory = shape->total_memory;
+	memcpy(gpu->uuid, shape->uuid, sizeof(gpu->uuid));
+	memcpy(gpu->bus_id, shape->bus_id, sizeof(gpu->bus_id));
 	pthread_mutexattr_init(&attr);
 	pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
 	pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);

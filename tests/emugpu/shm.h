@@ -18,7 +18,7 @@
  */
 enum {
 	EMU_MAGIC = 0x454d5531,
-	EMU_VERSION = 1,
+	EMU_VERSION = 2,
 	EMU_GPUS_MAX = 16,
 	EMU_SMS_MAX = 256,
 	EMU_CLIENTS_MAX = 128,
@@ -83,6 +83,8 @@ struct emu_client {
 struct emu_gpu {
 	uint32_t magic, version;
 	uint32_t index, n_sms, group_sms;
+	uint32_t
+	    n_groups; /* SMs below n_groups * group_sms are in groups; the others are the rest */
 	uint64_t total_memory;
 	char uuid[48];   /* "GPU-…" */
 	char bus_id[16]; /* "0000:3b:00.0" */
@@ -105,9 +107,15 @@ struct emu_map {
 
 uint64_t emu_now_ns(void);
 
+/* What a GPU is made as. */
+struct emu_shape {
+	uint32_t index, n_sms, group_sms, n_groups;
+	uint64_t total_memory;
+	char uuid[48], bus_id[16];
+};
+
 /* Make the file of a GPU. Returns 0 or -1 with errno. */
-int emu_gpu_create(const char *path, uint32_t index, uint32_t n_sms, uint32_t group_sms,
-		   uint64_t total_memory, const char *uuid, const char *bus_id);
+int emu_gpu_create(const char *path, const struct emu_shape *shape);
 
 /*
  * Map DIR/gpuN for this process. `for_writing` false maps it read-only. Open it once per process:

@@ -180,7 +180,7 @@ CUresult CUDAAPI cuGetProcAddress_v2(const char *name, void **function, int vers
 	CUdriverProcAddressQueryResult found = CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
 	const struct symbol *best = NULL;
 
-	if (!name || !function || flags & ~3u)
+	if (!name || !function || flags & ~3u || version > EMU_CUDA_VERSION)
 		return CUDA_ERROR_INVALID_VALUE;
 	*function = NULL;
 	for (size_t i = 0; i < sizeof(symbols) / sizeof(*symbols); i++) {
@@ -198,7 +198,7 @@ CUresult CUDAAPI cuGetProcAddress_v2(const char *name, void **function, int vers
 	}
 	if (status)
 		*status = found;
-	return best || status ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+	return CUDA_SUCCESS;
 }
 
 CUresult CUDAAPI cuGetProcAddress(const char *name, void **function, int version, cuuint64_t flags)

@@ -430,6 +430,7 @@ static int report(struct work *w)
 	static bool seen[SMS_MAX];
 	uint32_t *smids = allocate((w->n_smids + 1) * sizeof(*smids));
 	const char *comma = "";
+	double rate = (double)w->blocks / w->seconds; /* of blocks: what the command is about */
 
 	if (w->n_smids)
 		CALL(cuMemcpyDtoHAsync, smids, w->smids, w->n_smids * sizeof(*smids), w->stream);
@@ -439,10 +440,10 @@ static int report(struct work *w)
 			seen[smids[i]] = true;
 	printf("{\"command\":\"%s\",\"device\":\"%s\",\"uuid\":\"%s\",\"sms\":%u,\"launches\":%u,"
 	       "\"blocks\":%" PRIu64
-	       ",\"seconds\":%.6f,\"launches_per_s\":%.3f,\"blocks_per_s\":%.3f,"
+	       ",\"seconds\":%.6f,\"launches_per_s\":%.3f,\"blocks_per_s\":%.3f,\"rate\":%.3f,"
 	       "\"result\":\"%s\",\"smids\":[",
 	       w->o->command, w->name, w->uuid, w->sms, w->launches, w->blocks, w->seconds,
-	       w->launches / w->seconds, (double)w->blocks / w->seconds, w->result);
+	       w->launches / w->seconds, rate, rate, w->result);
 	for (unsigned i = 0; i < SMS_MAX; i++)
 		if (seen[i]) {
 			printf("%s%u", comma, i);
