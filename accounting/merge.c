@@ -117,22 +117,6 @@ int ds_usage_merge(const struct ds_usage_record *records, size_t n,
 	return 0;
 }
 
-uint32_t ds_usage_missing(const struct ds_usage_record *records, size_t n, const char *const *nodes,
-			  size_t n_nodes)
-{
-	uint32_t last = last_run(records, n);
-	uint32_t missing = 0;
-
-	for (size_t i = 0; i < n_nodes; i++) {
-		size_t j = 0;
-		while (j < n &&
-		       (records[j].restart != last || strcmp(records[j].node, nodes[i]) != 0))
-			j++;
-		missing += j == n;
-	}
-	return missing;
-}
-
 static double milliseconds(double seconds)
 {
 	return round(seconds * 1000) / 1000;

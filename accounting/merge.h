@@ -15,7 +15,7 @@ struct ds_usage_summary {
 	    share_milli; /* of one GPU, on each node of the last run; the largest if they differ */
 	uint32_t nodes;  /* that reported the last run; one GPU each */
 	uint32_t
-	    nodes_missing;   /* of the last run: allocated but never reported; set by the caller */
+	    nodes_missing;   /* of the last run, allocated but silent; set by ds_settle_decide() */
 	uint32_t restarts;   /* number of the last run: 0 when the job was never requeued */
 	double seconds;      /* from a run's first begin to its last end, over all runs */
 	double granted_sm_s; /* over all nodes and runs */
@@ -30,12 +30,6 @@ struct ds_usage_summary {
  */
 int ds_usage_merge(const struct ds_usage_record *records, size_t n,
 		   struct ds_usage_summary *summary, struct ds_error *err);
-
-/*
- * How many of the `n_nodes` nodes have no record of the last run among the n records. Pure.
- */
-uint32_t ds_usage_missing(const struct ds_usage_record *records, size_t n, const char *const *nodes,
-			  size_t n_nodes);
 
 /* The summary as the line {"detshare":{...}}, malloc'd, without a newline; NULL: no memory. */
 char *ds_usage_summary_format(const struct ds_usage_summary *summary);

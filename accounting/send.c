@@ -26,6 +26,7 @@ enum {
 	PAUSE_MIN_MS = 1000,
 	PAUSE_MAX_MS = 60000,
 	TEMPORARY_AGE_S = 3600,
+	FOR_MAX_S = 30 * 86400,
 };
 
 struct sender {
@@ -317,8 +318,34 @@ static long long now_ms(void)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_BOOTTIME, &now);
+	clock_gettime(CLOCK_REALTIME, &now);
 	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+/*
+ * Until when the sender at work goes on stands in the lock file, so that one who comes and finds
+ * it at work can have it go on for longer, instead of waiting beside it. Real time, because the
+ * file outlives a reboot.
+ */
+static long long read_deadline_ms(int lock_fd)
+{
+	char text[32] = "";
+
+	if (pread(lock_fd, text, sizeof(text) - 1, 0) < 0)
+		return 0;
+	long long deadline = strtoll(text, NULL, 10);
+	return deadline <= now_ms() + FOR_MAX_S * 1000LL ? deadline : 0;
+}
+
+static void extend_deadline_ms(int lock_fd, long long deadline_ms)
+{
+	char text[32];
+	int length = snprintf(text, sizeof(text), "%020lld\n", deadline_ms);
+
+	/* If it fails, the records only wait for the next sender. */
+	if (deadline_ms > read_deadline_ms(lock_fd) &&
+	    pwrite(lock_fd, text, (size_t)length, 0) != length)
+		ds_log("cannot write the lock file of the spool: %s", strerror(errno));
 }
 
 /* Up to a quarter longer, at random: after an outage not all nodes come at the same instant. */
@@ -339,9 +366,8 @@ static void pause_ms(long long ms)
 		;
 }
 
-static int send_for(struct sender *sender, unsigned for_s, struct ds_error *err)
+static int send_until_deadline(struct sender *sender, struct ds_error *err)
 {
-	long long deadline = now_ms() + for_s * 1000LL;
 	long long pause = PAUSE_MIN_MS;
 
 	for (;;) {
@@ -350,7 +376,7 @@ static int send_for(struct sender *sender, unsigned for_s, struct ds_error *err)
 		if (sender->n_left == 0)
 			return 0;
 		long long this_pause = with_jitter(pause);
-		if (now_ms() + this_pause > deadline)
+		if (now_ms() + this_pause > read_deadline_ms(sender->lock_fd))
 			return ds_fail(err, "%zu usage records wait in %s: %s", sender->n_left,
 				       sender->spool.path, sender->why.text);
 		pause_ms(this_pause);
@@ -385,6 +411,7 @@ int ds_send(const struct ds_node_config *config, unsigned for_s, struct ds_error
 		goto out;
 	}
 	ds_directory_sweep(&sender.spool, TEMPORARY_AGE_S);
+	extend_deadline_ms(sender.lock_fd, now_ms() + for_s * 1000LL);
 	do {
 		if (flock(sender.lock_fd, LOCK_EX | LOCK_NB) < 0) {
 			rv = 0;
@@ -393,10 +420,11 @@ int ds_send(const struct ds_node_config *config, unsigned for_s, struct ds_error
 					     strerror(errno));
 			goto out;
 		}
-		rv = send_for(&sender, for_s, err);
+		rv = send_until_deadline(&sender, err);
 		flock(sender.lock_fd, LOCK_UN);
-		/* A record that came after the last look, by somebody who then found us at work. */
-	} while (rv == 0 && spool_has_records(&sender));
+		/* Once more if somebody who found us at work has left a record or a later deadline. */
+	} while (spool_has_records(&sender) &&
+		 (rv == 0 || now_ms() + PAUSE_MAX_MS < read_deadline_ms(sender.lock_fd)));
 out:
 	if (sender.lock_fd >= 0)
 		close(sender.lock_fd);

@@ -10,7 +10,7 @@
  * again, with growing pauses, until the spool is empty or `for_s` seconds are over. What is left
  * waits for the next call. Broken records go to SPOOL_DIR/broken, ones that the collector refuses to
  * SPOOL_DIR/refused: said once, never tried again, never lost. If another sender is at work on the
- * spool, it takes over what is there now and this one has nothing to do.
+ * spool, it takes over what is there now, and the deadline if this one's is later.
  *
  * Returns 0 when nothing waits (or somebody else works), -1 with a reason when something does.
  */

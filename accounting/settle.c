@@ -81,12 +81,12 @@ struct ds_settle_decision ds_settle_decide(const struct ds_job_row *rows, size_t
 		    records[i].begin_unix_s >= (double)(rows[first].submit - CLOCK_SLACK_S))
 			ours[n_ours++] = records[i];
 	}
-	uint32_t missing =
-	    ds_usage_missing(ours, n_ours, (const char *const *)target->nodes, target->n_nodes);
-	if ((missing == 0 || rules->now >= target->end + rules->grace_s) &&
-	    ds_usage_merge(ours, n_ours, &decision.summary, NULL) == 0) {
-		decision.summary.nodes_missing = missing;
-		decision.verdict = DS_SETTLE_WRITE;
+	if (ds_usage_merge(ours, n_ours, &decision.summary, NULL) == 0) {
+		struct ds_usage_summary *summary = &decision.summary;
+		if (target->n_nodes > summary->nodes)
+			summary->nodes_missing = target->n_nodes - summary->nodes;
+		if (summary->nodes_missing == 0 || rules->now >= target->end + rules->grace_s)
+			decision.verdict = DS_SETTLE_WRITE;
 	}
 	free(ours);
 	return decision;

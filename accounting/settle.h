@@ -33,8 +33,7 @@ struct ds_job_row {
 	uint32_t het_job_offset;
 	char *name;
 	char *comment; /* AdminComment; NULL: none */
-	char **nodes;
-	size_t n_nodes;
+	uint32_t n_nodes; /* of the run */
 };
 
 struct ds_settle_rules {

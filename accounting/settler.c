@@ -15,7 +15,7 @@
 
 enum {
 	SOON_MS = 500, /* records of a job's nodes come together */
-	PAUSE_MIN_MS = 2000,
+	PAUSE_MIN_MS = 1000,
 	PAUSE_MAX_MS = 60000,
 	IDLE_MS = 86400 * 1000, /* nothing waits: once a day, to forget old records */
 };

@@ -118,7 +118,9 @@ def emulated_trace(cluster):
 
 
 def _free_ports() -> int:
-    for base in PORTS:
+    # Not always from the first on: sessions that start at the same time would agree on it.
+    first = os.getpid() % len(PORTS)
+    for base in [*PORTS[first:], *PORTS[:first]]:
         if not any(processes.port_holder(port) for port in range(base, base + 20)):
             return base
     raise RuntimeError(f"no 20 free ports in {PORTS}")

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "accounting/merge.h"
+#include "accounting/settle.h"
 
 static struct ds_usage_record run_of(const char *node, uint32_t restart, double begin, double end,
 				     double sm_s)
@@ -98,20 +99,6 @@ static void records_that_do_not_belong_together_are_refused(void **state)
 	assert_non_null(strstr(err.text, "of job 7 and of job 8"));
 }
 
-static void missing_nodes_are_those_of_the_last_run(void **state)
-{
-	const char *const nodes[] = {"n1", "n2", "n3"};
-	struct ds_usage_record records[] = {
-	    run_of("n1", 0, 1, 2, 3),
-	    run_of("n2", 1, 3, 4, 3),
-	    run_of("n3", 1, 3, 4, 3),
-	};
-
-	assert_int_equal(ds_usage_missing(records, 1, nodes, 3), 2);
-	assert_int_equal(ds_usage_missing(records, 3, nodes, 3), 1);
-	assert_int_equal(ds_usage_missing(records, 3, nodes, 0), 0);
-}
-
 static void the_line_holds_what_was_measured(void **state)
 {
 	struct ds_usage_summary summary = {
@@ -135,6 +122,147 @@ static void the_line_holds_what_was_measured(void **state)
 	line = ds_usage_summary_format(&summary);
 	assert_non_null(strstr(line, "\"nodes_missing\":1"));
 	free(line);
+}
+
+/* A row of job 7, user 1000; `name` differs for a job that got the id by chance. */
+static struct ds_job_row row_of(const char *name, time_t submit, time_t start, time_t end,
+				uint32_t n_nodes)
+{
+	return (struct ds_job_row){
+	    .job_id = 7,
+	    .uid = 1000,
+	    .ended = end != 0,
+	    .submit = submit,
+	    .start = start,
+	    .end = end,
+	    .name = (char *)name,
+	    .n_nodes = n_nodes,
+	};
+}
+
+enum { GRACE_S = 600, DAY_S = 86400 };
+
+static void a_line_goes_where_and_when_it_belongs(void **state)
+{
+	const struct ds_job_row ended = row_of("j", 900, 1000, 1100, 1);
+	const struct ds_job_row two_nodes = row_of("j", 900, 1000, 1100, 2);
+	const struct ds_job_row running = row_of("j", 900, 1000, 0, 1);
+	const struct ds_job_row requeued = row_of("j", 1100, 1300, 1400, 1);
+	const struct ds_job_row requeued_pending = row_of("j", 1100, 0, 0, 0);
+	const struct ds_job_row long_before =
+	    row_of("other", 900 - DAY_S, 1000 - DAY_S, 1100 - DAY_S, 1);
+	const struct ds_job_row long_after =
+	    row_of("other", 900 + DAY_S, 1000 + DAY_S, 1100 + DAY_S, 1);
+	struct ds_job_row stranger = ended;
+	const struct ds_usage_record first = run_of("n1", 0, 1000, 1100, 10);
+	const struct ds_usage_record second = run_of("n1", 1, 1300, 1400, 20);
+	const struct ds_usage_record older = run_of("n9", 3, 1000 - DAY_S, 1100 - DAY_S, 40);
+	stranger.uid = 1001;
+
+	const struct {
+		const char *name;
+		struct ds_job_row rows[3];
+		size_t n_rows;
+		struct ds_usage_record records[3];
+		size_t n;
+		time_t now;
+		enum ds_settle_verdict verdict;
+		size_t target;
+		double granted_sm_s;
+		uint32_t missing;
+	} cases[] = {
+	    {"not in the database", {{0}}, 0, {first}, 1, 1200, DS_SETTLE_UNKNOWN, 0, 0, 0},
+	    {"another user's", {stranger}, 1, {first}, 1, 1200, DS_SETTLE_UNKNOWN, 0, 0, 0},
+	    {"the id's job of yesterday",
+	     {long_before},
+	     1,
+	     {first},
+	     1,
+	     1200,
+	     DS_SETTLE_UNKNOWN,
+	     0,
+	     0,
+	     0},
+	    {"only pending again",
+	     {requeued_pending},
+	     1,
+	     {first},
+	     1,
+	     1200,
+	     DS_SETTLE_UNKNOWN,
+	     0,
+	     0,
+	     0},
+	    {"running", {running}, 1, {first}, 1, 1200, DS_SETTLE_WAIT, 0, 0, 0},
+	    {"ended", {ended}, 1, {first}, 1, 1200, DS_SETTLE_WRITE, 0, 10, 0},
+	    {"a node is silent",
+	     {two_nodes},
+	     1,
+	     {first},
+	     1,
+	     1100 + GRACE_S - 1,
+	     DS_SETTLE_WAIT,
+	     0,
+	     0,
+	     0},
+	    {"and stays so", {two_nodes}, 1, {first}, 1, 1100 + GRACE_S, DS_SETTLE_WRITE, 0, 10, 1},
+	    {"requeued, pending",
+	     {ended, requeued_pending},
+	     2,
+	     {first},
+	     1,
+	     9999,
+	     DS_SETTLE_WAIT,
+	     1,
+	     0,
+	     0},
+	    {"requeued, silent", {ended, requeued}, 2, {first}, 1, 1400, DS_SETTLE_WRITE, 1, 10, 0},
+	    {"requeued, both runs",
+	     {ended, requeued},
+	     2,
+	     {second, first},
+	     2,
+	     1400,
+	     DS_SETTLE_WRITE,
+	     1,
+	     30,
+	     0},
+	    {"the id was used before",
+	     {long_before, ended},
+	     2,
+	     {first, older},
+	     2,
+	     1200,
+	     DS_SETTLE_WRITE,
+	     1,
+	     10,
+	     0},
+	    {"and again since",
+	     {ended, long_after},
+	     2,
+	     {first},
+	     1,
+	     1200 + DAY_S,
+	     DS_SETTLE_WRITE,
+	     0,
+	     10,
+	     0},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		const struct ds_settle_rules rules = {.now = cases[i].now, .grace_s = GRACE_S};
+		struct ds_settle_decision got = ds_settle_decide(
+		    cases[i].rows, cases[i].n_rows, cases[i].records, cases[i].n, &rules);
+
+		if (got.verdict != cases[i].verdict ||
+		    (got.verdict != DS_SETTLE_UNKNOWN && got.target != cases[i].target))
+			fail_msg("%s: verdict %d, row %zu", cases[i].name, got.verdict, got.target);
+		if (got.verdict == DS_SETTLE_WRITE &&
+		    (got.summary.granted_sm_s != cases[i].granted_sm_s ||
+		     got.summary.nodes_missing != cases[i].missing))
+			fail_msg("%s: %g SM s, %u missing", cases[i].name, got.summary.granted_sm_s,
+				 got.summary.nodes_missing);
+	}
 }
 
 #define OURS "{\"detshare\":{\"v\":1}}"
@@ -177,7 +305,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(records_of_a_job_merge),
 	    cmocka_unit_test(records_that_do_not_belong_together_are_refused),
-	    cmocka_unit_test(missing_nodes_are_those_of_the_last_run),
+	    cmocka_unit_test(a_line_goes_where_and_when_it_belongs),
 	    cmocka_unit_test(the_line_holds_what_was_measured),
 	    cmocka_unit_test(the_sites_text_is_kept),
 	};
