@@ -7,10 +7,11 @@
 
 #include "gres/granted.h"
 
-#define MPS_PIPE_VARIABLE "CUDA_MPS_PIPE_DIRECTORY"
-#define MPS_LOG_VARIABLE  "CUDA_MPS_LOG_DIRECTORY"
-#define DEVICES_VARIABLE  "CUDA_VISIBLE_DEVICES"
-#define PRELOAD_SEPARATORS " :"
+#define MPS_PIPE_VARIABLE       "CUDA_MPS_PIPE_DIRECTORY"
+#define MPS_PERCENTAGE_VARIABLE "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+#define MPS_LOG_VARIABLE        "CUDA_MPS_LOG_DIRECTORY"
+#define DEVICES_VARIABLE        "CUDA_VISIBLE_DEVICES"
+#define PRELOAD_SEPARATORS      " :"
 
 static bool name_char(char c, bool first)
 {
@@ -213,11 +214,15 @@ static bool is_below(const char *path, const char *directory)
 	return path && length > 0 && !strncmp(path, directory, length) && path[length] == '/';
 }
 
+static int remove_variable(struct ds_env_edits *edits, const char *name)
+{
+	return edit(edits, name, strlen(name), NULL);
+}
+
 /* Everything under our names, and what an outer allocation left, goes. */
 static int plan_removals(const char *const *current, const struct ds_task_grant *grant,
 			 struct ds_env_edits *edits)
 {
-	static const char *const mps[] = {MPS_PIPE_VARIABLE, MPS_LOG_VARIABLE};
 	const size_t prefix = strlen(DS_TASK_PREFIX);
 
 	for (const char *const *entry = current; entry && *entry; entry++) {
@@ -225,11 +230,11 @@ static int plan_removals(const char *const *current, const struct ds_task_grant 
 		    edit(edits, *entry, strcspn(*entry, "="), NULL) < 0)
 			return -1;
 	}
-	for (size_t i = 0; i < sizeof(mps) / sizeof(mps[0]); i++) {
-		if (is_below(value_in(current, mps[i]), grant->runtime_dir) &&
-		    edit(edits, mps[i], strlen(mps[i]), NULL) < 0)
-			return -1;
-	}
+	/* The percentage, too, is ours then: a task.env with one has the other. */
+	if (is_below(value_in(current, MPS_PIPE_VARIABLE), grant->runtime_dir) &&
+	    (remove_variable(edits, MPS_PIPE_VARIABLE) < 0 ||
+	     remove_variable(edits, MPS_PERCENTAGE_VARIABLE) < 0))
+		return -1;
 	return 0;
 }
 

@@ -218,10 +218,10 @@ int ds_probe(const struct ds_node_config *config, struct ds_error *err)
 			continue;
 		}
 		const struct ds_gpu *gpu = find_gpu(gpus, n_gpus, topology.uuid);
-		if (!gpu)
+		if (!gpu && rv == 0) /* the first reason is the one to tell */
 			rv = ds_fail(err, "%s, which the driver shows, is not in %s", topology.uuid,
 				     config->gpu_info_dir);
-		else if (keep(config, gpu, &topology, machine, err) < 0)
+		else if (gpu && keep(config, gpu, &topology, machine, err) < 0)
 			rv = -1;
 	}
 	if (machine)

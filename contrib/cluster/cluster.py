@@ -4,6 +4,7 @@
 import fcntl
 import json
 import os
+import pwd
 import secrets
 import shutil
 import subprocess
@@ -82,7 +83,7 @@ class Cluster:
     def run(self, *command, check=True, timeout_s=COMMAND_TIMEOUT_S, user=None, **more):
         """Run a command inside the cluster and return its CompletedProcess (text, both streams)."""
         if user is not None:
-            more.update(user=user, group=user, extra_groups=[])
+            more.update(user=user, group=pwd.getpwnam(user).pw_gid, extra_groups=[])
         more.setdefault("cwd", self.layout.work)
         more.setdefault("env", self.environment())
         run = subprocess.run(

@@ -172,7 +172,8 @@ static void edits_of_a_granted_task(void **state)
 				       NULL};
 	check_edits(hostile, &grant,
 		    "DETSHARE_SHARE=0.5 -DETSHARE_EVIL -DETSHARE_ DETSHARE_PORT=/r/job-1/port "
-		    "CUDA_MPS_PIPE_DIRECTORY=/r/gpu-1/mps/pipe LD_PRELOAD=" LIBRARY
+		    "CUDA_MPS_PIPE_DIRECTORY=/r/gpu-1/mps/pipe "
+		    "-CUDA_MPS_ACTIVE_THREAD_PERCENTAGE LD_PRELOAD=" LIBRARY
 		    ":/a.so DETSHARE_CLASS=latency CUDA_VISIBLE_DEVICES=GPU-1");
 }
 
@@ -184,12 +185,14 @@ static void edits_of_a_task_without_grant(void **state)
 				     "CUDA_MPS_PIPE_DIRECTORY=/tmp/site-mps", NULL};
 	const char *const stale[] = {"DETSHARE_PORT=/r/job-1/port", "LD_PRELOAD=" LIBRARY,
 				     "CUDA_MPS_PIPE_DIRECTORY=/r/gpu-1/mps/pipe",
-				     "CUDA_MPS_LOG_DIRECTORY=/r2/log", NULL};
+				     "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=100", NULL};
 	const char *const nothing[] = {NULL};
 
 	check_edits(plain, &grant, "");
 	check_edits(nothing, &grant, "");
-	check_edits(stale, &grant, "-DETSHARE_PORT -CUDA_MPS_PIPE_DIRECTORY -LD_PRELOAD");
+	check_edits(stale, &grant,
+		    "-DETSHARE_PORT -CUDA_MPS_PIPE_DIRECTORY -CUDA_MPS_ACTIVE_THREAD_PERCENTAGE "
+		    "-LD_PRELOAD");
 
 	/* a step with --gres=none of a job that shares a GPU here sees no GPU */
 	grant.allocation_here = true;
