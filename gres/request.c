@@ -65,7 +65,9 @@ static const char *quote(struct span span, char buffer[QUOTE_SIZE])
 
 	for (; n < span.length && n < QUOTE_SIZE - 4; n++) {
 		unsigned char c = (unsigned char)span.at[n];
-		buffer[n] = c < ' ' || c == 0x7f ? '?' : (char)c;
+		buffer[n] = span.at[n];
+		if (c < ' ' || c == 0x7f)
+			buffer[n] = '?';
 	}
 	if (n < span.length) {
 		memcpy(buffer + n, "...", 3);

@@ -10,6 +10,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* 26.05 names jobs by step ids, and has the calls by job id on demand. */
+#ifndef SLURM_BACKWARD_COMPAT
+#define SLURM_BACKWARD_COMPAT 1
+#endif
 #include <slurm/slurm.h>
 #include <slurm/slurm_errno.h>
 #include <slurm/spank.h> /* slurm_error and its kind */

@@ -126,9 +126,11 @@ static uint64_t measure(const char *what, const char *gres, int expected,
 		free_job(&job);
 	}
 	qsort(took_ns, ROUNDS, sizeof(took_ns[0]), compare);
-	printf("job_submit, %-18s median %6.2f us   p99 %6.2f us\n", what,
-	       (double)took_ns[ROUNDS / 2] / 1000, (double)took_ns[ROUNDS * 99 / 100] / 1000);
-	return took_ns[ROUNDS / 2];
+	uint64_t median_ns = took_ns[ROUNDS / 2];
+	uint64_t p99_ns = took_ns[ROUNDS / 100 * 99];
+	printf("job_submit, %-18s median %6.2f us   p99 %6.2f us\n", what, (double)median_ns / 1000,
+	       (double)p99_ns / 1000);
+	return median_ns;
 }
 
 int main(void)
