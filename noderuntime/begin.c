@@ -205,7 +205,7 @@ static int run_probe(const struct ds_begin *begin, struct ds_error *err)
 				 .late = DS_SPAWN_KILL};
 	int status = ds_spawn(&spawn, said, sizeof(said), err);
 	if (status < 0)
-		return ds_fail_within(err, "cannot ask the driver about the GPUs");
+		return ds_fail_within(err, "the probe of the GPUs failed");
 	if (status > 0)
 		return ds_fail(err, "%s", *said ? said : "the probe failed and did not say why");
 	return 0;

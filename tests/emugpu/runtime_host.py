@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An emulated machine of its own for a test: its GPUs, its configuration, its node runtimes."""
+import array
+import json
+import mmap
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+BUILD = os.environ.get("DETSHARE_BUILDDIR") or os.environ.get("DETSHARE_BUILD")
+MAGIC, VERSION = 0x44535054, 1
+PROGRAM, STEP = 1, 2
+HELLO = struct.Struct("=IHHII")
+WELCOME = struct.Struct("=IHH248s")
+PAGE = struct.Struct("=IHHQIIIIQQ")  # magic .. granted
+PORT = struct.Struct("=IHHQQQQ")
+
+
+def wait_for(condition, seconds=5):
+    """Wait until the condition holds; returns what it gave."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.01)
+    return value
+
+
+def stat_fields(pid):
+    """State and start time of a process, or None when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return fields[0], int(fields[19])
+
+
+def is_running(pid):
+    fields = stat_fields(pid)
+    return fields is not None and fields[0] not in "ZX"
+
+
+def switches(pid):
+    """How often the process went to sleep and was woken, so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("voluntary_ctxt_switches"):
+            return int(line.split()[1])
+    raise AssertionError("no voluntary_ctxt_switches")
+
+
+class Host:
+    def __init__(self, gpus=2, **config):
+        # Not pytest's directory: other users must reach the port.
+        self.dir = Path(tempfile.mkdtemp(prefix="dsrt-", dir="/tmp"))
+        self.dir.chmod(0o755)
+        self.programs = []
+        self.run_dir = self.dir / "run"
+        self.spool = self.dir / "spool"
+        emugpu = Path(BUILD) / "tests" / "emugpu"
+        self.gpuwork = Path(BUILD) / "tests" / "gpu" / "gpuwork"
+        self.noderuntime = Path(BUILD) / "noderuntime" / "detshare-noderuntime"
+        subprocess.run([emugpu / "emugpu-host", "create", self.dir / "host", "--gpus", str(gpus)], check=True,
+                       stdout=subprocess.DEVNULL)
+        self.env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "EMUGPU_DIR": str(self.dir / "host"),
+                    "LD_LIBRARY_PATH": str(emugpu / ".libs"), "SLURM_CONF": str(self.dir / "slurm.conf")}
+        self.env |= {key: value for key, value in os.environ.items() if key.endswith("SAN_OPTIONS")}
+        self.config = {
+            "runtime_dir": self.run_dir, "spool_dir": self.spool, "gpu_info_dir": self.dir / "host" / "proc",
+            "cuda_library": emugpu / ".libs" / "libcuda.so.1", "noderuntime": self.noderuntime,
+            "mps_control": emugpu / "nvidia-cuda-mps-control",
+            "coroutine_library": Path(BUILD) / "noderuntime" / "coroutine" / ".libs" / "libdetshare-cuda.so",
+        } | config
+        self.conf = self.dir / "node.conf"
+        self.write_conf()
+
+    def write_conf(self):
+        self.conf.write_text("".join(f'{key} = "{value}"\n' for key, value in self.config.items()))
+
+    def close(self):
+        for program in self.programs:
+            program.kill()
+        if self.run_dir.is_dir():
+            for entry in self.run_dir.iterdir():
+                if not entry.name.startswith("gpu-"):
+                    self.end(entry.name, check=False)
+        left = self.mps_pids()
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.dir, ignore_errors=True)
+        assert not left, "MPS was left behind"
+
+    # The programs under test
+
+    def node(self, *arguments, env=None, timeout=20, user=None):
+        return subprocess.run([self.noderuntime, *map(str, arguments), "--config", self.conf], env=self.env | (env or {}),
+                              text=True, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout,
+                              user=user)
+
+    def begin(self, name="job-1", share=500, gpu=0, uid=None, check=True, more=(), **options):
+        uid = os.getuid() if uid is None else uid
+        grant = f"v=1,class=throughput,kind=throughput,share={share},isolation=user,config=0000000000000000"
+        job = ["--job-id", name[4:]] if name.startswith("job-") else []
+        done = self.node("begin", "--allocation", name, "--uid", uid, "--gpu", gpu, "--grant", grant, *job, *more, **options)
+        if check:
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == done.stderr == ""
+        return done
+
+    def end(self, name="job-1", check=True, **options):
+        done = self.node("end", "--allocation", name, **options)
+        if check:
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == done.stderr == ""
+            assert not (self.run_dir / name).exists()
+        return done
+
+    def command(self, *arguments, **options):
+        return [Path(BUILD) / "noderuntime" / "command" / "detshare", *map(str, arguments)]
+
+    def run(self, *arguments, **options):
+        """`detshare run ARGUMENT...`, started."""
+        env = self.env | options.pop("env", {})
+        return subprocess.Popen(self.command("run", "--config", self.conf, *arguments), env=env, text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+    # What can be seen of them
+
+    def gpus(self):
+        done = subprocess.run(self.command("status", "--json", "--config", self.conf), env=self.env, text=True,
+                              capture_output=True, check=True, timeout=20)
+        return json.loads(done.stdout)["gpus"]
+
+    def gpu(self, index=0):
+        return self.gpus()[index]
+
+    def resident(self, name="job-1"):
+        for gpu in self.gpus():
+            for resident in gpu["residents"]:
+                if resident["allocation"] == name:
+                    return resident
+        return None
+
+    def runtime_pid(self, name="job-1"):
+        return int((self.run_dir / name / "runtime.pid").read_text().split()[0])
+
+    def record(self, job=1, restart=0):
+        return json.loads((self.spool / f"job-{job}.{restart}.json").read_text())
+
+    def mps_pids(self):
+        """MPS daemons of this host, whoever started them."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and b"nvidia-cuda-mps" in (entry / "cmdline").read_bytes() and \
+                        f"CUDA_MPS_PIPE_DIRECTORY={self.run_dir}".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except (OSError, ValueError):
+                pass
+        return found
+
+    def trace(self, gpu):
+        """The blocks that ran on a GPU."""
+        done = subprocess.run([Path(BUILD) / "tests" / "emugpu" / "emugpu-host", "trace", self.dir / "host", str(gpu)],
+                              text=True, capture_output=True, check=True, timeout=20)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def assert_clean(self):
+        """Nothing of any allocation is left: no directory, no ledger entry, no process."""
+        assert [e.name for e in self.run_dir.iterdir() if not e.name.startswith("gpu-")] == []
+        assert [gpu["residents"] for gpu in self.gpus()] in ([], [[], []])
+        assert self.mps_pids() == []
+        assert not list(self.run_dir.glob("gpu-*/mps"))
+
+    def program(self, name="job-1", **options):
+        program = Program(self.run_dir / name / "port", **options)
+        self.programs.append(program)
+        return program
+
+
+class Program:
+    """A process that speaks to the port as the coroutine library does. `answer` is what it was told."""
+
+    def __init__(self, port, uid=None, hello=None, wait=True, ignore_term=False):
+        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ours.settimeout(15)
+        hello = hello if hello is not None else HELLO.pack(MAGIC, VERSION, PROGRAM, 0, 0)
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self.ours.close()
+                if ignore_term:
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                else:
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                if uid is not None:
+                    os.setgroups([])
+                    os.setresgid(uid, uid, uid)
+                    os.setresuid(uid, uid, uid)
+                _serve(str(port), hello, theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self.answer = self.hear() if wait else None
+
+    def hear(self):
+        text = self.ours.recv(65536)
+        return json.loads(text) if text else None
+
+    def ask(self, *words):
+        self.ours.send(json.dumps(words).encode())
+        return self.hear()
+
+    def kill(self, number=signal.SIGKILL):
+        if self.pid:
+            os.kill(self.pid, number)
+            self.join()
+
+    def join(self):
+        if self.pid:
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+
+
+def _serve(path, hello, control):
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.settimeout(14)
+    client.connect(path)
+    client.send(hello)
+    message, ancillary, _, _ = client.recvmsg(WELCOME.size, socket.CMSG_SPACE(8))
+    if not message:
+        control.send(json.dumps({"closed": True}).encode())
+        return
+    _, _, refused, reason = WELCOME.unpack(message)
+    fds = array.array("i")
+    for _, _, data in ancillary:
+        fds.frombytes(data)
+    if refused or not fds:
+        control.send(json.dumps({"refused": refused, "reason": reason.rstrip(b"\0").decode(), "fds": len(fds)}).encode())
+        return
+    port, page = fds
+    view = mmap.mmap(page, 4096, mmap.MAP_SHARED, mmap.PROT_READ)
+    control.send(json.dumps({"refused": 0, "fds": len(fds), **_page(view)}).encode())
+    while words := control.recv(65536):
+        verb, *arguments = json.loads(words)
+        control.send(json.dumps(_obey(verb, arguments, port, page, view, client)).encode())
+
+
+def _page(view):
+    _, _, _, epoch, n_groups, group_sms, rest, share, low, high = PAGE.unpack(view[:PAGE.size])
+    return {"epoch": epoch, "n_groups": n_groups, "group_sms": group_sms, "rest": rest, "share": share,
+            "groups": low | high << 64}
+
+
+def _obey(verb, arguments, port, page, view, client):
+    try:
+        if verb == "page":
+            return _page(view)
+        if verb == "write":
+            os.pwrite(port, bytes(arguments[0]), 0)
+        elif verb == "acknowledge":
+            epoch, groups = arguments
+            os.pwrite(port, PORT.pack(MAGIC, VERSION, 0, epoch, groups & (1 << 64) - 1, groups >> 64, 0), 0)
+        elif verb == "close":
+            client.close()
+        elif verb == "map page":
+            mmap.mmap(page, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        elif verb == "reopen page":
+            mmap.mmap(os.open(f"/proc/self/fd/{page}", os.O_RDWR), 4096)
+        elif verb == "write page":
+            os.write(os.open(f"/proc/self/fd/{page}", os.O_RDWR), b"x")
+        elif verb == "resize port":
+            os.ftruncate(port, arguments[0])
+        elif verb == "connected":
+            client.setblocking(False)
+            try:
+                return client.recv(1) != b""
+            except BlockingIOError:
+                return True
+        return "done"
+    except OSError as error:
+        return error.strerror
