@@ -291,8 +291,11 @@ static int start(const struct mps *mps, ds_deadline deadline, struct ds_error *e
 static int ask(const struct mps *mps, const char *command, char *answer, size_t size,
 	       ds_deadline deadline, struct ds_error *err)
 {
-	return control(mps, NULL, command, answer, size, ds_deadline_part(deadline, ANSWER_MS),
-		       err);
+	/* At most half of what is left: no answer is an answer, too, and must be acted upon. */
+	int patience_ms = ds_deadline_left_ms(deadline) / 2;
+	if (patience_ms > ANSWER_MS)
+		patience_ms = ANSWER_MS;
+	return control(mps, NULL, command, answer, size, ds_deadline_in(patience_ms), err);
 }
 
 /* True if somebody listens on the daemon's pipe, or might. Saves asking when nobody can answer. */
@@ -322,7 +325,7 @@ static int ensure_locked(const struct mps *mps, bool alone, ds_deadline deadline
 					      mps->uuid);
 	}
 	/* None runs, or one that hangs, or the remains of one: begin from nothing. */
-	if (!kill_daemons(mps, ds_deadline_part(deadline, KILL_MS)))
+	if (!kill_daemons(mps, ds_deadline_in(KILL_MS)))
 		return ds_fail(err, "MPS of GPU %s hangs and cannot be killed", mps->uuid);
 	remove_dirs(mps);
 	if (start(mps, deadline, err) < 0)

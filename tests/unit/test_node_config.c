@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/node_config.h"
+
+static int parse(const char *text, struct ds_node_config *config, struct ds_error *err)
+{
+	*err = (struct ds_error){""};
+	return ds_node_config_parse(text, "node.conf", "node7", config, err);
+}
+
+static void defaults(void **state)
+{
+	struct ds_node_config config, empty;
+	struct ds_error err;
+
+	ds_node_config_defaults(&config, "node7");
+	assert_string_equal(config.node_name, "node7");
+	assert_string_equal(config.file, "");
+	assert_string_equal(config.runtime_dir, "/run/detshare");
+	assert_string_equal(config.spool_dir, "/var/spool/detshare");
+	assert_string_equal(config.gpu_info_dir, "/proc/driver/nvidia/gpus");
+	assert_string_equal(config.cuda_library, "libcuda.so.1");
+	assert_string_equal(config.mps_control, "nvidia-cuda-mps-control");
+	assert_string_equal(config.usage_host, "");
+	assert_int_equal(config.usage_port, 6829);
+	assert_int_equal(parse("", &empty, &err), 0);
+	assert_memory_equal(&config, &empty, sizeof(config));
+	assert_int_equal(parse("# only a comment\n", &empty, &err), 0);
+	assert_memory_equal(&config, &empty, sizeof(config));
+}
+
+static void the_node_name_stays_in_its_directory(void **state)
+{
+	static const struct {
+		const char *given, *name;
+	} cases[] = {
+	    {"node1", "node1"}, {"a.b", "a.b"},   {"../x", "_._x"}, {".", "_"},
+	    {"a/b", "a_b"},     {"a%nb", "a_nb"}, {"a\nb", "a_b"},
+	};
+	struct ds_node_config config;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		ds_node_config_defaults(&config, cases[i].given);
+		assert_string_equal(config.node_name, cases[i].name);
+	}
+	ds_node_config_defaults(&config, NULL);
+	assert_true(config.node_name[0]);
+	assert_null(strchr(config.node_name, '.'));
+	ds_node_config_defaults(&config, "");
+	assert_true(config.node_name[0]);
+}
+
+static void values(void **state)
+{
+	struct ds_node_config config;
+	struct ds_error err;
+
+	assert_int_equal(parse("runtime_dir = \"/run/%n/detshare-%n\"\n"
+			       "usage_host = \"slurm.example.org\"\n"
+			       "usage_port = 7000 # behind a value\n"
+			       "mps_control = \"\"\n"
+			       "munge_socket = '/run/munge/other'\n"
+			       "gpu_device_prefix = /tmp/dev/emugpu\n",
+			       &config, &err),
+			 0);
+	assert_string_equal(config.runtime_dir, "/run/node7/detshare-node7");
+	assert_string_equal(config.usage_host, "slurm.example.org");
+	assert_int_equal(config.usage_port, 7000);
+	assert_string_equal(config.mps_control, "");
+	assert_string_equal(config.munge_socket, "/run/munge/other");
+	assert_string_equal(config.gpu_device_prefix, "/tmp/dev/emugpu");
+	assert_string_equal(config.spool_dir, "/var/spool/detshare");
+}
+
+static void refused(void **state)
+{
+	static const struct {
+		const char *text, *words;
+	} cases[] = {
+	    {"runtime_dri = \"/x\"", "node.conf:1: no such option 'runtime_dri'"},
+	    {"\n\nruntime_dir = \"x\"", "node.conf:3: runtime_dir = \"x\" is not an absolute path"},
+	    {"runtime_dir = \"\"", "node.conf:1: runtime_dir is empty"},
+	    {"cuda_library = \"\"", "cuda_library is empty"},
+	    {"mps_control = \"a/b\"", "mps_control = \"a/b\" is not an absolute path"},
+	    {"spool_dir = \"/a\\nb\"", "spool_dir holds a control character"},
+	    {"usage_port = 0", "usage_port = 0 is not a TCP port"},
+	    {"usage_port = 65536", "usage_port = 65536 is not a TCP port"},
+	    {"usage_port = many", "node.conf:1: invalid integer"},
+	    {"runtime_dir = \"/x", "node.conf:1: "},
+	    {"runtime_dir", "node.conf:1: "},
+	    {"runtime_dir = {\"/a\"}", "node.conf:1: "},
+	    {"= 1", "node.conf:1: "},
+	};
+	struct ds_node_config config, untouched;
+	struct ds_error err;
+
+	ds_node_config_defaults(&untouched, "node7");
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		assert_int_equal(parse(cases[i].text, &config, &err), -1);
+		if (!strstr(err.text, cases[i].words))
+			fail_msg("\"%s\": %s", cases[i].text, err.text);
+		assert_null(strchr(err.text, '\n'));
+		assert_memory_equal(&config, &untouched, sizeof(config));
+	}
+}
+
+static void too_long(void **state)
+{
+	char text[PATH_MAX + 100];
+	struct ds_node_config config;
+	struct ds_error err;
+
+	memset(text, 'a', sizeof(text));
+	memcpy(text, "runtime_dir = \"/", 16);
+	strcpy(text + sizeof(text) - 3, "\"\n");
+	assert_int_equal(parse(text, &config, &err), -1);
+	assert_non_null(strstr(err.text, "longer than"));
+	/* Short enough as written, too long with the node's name in it. */
+	for (size_t i = 16; i < PATH_MAX - 20; i += 2)
+		memcpy(text + i, "%n", 2);
+	strcpy(text + PATH_MAX - 20, "\"\n");
+	assert_int_equal(parse(text, &config, &err), -1);
+	assert_non_null(strstr(err.text, "longer than"));
+}
+
+static void put(const char *path, const char *text, size_t size)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, size), size);
+	close(fd);
+}
+
+static void files(void **state)
+{
+	char dir[] = "/tmp/ds-node-config-XXXXXX", path[64], other[80];
+	struct ds_node_config config;
+	struct ds_error err;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/conf", dir);
+	unsetenv("DETSHARE_NODE_CONF");
+	assert_int_equal(ds_node_config_read(path, "n", &config, &err), -1);
+	assert_non_null(strstr(err.text, path));
+	assert_int_equal(ds_node_config_read(NULL, "n", &config, &err),
+			 0); /* SYSCONFDIR has none */
+	assert_string_equal(config.file, "");
+
+	put(path, "usage_port = 1\n", 15);
+	assert_int_equal(ds_node_config_read(path, "n", &config, &err), 0);
+	assert_int_equal(config.usage_port, 1);
+	assert_string_equal(config.file, path);
+	setenv("DETSHARE_NODE_CONF", path, 1);
+	assert_int_equal(ds_node_config_read(NULL, "n", &config, &err), 0);
+	assert_int_equal(config.usage_port, 1);
+
+	put(path, "usage_port = 1\n\0x", 17);
+	assert_int_equal(ds_node_config_read(path, "n", &config, &err), -1);
+	assert_non_null(strstr(err.text, "NUL"));
+	assert_int_equal(ds_node_config_read(dir, "n", &config, &err), -1);
+	assert_non_null(strstr(err.text, "not a regular file"));
+
+	char *big = malloc(70000);
+	assert_non_null(big);
+	memset(big, '\n', 70000);
+	put(path, big, 70000);
+	free(big);
+	assert_int_equal(ds_node_config_read(path, "n", &config, &err), -1);
+	assert_non_null(strstr(err.text, "larger than"));
+
+	if (geteuid() == 0) {
+		put(path, "", 0);
+		chmod(path, 0666);
+		assert_int_equal(ds_node_config_read(path, "n", &config, &err), -1);
+		assert_non_null(strstr(err.text, "chmod go-w"));
+		chmod(path, 0644);
+		assert_int_equal(chown(path, 65534, 65534), 0);
+		assert_int_equal(ds_node_config_read(path, "n", &config, &err), -1);
+	}
+	snprintf(other, sizeof(other), "%s/none", path);
+	setenv("DETSHARE_NODE_CONF", other, 1);
+	assert_int_equal(ds_node_config_read(NULL, "n", &config, &err), -1);
+	unlink(path);
+	rmdir(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(defaults), cmocka_unit_test(the_node_name_stays_in_its_directory),
+	    cmocka_unit_test(values),   cmocka_unit_test(refused),
+	    cmocka_unit_test(too_long), cmocka_unit_test(files),
+	};
+
+	alarm(60);
+	return cmocka_run_group_tests_name("node_config", tests, NULL, NULL);
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "noderuntime/port.h"
+
+static const struct ds_gpu_shape shape = {.n_groups = 15, .group_sms = 8, .rest_sms = 12};
+
+static void the_page_is_ours_alone_to_write(void **state)
+{
+	struct ds_published published;
+	struct ds_error err;
+	char self[64];
+
+	assert_int_equal(ds_page_create(&published, &shape, "GPU-1", "latency", 250, &err), 0);
+	const struct ds_page *seen =
+	    mmap(NULL, DS_PAGE_SIZE, PROT_READ, MAP_SHARED, published.readonly_fd, 0);
+	assert_true(seen != MAP_FAILED);
+	assert_int_equal(seen->magic, DS_PORT_MAGIC);
+	assert_int_equal(seen->version, DS_PORT_VERSION);
+	assert_int_equal(seen->epoch, 0);
+	assert_int_equal(seen->share_milli, 250);
+	assert_string_equal(seen->class_name, "latency");
+	assert_string_equal(seen->gpu_uuid, "GPU-1");
+
+	const struct ds_groups groups = {{0xff, 0}};
+	ds_page_publish(&published, &groups);
+	assert_int_equal(seen->epoch, 2);
+	assert_true(ds_groups_equal(&seen->granted, &groups));
+	ds_page_publish(&published, &groups);
+	assert_int_equal(seen->epoch, 2); /* nothing new */
+	const struct ds_groups none = {{0, 0}};
+	ds_page_publish(&published, &none);
+	assert_int_equal(seen->epoch, 4);
+
+	assert_true(mmap(NULL, DS_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			 published.readonly_fd, 0) == MAP_FAILED);
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", published.readonly_fd);
+	int again = open(self, O_RDWR);
+	if (again >= 0) { /* as root, or the owner: then the seal still holds */
+		assert_true(mmap(NULL, DS_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, again,
+				 0) == MAP_FAILED);
+		assert_int_equal(pwrite(again, "x", 1, 0), -1);
+		assert_int_equal(ftruncate(again, 0), -1);
+		close(again);
+	}
+	munmap((void *)(uintptr_t)seen, DS_PAGE_SIZE);
+	ds_page_destroy(&published);
+	ds_page_destroy(&published);
+}
+
+struct reader {
+	const struct ds_page *page;
+	atomic_bool stop;
+	uint64_t copies;
+	bool torn;
+};
+
+/* As the coroutine library reads. Both words are always published equal. */
+static void *read_page(void *arg)
+{
+	struct reader *reader = arg;
+
+	while (!atomic_load(&reader->stop)) {
+		uint64_t before = atomic_load_explicit(&reader->page->epoch, memory_order_acquire);
+		struct ds_groups copy = reader->page->granted;
+		atomic_thread_fence(memory_order_acquire);
+		uint64_t after = atomic_load_explicit(&reader->page->epoch, memory_order_relaxed);
+		if (before != after || before & 1)
+			continue;
+		reader->copies++;
+		reader->torn |= copy.bits[0] != copy.bits[1];
+	}
+	return NULL;
+}
+
+static void a_reader_never_sees_half_of_a_page(void **state)
+{
+	struct ds_published published;
+	struct ds_error err;
+	pthread_t thread;
+
+	assert_int_equal(ds_page_create(&published, &shape, "GPU-1", "latency", 250, &err), 0);
+	struct reader reader = {.page = published.page};
+	assert_int_equal(pthread_create(&thread, NULL, read_page, &reader), 0);
+	for (uint64_t i = 1; i < 200000; i++) {
+		struct ds_groups groups = {{i, i}};
+		ds_page_publish(&published, &groups);
+	}
+	atomic_store(&reader.stop, true);
+	pthread_join(thread, NULL);
+	assert_false(reader.torn);
+	ds_page_destroy(&published);
+}
+
+static void the_port_keeps_its_size(void **state)
+{
+	struct ds_error err;
+	int fd = ds_port_create(&err);
+	struct stat st;
+
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_size, DS_PORT_SIZE);
+	assert_int_equal(ftruncate(fd, 0), -1);
+	assert_int_equal(ftruncate(fd, 2 * DS_PORT_SIZE), -1);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
+	assert_int_equal(pwrite(fd, "x", 1, 0), 1);
+	close(fd);
+}
+
+static void only_what_is_plausible_is_believed(void **state)
+{
+	const struct ds_groups allowed = {{0xff, 0}};
+	static const struct {
+		uint32_t magic;
+		uint16_t version;
+		uint64_t epoch;
+		struct ds_groups in_use;
+		bool believed;
+	} cases[] = {
+	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0xff, 0}}, true},
+	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0x0f, 0}}, true},
+	    {DS_PORT_MAGIC, DS_PORT_VERSION, UINT64_MAX, {{0x01, 0}}, true},
+	    {DS_PORT_MAGIC, DS_PORT_VERSION, 0, {{0x0f, 0}}, false}, /* has not said so yet */
+	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0, 0}}, false},
+	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0x1ff, 0}}, false},
+	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0xff, 1}}, false},
+	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{UINT64_MAX, UINT64_MAX}}, false},
+	    {DS_PORT_MAGIC, DS_PORT_VERSION + 1, 2, {{0x0f, 0}}, false},
+	    {0, 0, 2, {{0x0f, 0}}, false},
+	};
+	struct ds_error err;
+	int fd = ds_port_create(&err);
+
+	assert_true(fd >= 0);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct ds_port port = {.magic = cases[i].magic,
+				       .version = cases[i].version,
+				       .acknowledged_epoch = cases[i].epoch,
+				       .in_use = cases[i].in_use};
+		struct ds_groups in_use = {{42, 42}};
+		assert_int_equal(pwrite(fd, &port, sizeof(port), 0), sizeof(port));
+		assert_int_equal(ds_port_read(fd, &allowed, &in_use), cases[i].believed);
+		assert_true(ds_groups_equal(
+		    &in_use, cases[i].believed ? &cases[i].in_use : &(struct ds_groups){{42, 42}}));
+		assert_false(ds_port_understand(&port, sizeof(port) - 1, &allowed, &in_use));
+	}
+	close(fd);
+	struct ds_groups in_use;
+	assert_false(ds_port_read(-1, &allowed, &in_use));
+}
+
+static void hellos(void **state)
+{
+	static const struct {
+		struct ds_port_hello hello;
+		const char *words; /* NULL: accepted */
+	} cases[] = {
+	    {{DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_PROGRAM, 0, 0}, NULL},
+	    {{DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_STEP, 7, 1}, NULL},
+	    {{DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_STEP, 7, 1000}, NULL},
+	    {{DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_STEP, 7, 0}, "share of 0"},
+	    {{DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_STEP, 7, 1001}, "share of 1001"},
+	    {{DS_PORT_MAGIC, DS_PORT_VERSION, 0, 0, 0}, "kind of hello: 0"},
+	    {{DS_PORT_MAGIC, 2, DS_PORT_PROGRAM, 0, 0}, "version 2"},
+	    {{0, DS_PORT_VERSION, DS_PORT_PROGRAM, 0, 0}, "not a hello"},
+	};
+	struct ds_port_hello hello;
+	struct ds_error err;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		int rc = ds_port_check_hello(&cases[i].hello, sizeof(hello), &hello, &err);
+		assert_int_equal(rc, cases[i].words ? -1 : 0);
+		if (cases[i].words && !strstr(err.text, cases[i].words))
+			fail_msg("case %zu: %s", i, err.text);
+	}
+	assert_int_equal(ds_port_check_hello("", 0, &hello, &err), -1);
+	assert_int_equal(ds_port_check_hello(&cases[0].hello, sizeof(hello) - 1, &hello, &err), -1);
+}
+
+static void peers_and_answers(void **state)
+{
+	char dir[] = "/tmp/ds-port-XXXXXX", path[64];
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct ds_port_welcome welcome;
+	struct ds_peer peer;
+	struct ds_error err;
+	struct stat st;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/port", dir);
+	int listener = ds_port_listen(path, &err);
+	assert_true(listener >= 0);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0666);
+	assert_int_equal(ds_port_listen(path, &err), -1); /* somebody else's */
+
+	int client = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+	strcpy(address.sun_path, path);
+	assert_int_equal(connect(client, (struct sockaddr *)&address, sizeof(address)), 0);
+	int served = accept(listener, NULL, NULL);
+	assert_true(served >= 0);
+	assert_int_equal(ds_port_peer(served, &peer, &err), 0);
+	assert_int_equal(peer.process.pid, getpid());
+	assert_int_equal(peer.uid, getuid());
+	assert_true(peer.pidfd >= 0);
+	close(peer.pidfd);
+
+	assert_int_equal(ds_port_refuse(served, "because"), 0);
+	assert_int_equal(recv(client, &welcome, sizeof(welcome), 0), sizeof(welcome));
+	assert_int_equal(welcome.refused, 1);
+	assert_string_equal(welcome.reason, "because");
+
+	/* A reason that is too long is cut; a client that never reads does not stop us. */
+	char long_reason[1000];
+	memset(long_reason, 'x', sizeof(long_reason));
+	long_reason[sizeof(long_reason) - 1] = '\0';
+	while (ds_port_refuse(served, long_reason) == 0)
+		;
+	assert_true(errno == EAGAIN || errno == EWOULDBLOCK);
+	assert_int_equal(recv(client, &welcome, sizeof(welcome), 0), sizeof(welcome));
+	assert_int_equal(strlen(welcome.reason), sizeof(welcome.reason) - 1);
+	close(client);
+	assert_int_equal(ds_port_refuse(served, "gone"), -1); /* and no SIGPIPE */
+	close(served);
+	close(listener);
+	unlink(path);
+	rmdir(dir);
+
+	memset(address.sun_path, 'x', sizeof(address.sun_path));
+	char too_long[200];
+	memset(too_long, 'x', sizeof(too_long));
+	too_long[0] = '/';
+	too_long[sizeof(too_long) - 1] = '\0';
+	assert_int_equal(ds_port_listen(too_long, &err), -1);
+	assert_non_null(strstr(err.text, "shorten runtime_dir"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(the_page_is_ours_alone_to_write),
+	    cmocka_unit_test(a_reader_never_sees_half_of_a_page),
+	    cmocka_unit_test(the_port_keeps_its_size),
+	    cmocka_unit_test(only_what_is_plausible_is_believed),
+	    cmocka_unit_test(hellos),
+	    cmocka_unit_test(peers_and_answers),
+	};
+
+	alarm(60);
+	return cmocka_run_group_tests_name("port", tests, NULL, NULL);
+}
