@@ -337,15 +337,36 @@ static long long read_deadline_ms(int lock_fd)
 	return deadline <= now_ms() + FOR_MAX_S * 1000LL ? deadline : 0;
 }
 
-static void extend_deadline_ms(int lock_fd, long long deadline_ms)
+static void write_deadline_ms(int lock_fd, long long deadline_ms)
 {
 	char text[32];
 	int length = snprintf(text, sizeof(text), "%020lld\n", deadline_ms);
 
 	/* If it fails, the records only wait for the next sender. */
-	if (deadline_ms > read_deadline_ms(lock_fd) &&
-	    pwrite(lock_fd, text, (size_t)length, 0) != length)
+	if (pwrite(lock_fd, text, (size_t)length, 0) != length)
 		ds_log("cannot write the lock file of the spool: %s", strerror(errno));
+}
+
+/*
+ * Become the spool's one sender. Returns 1, or 0 when another is and knows our deadline, or -1. The
+ * second try catches one that ended without having seen it.
+ */
+static int become_the_sender(const struct sender *sender, long long deadline_ms,
+			     struct ds_error *err)
+{
+	for (int tries = 0; tries < 2; tries++) {
+		if (flock(sender->lock_fd, LOCK_EX | LOCK_NB) == 0) {
+			/* Whatever stands there is of one that was killed. */
+			write_deadline_ms(sender->lock_fd, deadline_ms);
+			return 1;
+		}
+		if (errno != EWOULDBLOCK)
+			return ds_fail(err, "cannot lock %s: %s", sender->spool.path,
+				       strerror(errno));
+		if (deadline_ms > read_deadline_ms(sender->lock_fd))
+			write_deadline_ms(sender->lock_fd, deadline_ms);
+	}
+	return 0;
 }
 
 /* Up to a quarter longer, at random: after an outage not all nodes come at the same instant. */
@@ -411,20 +432,24 @@ int ds_send(const struct ds_node_config *config, unsigned for_s, struct ds_error
 		goto out;
 	}
 	ds_directory_sweep(&sender.spool, TEMPORARY_AGE_S);
-	extend_deadline_ms(sender.lock_fd, now_ms() + for_s * 1000LL);
+
+	long long deadline_ms = now_ms() + for_s * 1000LL;
+	bool again;
 	do {
-		if (flock(sender.lock_fd, LOCK_EX | LOCK_NB) < 0) {
-			rv = 0;
-			if (errno != EWOULDBLOCK)
-				rv = ds_fail(err, "cannot lock %s: %s", sender.spool.path,
-					     strerror(errno));
+		int mine = become_the_sender(&sender, deadline_ms, err);
+		if (mine <= 0) {
+			rv = mine;
 			goto out;
 		}
 		rv = send_until_deadline(&sender, err);
 		flock(sender.lock_fd, LOCK_UN);
-		/* Once more if somebody who found us at work has left a record or a later deadline. */
-	} while (spool_has_records(&sender) &&
-		 (rv == 0 || now_ms() + PAUSE_MAX_MS < read_deadline_ms(sender.lock_fd)));
+		/* Somebody who found us at work may have left a record, or a later deadline. */
+		long long later_ms = read_deadline_ms(sender.lock_fd);
+		again =
+		    spool_has_records(&sender) && (rv == 0 || later_ms > now_ms() + PAUSE_MAX_MS);
+		if (later_ms > deadline_ms)
+			deadline_ms = later_ms;
+	} while (again);
 out:
 	if (sender.lock_fd >= 0)
 		close(sender.lock_fd);
