@@ -14,6 +14,13 @@
 
 typedef void *dlsym_function(void *handle, const char *name);
 
+/*
+ * The sanitizers look up what they intercept through dlsym, before they can bear a call from code
+ * that they have instrumented.
+ */
+#define PLAIN \
+	__attribute__((no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")))
+
 /* Read by the instructions below, after ds_dlsym_filter has set it. */
 __attribute__((visibility("hidden"))) _Atomic(dlsym_function *) ds_dlsym_next;
 
@@ -83,7 +90,7 @@ __asm__(".pushsection .text\n"
 #endif
 
 /* glibc 2.34 moved dlsym from libdl to libc and gave it a new version; programs may use either. */
-static dlsym_function *find_next(void)
+PLAIN static dlsym_function *find_next(void)
 {
 	static const char *const versions[] = {"GLIBC_2.34", "GLIBC_2.2.5", "GLIBC_2.17"};
 	void *found = NULL;
@@ -93,7 +100,7 @@ static dlsym_function *find_next(void)
 	return (dlsym_function *)found;
 }
 
-static dlsym_function *next(void)
+PLAIN static dlsym_function *next(void)
 {
 	dlsym_function *function = atomic_load_explicit(&ds_dlsym_next, memory_order_acquire);
 
@@ -133,7 +140,7 @@ static bool another_copy_is_first(void)
 	return known > 0;
 }
 
-void *ds_dlsym_filter(void **handle, const char *name)
+PLAIN void *ds_dlsym_filter(void **handle, const char *name)
 {
 	dlsym_function *real_dlsym = next();
 	const struct ds_hook *hook;

@@ -204,17 +204,26 @@ void ds_session_close(struct ds_session *session)
 	*session = DS_SESSION_NONE;
 }
 
-/* One attempt at a whole copy. */
+/*
+ * One attempt at a whole copy. Word by word, each load an acquire, so that the epoch is read again
+ * after everything else.
+ */
 static bool copy_page(const struct ds_page *page, struct ds_granted *granted)
 {
+	union {
+		struct ds_page page;
+		uint64_t words[sizeof(struct ds_page) / sizeof(uint64_t)];
+	} copy;
+	const uint64_t *words = (const uint64_t *)page;
 	const uint64_t epoch = atomic_load_explicit(&page->epoch, memory_order_acquire);
 
+	for (size_t i = 0; i < sizeof(copy.words) / sizeof(copy.words[0]); i++)
+		copy.words[i] = __atomic_load_n(&words[i], __ATOMIC_ACQUIRE);
 	granted->epoch = epoch;
-	granted->shape = page->shape;
-	granted->groups = page->granted;
-	memcpy(granted->gpu_uuid, page->gpu_uuid, sizeof(granted->gpu_uuid));
+	granted->shape = copy.page.shape;
+	granted->groups = copy.page.granted;
+	memcpy(granted->gpu_uuid, copy.page.gpu_uuid, sizeof(granted->gpu_uuid));
 	granted->gpu_uuid[sizeof(granted->gpu_uuid) - 1] = '\0';
-	atomic_thread_fence(memory_order_acquire);
 	return !(epoch & 1) && epoch == atomic_load_explicit(&page->epoch, memory_order_relaxed);
 }
 
@@ -244,8 +253,8 @@ int ds_session_granted(const struct ds_session *session, unsigned timeout_ms,
 
 void ds_session_use(struct ds_session *session, const struct ds_groups *groups)
 {
-	session->port->in_use = *groups;
-	atomic_thread_fence(memory_order_release);
+	for (size_t i = 0; i < sizeof(groups->bits) / sizeof(groups->bits[0]); i++)
+		__atomic_store_n(&session->port->in_use.bits[i], groups->bits[i], __ATOMIC_RELEASE);
 }
 
 void ds_session_acknowledge(struct ds_session *session, uint64_t epoch)

@@ -1,0 +1,16 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Run by `make check` in trees built with sanitizers; elsewhere contrib/check runs test_coroutine.py.
+for python in /usr/bin/python3 python3; do
+	"$python" -c 'import pytest, pytest_timeout' 2>/dev/null && break
+	python=
+done
+if [ -z "$python" ]; then
+	echo "SKIP: no python3 with pytest and pytest-timeout"
+	exit 77
+fi
+DETSHARE_BUILD=$(cd "$top_builddir" && pwd) || exit 1
+export DETSHARE_BUILD
+exec "$python" -B -m pytest -p no:cacheprovider --timeout=120 -q --tb=short \
+	-k 'granted or same_as_alone or threads or fork or destroyed or partition' \
+	"$srcdir/../emugpu/test_coroutine.py"
