@@ -141,6 +141,18 @@ static void too_many_classes(void **state)
 	assert_non_null(strstr(err.text, "class onemore: more than 16 classes"));
 }
 
+/* The example that administrators start from. */
+static void example(void **state)
+{
+	struct ds_site_config config;
+	struct ds_error err = {""};
+
+	if (ds_site_config_read(EXAMPLES_DIR "/detshare.conf", &config, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(ds_site_config_class(&config, "latency")->max_share_milli, 500);
+	assert_int_equal(ds_site_config_class(&config, "nightly")->kind, DS_KIND_BESTEFFORT);
+}
+
 /* The digest names the meaning of a file, not its bytes. */
 static void digests(void **state)
 {
@@ -274,8 +286,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(defaults),     cmocka_unit_test(everything_set),
 	    cmocka_unit_test(broken_files), cmocka_unit_test(too_many_classes),
-	    cmocka_unit_test(digests),      cmocka_unit_test(files),
-	    cmocka_unit_test(paths),        cmocka_unit_test(threads),
+	    cmocka_unit_test(example),      cmocka_unit_test(digests),
+	    cmocka_unit_test(files),        cmocka_unit_test(paths),
+	    cmocka_unit_test(threads),
 	};
 
 	alarm(60);
