@@ -227,9 +227,16 @@ static enum ds_verdict decide_without_share(const struct ds_site_config *config,
 	if (!option)
 		return DS_NOT_OURS;
 	/* A step without --gres has its job's share, so naming the job's class is only saying so. */
-	if (submission->is_step && submission->job &&
-	    strcmp(option, submission->job->class_name) == 0)
-		return DS_NOT_OURS;
+	if (submission->is_step && submission->job && submission->job->asks_share) {
+		if (strcmp(option, submission->job->class_name) == 0)
+			return DS_NOT_OURS;
+		ds_fail(err,
+			"--detshare-class=%.60s: this step's job has class %s, and so have its "
+			"steps; leave "
+			"the class out",
+			option, submission->job->class_name);
+		return DS_REFUSED;
+	}
 	ds_fail(err,
 		"--detshare-class=%.60s without a share; add --gres=detshare:0.5, or leave "
 		"--detshare-class out",

@@ -280,6 +280,15 @@ static void steps(void **state)
 	    {{.gres = "none", .job = &half}, DS_NOT_OURS, NULL},
 	    {{.gres = NULL, .job = &half}, DS_NOT_OURS, NULL},
 	    {{.class_option = "latency", .job = &half}, DS_NOT_OURS, NULL},
+	    {{.class_option = "throughput", .job = &half},
+	     DS_REFUSED,
+	     "--detshare-class=throughput: this step's job has class latency, and so have its "
+	     "steps; leave "
+	     "the class out"},
+	    {{.class_option = "latency", .job = &none},
+	     DS_REFUSED,
+	     "--detshare-class=latency without a share; add --gres=detshare:0.5, or leave "
+	     "--detshare-class out"},
 	};
 
 	for (size_t i = 0; i < N(rows); i++) {
