@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -62,8 +63,16 @@ static void close_from(int first)
 		close(fd);
 }
 
-/* Does not return. `stderr_fd` may be -1 (/dev/null); errno of a failed exec goes to `exec_fd`. */
-static void become(const char *const *argv, const char *const *envp, int stderr_fd, int exec_fd)
+static int enter_mount_namespace(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? -1 : setns(fd, CLONE_NEWNS);
+}
+
+/* Does not return. `stderr_fd` may be -1 (/dev/null); errno of a failure goes to `exec_fd`. */
+static void become(const char *const *argv, const char *const *envp, const char *mount_namespace,
+		   int stderr_fd, int exec_fd)
 {
 	enum { SAFE = 16 }; /* above 0..3, so that no dup2 below hits a descriptor still needed */
 	sigset_t none;
@@ -80,8 +89,9 @@ static void become(const char *const *argv, const char *const *envp, int stderr_
 	int safe_null = fcntl(null_fd, F_DUPFD, SAFE);
 	int safe_stderr = stderr_fd >= 0 ? fcntl(stderr_fd, F_DUPFD, SAFE) : safe_null;
 	int safe_exec = exec_fd >= 0 ? fcntl(exec_fd, F_DUPFD, SAFE) : -1;
-	if (chdir("/") < 0 || dup2(safe_null, STDIN_FILENO) < 0 ||
-	    dup2(safe_null, STDOUT_FILENO) < 0 || dup2(safe_stderr, STDERR_FILENO) < 0)
+	if ((mount_namespace && enter_mount_namespace(mount_namespace) < 0) || chdir("/") < 0 ||
+	    dup2(safe_null, STDIN_FILENO) < 0 || dup2(safe_null, STDOUT_FILENO) < 0 ||
+	    dup2(safe_stderr, STDERR_FILENO) < 0)
 		goto fail;
 	if (safe_exec >= 0) {
 		if (dup2(safe_exec, 3) < 0 || fcntl(3, F_SETFD, FD_CLOEXEC) < 0)
@@ -215,7 +225,8 @@ int ds_spawn(const struct ds_spawn *spawn, char *said, size_t said_size, struct 
 		goto fail;
 	}
 	if (child == 0)
-		become(spawn->argv, spawn->envp, said_pipe[1], exec_pipe[1]);
+		become(spawn->argv, spawn->envp, spawn->mount_namespace, said_pipe[1],
+		       exec_pipe[1]);
 	close_fd(&said_pipe[1]);
 	close_fd(&exec_pipe[1]);
 	ears.said_fd = said_pipe[0];
@@ -268,7 +279,7 @@ int ds_spawn_background(const char *const *argv, const char *const *envp, struct
 	if (middle == 0) {
 		pid_t child = fork();
 		if (child == 0)
-			become(argv, envp, -1, -1);
+			become(argv, envp, NULL, -1, -1);
 		_exit(child < 0);
 	}
 	int status = 0;

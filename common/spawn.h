@@ -22,6 +22,8 @@ struct ds_spawn {
 	const char *const *envp; /* "NAME=value", ends with NULL */
 	unsigned deadline_ms;    /* from the call on */
 	enum ds_spawn_late late;
+	const char
+	    *mount_namespace; /* NULL: ours; else a file like /proc/PID/ns/mnt to enter first */
 };
 
 /*

@@ -59,14 +59,36 @@ static int job_read(spank_t spank, int argc, char **argv, struct job *job, struc
 	return ds_spank_node_config(argc, argv, job->env.node_name, &job->config, err);
 }
 
+/*
+ * With job_container/tmpfs, Slurm up to 23.02 runs prologs inside the job's private /tmp and /dev/shm. The
+ * runtime must not stay there, and MPS, which outlives the job, even less. slurmd, our parent, is outside.
+ * Entering one's own namespace would undo a chroot, so it is done only when they differ. Returns
+ * `path`, or NULL to stay.
+ */
+static const char *outer_mount_namespace(char *path, size_t size)
+{
+	struct stat ours, outer;
+
+	snprintf(path, size, "/proc/%d/ns/mnt", (int)getppid());
+	if (stat("/proc/self/ns/mnt", &ours) < 0 || stat(path, &outer) < 0 ||
+	    (ours.st_ino == outer.st_ino && ours.st_dev == outer.st_dev))
+		return NULL;
+	return path;
+}
+
 /* Run the node runtime. Returns 0, or -1 with its own last words as the reason. */
 static int run_noderuntime(const struct job *job, const char *const *argv, unsigned deadline_ms,
 			   struct ds_error *err)
 {
 	const char *env[DS_CHILD_ENV_MAX];
-	char said[400];
+	char said[400], namespace[32];
 	const struct ds_spawn spawn = {
-	    .argv = argv, .envp = env, .deadline_ms = deadline_ms, .late = DS_SPAWN_KILL};
+	    .argv = argv,
+	    .envp = env,
+	    .deadline_ms = deadline_ms,
+	    .late = DS_SPAWN_KILL,
+	    .mount_namespace = outer_mount_namespace(namespace, sizeof(namespace)),
+	};
 
 	ds_child_env(NULL, env);
 	int status = ds_spawn(&spawn, said, sizeof(said), err);

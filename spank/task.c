@@ -154,7 +154,7 @@ int ds_spank_step_begin(spank_t spank, int argc, char **argv)
  */
 static void give_back(spank_t spank)
 {
-	char conf[PATH_MAX + 16], restart[12];
+	char conf[PATH_MAX + 16] = "", restart[12];
 	uint32_t count = 0;
 	struct ds_error err = {0};
 	const char *path = getenv("SLURM_CONF");

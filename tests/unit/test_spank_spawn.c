@@ -175,6 +175,21 @@ static void blocked_signals_are_not_inherited(void **state)
 	sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
+static void another_mount_namespace(void **state)
+{
+	const char *const argv[] = {"/bin/true", NULL};
+	struct ds_spawn spawn = {.argv = argv, .envp = clean, .deadline_ms = 20000};
+	struct ds_error err = {0};
+
+	spawn.mount_namespace = "/proc/self/ns/nothing";
+	assert_int_equal(ds_spawn(&spawn, NULL, 0, &err), -1);
+	assert_string_equal(err.text, "cannot run /bin/true: No such file or directory");
+	if (geteuid() != 0)
+		skip(); /* only root may enter one */
+	spawn.mount_namespace = "/proc/1/ns/mnt";
+	assert_int_equal(ds_spawn(&spawn, NULL, 0, &err), 0);
+}
+
 static void in_the_background(void **state)
 {
 	char path[] = "/tmp/detshare-spawn-XXXXXX";
@@ -205,6 +220,7 @@ int main(void)
 	    cmocka_unit_test(late_and_left),
 	    cmocka_unit_test(a_daemon_keeps_the_pipe),
 	    cmocka_unit_test(blocked_signals_are_not_inherited),
+	    cmocka_unit_test(another_mount_namespace),
 	    cmocka_unit_test(in_the_background),
 	};
 
