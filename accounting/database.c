@@ -86,7 +86,8 @@ static int condition_init(struct condition *condition, const char *cluster, size
 	if (!condition->steps || !condition->job.cluster_list || !condition->job.step_list ||
 	    !condition->job.state_list) {
 		condition_clear(condition);
-		return ds_fail(err, "cannot ask slurmdbd: memory is out");
+		ds_fail(err, "cannot ask slurmdbd: memory is out");
+		return -1;
 	}
 	slurm_list_append(condition->job.cluster_list, (char *)cluster);
 	for (size_t i = 0; i < n; i++) {

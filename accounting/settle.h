@@ -32,7 +32,7 @@ struct ds_job_row {
 	uint32_t het_job_id; /* 0: not of a heterogeneous job */
 	uint32_t het_job_offset;
 	char *name;
-	char *comment; /* AdminComment; NULL: none */
+	char *comment;    /* AdminComment; NULL: none */
 	uint32_t n_nodes; /* of the run */
 };
 

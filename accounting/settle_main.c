@@ -70,6 +70,17 @@ static bool is_old(const struct pass *pass, const struct job *job, time_t now)
 	return true;
 }
 
+static void give_up_or_wait(struct pass *pass, const struct job *job, time_t now)
+{
+	if (!is_old(pass, job, now)) {
+		keep_waiting(pass, job);
+		return;
+	}
+	ds_log("job %u: not written for so long that its usage was put into %s",
+	       pass->stored[job->from].record.job_id, pass->store.unclaimed.path);
+	leave(pass, job, ds_store_unclaim);
+}
+
 /* Returns 0 when the row's comment has the line, -1 when it is to be tried again. */
 static int write_line(struct pass *pass, const char *cluster, const struct ds_job_row *row,
 		      const struct ds_usage_summary *summary, struct ds_error *err)
@@ -83,8 +94,8 @@ static int write_line(struct pass *pass, const char *cluster, const struct ds_jo
 	else if (row->comment && strcmp(comment, row->comment) == 0)
 		rv = 0;
 	else if (strlen(comment) > COMMENT_MAX)
-		ds_fail(err, "cannot write to job %u: its AdminComment has %zu bytes already",
-			row->job_id, strlen(row->comment));
+		ds_fail(err, "cannot write to job %u: its AdminComment would have %zu bytes",
+			row->job_id, strlen(comment));
 	else
 		rv = ds_database_set_comment(pass->database, cluster, row, comment, err);
 	free(comment);
@@ -110,13 +121,7 @@ static void settle_job(struct pass *pass, const struct job *job, const char *clu
 	struct ds_settle_decision decision = ds_settle_decide(rows, n_rows, records, n, &rules);
 	switch (decision.verdict) {
 	case DS_SETTLE_UNKNOWN:
-		if (is_old(pass, job, rules.now)) {
-			ds_log("job %u: never seen in the accounting database; its usage is in %s",
-			       records[0].job_id, pass->store.unclaimed.path);
-			leave(pass, job, ds_store_unclaim);
-		} else {
-			keep_waiting(pass, job);
-		}
+		give_up_or_wait(pass, job, rules.now);
 		break;
 	case DS_SETTLE_WAIT:
 		keep_waiting(pass, job);
@@ -127,7 +132,7 @@ static void settle_job(struct pass *pass, const struct job *job, const char *clu
 			leave(pass, job, ds_store_settle);
 		} else {
 			ds_log("%s", err.text);
-			keep_waiting(pass, job);
+			give_up_or_wait(pass, job, rules.now);
 		}
 		break;
 	}

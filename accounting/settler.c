@@ -117,7 +117,7 @@ void ds_settler_tick(struct ds_settler *settler, long long now_ms)
 
 void ds_settler_read(struct ds_settler *settler)
 {
-	char rest[512];
+	char rest[512] = ""; /* what does not fit is read and dropped */
 
 	for (;;) {
 		size_t room = sizeof(settler->said[0]) - 1 - settler->used;
