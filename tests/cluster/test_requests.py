@@ -86,10 +86,12 @@ def test_a_forged_grant_is_stripped(slurm, residents):
     assert (found["class"], found["share_milli"]) == ("throughput", 250)
 
 
-def test_a_running_job_cannot_be_given_a_wrong_share(slurm):
-    """scontrol update goes through the same rules."""
+def test_the_share_of_a_submitted_job_stays(slurm):
+    """A grant is stamped once, so scontrol update may not change what it says."""
     job = slurm.sbatch("--gres=detshare:0.5", "--hold", wrap="true")
-    lines = slurm.refused("scontrol", "update", f"job={job}", "gres=detshare:1.5")
-    assert lines
-    slurm.command("scontrol", "update", f"job={job}", "gres=detshare:0.25")
-    assert "gres/shard=250" in slurm.job(job)["TRES"].split(",")
+    for gres in ("detshare:1.5", "detshare:0.25", "detshare:latency:0.5", "gpu:1"):
+        assert slurm.refused("scontrol", "update", f"job={job}", f"gres={gres}")
+    slurm.command("scontrol", "update", f"job={job}", "gres=detshare:0.5,shard:7")
+    assert "gres/shard=500" in slurm.job(job)["TRES"].split(",")
+    other = slurm.sbatch("--hold", wrap="true")
+    assert slurm.refused("scontrol", "update", f"job={other}", "gres=detshare:0.5")
