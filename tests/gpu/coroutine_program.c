@@ -60,6 +60,17 @@
 	X(cuLaunchKernel_ptsz, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned,      \
 				unsigned, unsigned, CUstream, void **, void **))                   \
 	X(cuLaunchKernelEx, (const CUlaunchConfig *, CUfunction, void **, void **))                \
+	X(cuStreamBeginCapture_v2, (CUstream, CUstreamCaptureMode))                                \
+	X(cuStreamEndCapture, (CUstream, CUgraph *))                                               \
+	X(cuStreamIsCapturing, (CUstream, CUstreamCaptureStatus *))                                \
+	X(cuGraphCreate, (CUgraph *, unsigned))                                                    \
+	X(cuGraphAddKernelNode_v2,                                                                 \
+	  (CUgraphNode *, CUgraph, const CUgraphNode *, size_t, const CUDA_KERNEL_NODE_PARAMS *))  \
+	X(cuGraphKernelNodeGetParams_v2, (CUgraphNode, CUDA_KERNEL_NODE_PARAMS *))                 \
+	X(cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long))               \
+	X(cuGraphExecKernelNodeSetParams_v2,                                                       \
+	  (CUgraphExec, CUgraphNode, const CUDA_KERNEL_NODE_PARAMS *))                             \
+	X(cuGraphLaunch, (CUgraphExec, CUstream))                                                  \
 	X(cuLaunchCooperativeKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned,          \
 				      unsigned, unsigned, unsigned, CUstream, void **))
 
@@ -448,6 +459,204 @@ static void properties(void)
 	       (int)cu.do_cuStreamQuery(CU_STREAM_PER_THREAD));
 }
 
+/* ---- capture: what is allowed while a stream is captured, and what a graph computes ---- */
+
+static void needs_graphs(void)
+{
+	if (!cu.do_cuStreamEndCapture || !cu.do_cuGraphCreate) {
+		printf("no graphs here\n");
+		exit(77);
+	}
+}
+
+static void show_capturing(const char *what, CUstream stream)
+{
+	CUstreamCaptureStatus status = (CUstreamCaptureStatus)99;
+	CUresult result = cu.do_cuStreamIsCapturing(stream, &status);
+
+	printf("  %s: %d status %d\n", what, (int)result, result ? 0 : (int)status);
+}
+
+/* One call while `stream` is captured, then how the capture ends. */
+static void during_capture(const char *name, CUstream stream, CUstreamCaptureMode mode, int act,
+			   CUdeviceptr words)
+{
+	static const char *const acts[] = {
+	    "nothing",    "null launch", "null async set", "sync copy",         "sync set",
+	    "null query", "null sync",   "null capture",   "null waits for it", "context sync",
+	    "free",       "own query",   "null is asked"};
+	CUgraph graph = NULL;
+	CUdeviceptr extra;
+	CUevent event;
+	CUresult result = CUDA_SUCCESS;
+
+	CALL(cuMemAlloc_v2, &extra, 4);
+	CALL(cuEventCreate, &event, CU_EVENT_DISABLE_TIMING);
+	CALL(cuStreamBeginCapture_v2, stream, mode);
+	CALL(cuMemsetD32Async, words, 7, 1, stream);
+	switch (act) {
+	case 1:
+		result = spin(NULL, 1, 1);
+		break;
+	case 2:
+		result = cu.do_cuMemsetD32Async(words + 4, 1, 1, NULL);
+		break;
+	case 3:
+		result = cu.do_cuMemcpyDtoD_v2(words + 4, words, 4);
+		break;
+	case 4:
+		result = cu.do_cuMemsetD32_v2(words + 4, 2, 1);
+		break;
+	case 5:
+		result = cu.do_cuStreamQuery(NULL);
+		break;
+	case 6:
+		result = cu.do_cuStreamSynchronize(NULL);
+		break;
+	case 7:
+		result = cu.do_cuStreamBeginCapture_v2(NULL, mode);
+		break;
+	case 8:
+		result = cu.do_cuEventRecord(event, stream);
+		if (!result)
+			result = cu.do_cuStreamWaitEvent(NULL, event, 0);
+		break;
+	case 9:
+		result = cu.do_cuCtxSynchronize();
+		break;
+	case 10:
+		result = cu.do_cuMemFree_v2(extra);
+		break;
+	case 11:
+		result = cu.do_cuStreamQuery(stream);
+		break;
+	case 12:
+		show_capturing("null", NULL);
+		show_capturing("itself", stream);
+		break;
+	default:
+		break;
+	}
+	printf("%s mode %d, %s: %d", name, (int)mode, acts[act], (int)result);
+	printf(", end %d\n", (int)cu.do_cuStreamEndCapture(stream, &graph));
+	show_capturing("after", stream);
+	printf("  context %d\n", (int)cu.do_cuCtxSynchronize());
+}
+
+static unsigned distinct_sms(CUdeviceptr smids, unsigned blocks)
+{
+	static unsigned seen[1 << 12], host[1 << 14];
+	unsigned n = 0;
+
+	CALL(cuCtxSynchronize);
+	CALL(cuMemcpyDtoH_v2, host, smids, blocks * 4);
+	memset(seen, 0, sizeof(seen));
+	for (unsigned i = 0; i < blocks; i++)
+		n += !seen[host[i] & 4095]++;
+	return n;
+}
+
+enum { MANY = 4096 };
+
+static void capture(void)
+{
+	CUstream streams[KINDS];
+	CUdeviceptr words;
+
+	start();
+	needs_graphs();
+	make_streams(streams);
+	words = device_words(4);
+	for (int kind = 2; kind < KINDS; kind += kind == 3 ? 2 : 1)
+		for (int mode = 0; mode < 3; mode++)
+			for (int act = 0; act < 13; act++)
+				during_capture(kinds[kind], streams[kind],
+					       (CUstreamCaptureMode)mode, act, words);
+}
+
+/* Graphs captured, and made by hand: their result, in order with other work. */
+static void graphs(void)
+{
+	CUstream streams[KINDS];
+	CUdeviceptr words;
+
+	start();
+	needs_graphs();
+	make_streams(streams);
+	words = device_words(4);
+	for (int kind = 2; kind < KINDS; kind++) {
+		for (int on = 0; on < KINDS; on++) {
+			CUgraph graph;
+			CUgraphExec exec;
+
+			CALL(cuMemsetD32_v2, words, 0, 4);
+			CALL(cuStreamBeginCapture_v2, streams[kind],
+			     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+			spin(streams[kind], 2000, 1);
+			CALL(cuMemsetD32Async, words, 5, 1, streams[kind]);
+			CALL(cuStreamEndCapture, streams[kind], &graph);
+			CALL(cuGraphInstantiateWithFlags, &exec, graph, 0);
+			CALL(cuGraphLaunch, exec, streams[on]);
+			CALL(cuMemcpyDtoDAsync_v2, words + 4, words, 4, NULL);
+			printf("%s on %s then null: %u\n", kinds[kind], kinds[on],
+			       read_word(words + 4));
+		}
+	}
+}
+
+/* How many SMs each way to run a kernel uses: alone all, in a partition those of the partition. */
+static void sms(void)
+{
+	CUstream streams[KINDS];
+	CUdeviceptr smids;
+	unsigned us = 20, blocks = MANY;
+	void *args[] = {&us, &smids};
+	CUDA_KERNEL_NODE_PARAMS params = {.gridDimX = MANY,
+					  .gridDimY = 1,
+					  .gridDimZ = 1,
+					  .blockDimX = 1024,
+					  .blockDimY = 1,
+					  .blockDimZ = 1,
+					  .kernelParams = args};
+	CUgraph graph;
+	CUgraphNode node;
+	CUgraphExec exec;
+
+	start();
+	make_streams(streams);
+	smids = device_words(MANY);
+	for (int kind = 0; kind < KINDS; kind++) {
+		CALL(cuMemsetD32_v2, smids, 0, MANY);
+		CALL(cuLaunchKernel, spin_us, blocks, 1, 1, 1024, 1, 1, 0, streams[kind], args,
+		     NULL);
+		printf("%s: %u\n", kinds[kind], distinct_sms(smids, blocks));
+	}
+	needs_graphs();
+	for (int kind = 2; kind < KINDS; kind++) {
+		CALL(cuStreamBeginCapture_v2, streams[kind], CU_STREAM_CAPTURE_MODE_GLOBAL);
+		CALL(cuLaunchKernel, spin_us, blocks, 1, 1, 1024, 1, 1, 0, streams[kind], args,
+		     NULL);
+		CALL(cuStreamEndCapture, streams[kind], &graph);
+		CALL(cuGraphInstantiateWithFlags, &exec, graph, 0);
+		for (int on = 0; on < 2; on++) {
+			CALL(cuGraphLaunch, exec, on ? streams[kind] : NULL);
+			printf("captured on %s: %u\n", kinds[kind], distinct_sms(smids, blocks));
+		}
+	}
+	params.func = spin_us;
+	CALL(cuGraphCreate, &graph, 0);
+	CALL(cuGraphAddKernelNode_v2, &node, graph, NULL, 0, &params);
+	CALL(cuGraphInstantiateWithFlags, &exec, graph, 0);
+	CALL(cuGraphLaunch, exec, NULL);
+	printf("by hand: %u\n", distinct_sms(smids, blocks));
+	us = 30;
+	printf("updated: %d", (int)cu.do_cuGraphExecKernelNodeSetParams_v2(exec, node, &params));
+	CALL(cuGraphLaunch, exec, NULL);
+	printf(" %u\n", distinct_sms(smids, blocks));
+	CALL(cuGraphKernelNodeGetParams_v2, node, &params);
+	printf("context seen %d\n", params.ctx == primary || !params.ctx);
+}
+
 /* ---- threads: everything at once, for ThreadSanitizer ---- */
 
 static void *hammer(void *number)
@@ -646,6 +855,9 @@ static const struct {
     {"order-destroyed", order_destroyed},
     {"work", work},
     {"properties", properties},
+    {"capture", capture},
+    {"graphs", graphs},
+    {"sms", sms},
     {"threads", threads},
     {"own-context", own_context},
     {"cooperative", cooperative},
