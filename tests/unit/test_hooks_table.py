@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""check_hooks.py finds what is missing from the table of driver calls, and names it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+FOLDER = TOP / "noderuntime" / "coroutine"
+BUILD = Path(os.environ.get("DETSHARE_BUILD", "."))
+LIBRARY = BUILD / "noderuntime" / "coroutine" / ".libs" / "libdetshare-cuda.so"
+
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
+                                reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
+
+
+def make_variable(name):
+    return re.search(rf"^{name} = (.*)$", (BUILD / "noderuntime" / "coroutine" / "Makefile").read_text(),
+                     re.M).group(1)
+
+
+def check(table, library=LIBRARY):
+    environment = dict(os.environ, DS_TABLE=str(table), DS_LIBRARY=str(library),
+                       DS_CPP=f"cpp {make_variable('CUDA_CPPFLAGS')}")
+    return subprocess.run([sys.executable, FOLDER / "check_hooks.py"], env=environment, text=True,
+                          capture_output=True)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A copy of the table without the rows of these calls."""
+    def without(*symbols):
+        text = (FOLDER / "hooks.def").read_text()
+        for symbol in symbols:
+            text, n = re.subn(rf"^DS_\w+\((?:[A-Z]+, )?{symbol},.*?\n(?=\n|DS_|/\*|#)", "", text,
+                              flags=re.M | re.S)
+            assert n == 1, symbol
+        path = tmp_path / "hooks.def"
+        path.write_text(text)
+        return path
+    return without
+
+
+def test_the_table_is_complete(table):
+    found = check(table())
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("symbol, twin", [
+    ("cuLaunchKernel", "cuLaunchKernel_ptsz"),
+    ("cuStreamGetId", "cuStreamGetId_ptsz"),
+    ("cuStreamCreate", None),                             # gives a stream
+    ("cuLaunchKernelEx", "cuLaunchKernelEx_ptsz"),        # the stream is in a struct
+    ("cuGraphInstantiateWithParams", "cuGraphInstantiateWithParams_ptsz"),
+    ("cuLaunchCooperativeKernelMultiDevice", None),
+    ("cuMemcpyHtoDAsync", None),                          # an old form, which libcuda still exports
+])
+def test_a_missing_call_is_named(table, symbol, twin):
+    found = check(table(symbol))
+    assert found.returncode == 1
+    for name in filter(None, (symbol, twin)):
+        assert f"{name} takes a stream and is not in the table" in found.stdout
+
+
+def test_a_missing_twin_is_named(table, tmp_path):
+    path = table()
+    text = path.read_text().replace("DS_SYNC_PT(cuMemcpy, cuMemcpy, 4000, 7000,",
+                                    "DS_SYNC(cuMemcpy, cuMemcpy, 4000,")
+    path.write_text(text)
+    found = check(path)
+    assert found.returncode == 1
+    assert "cuMemcpy_ptds, the per-thread twin of cuMemcpy, is not in the table" in found.stdout
+
+
+def test_a_wrong_version_is_named(table):
+    path = table()
+    path.write_text(path.read_text().replace("DS_STREAM_PT(LAUNCH, cuLaunchKernel, cuLaunchKernel, 4000,",
+                                             "DS_STREAM_PT(LAUNCH, cuLaunchKernel, cuLaunchKernel, 4010,"))
+    found = check(path)
+    assert found.returncode == 1
+    assert "cudaTypedefs.h knows no cuLaunchKernel of version 4010" in found.stdout
+
+
+def test_only_the_table_is_exported():
+    names = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], text=True, capture_output=True,
+                           check=True).stdout.split()[2::3]
+    assert "dlsym" in names and "cuLaunchKernel" in names
+    assert all(name == "dlsym" or name.startswith("cu") for name in names)
+
+
+def test_needs_the_c_library_alone():
+    dynamic = subprocess.run(["readelf", "-d", LIBRARY], text=True, capture_output=True, check=True).stdout
+    needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
+    assert set(needed) <= {"libc.so.6", "libdl.so.2", "libpthread.so.0", "ld-linux-x86-64.so.2"} or any(
+        "san" in name for name in needed)
