@@ -597,7 +597,7 @@ CUresult CUDAAPI cuGreenCtxStreamCreate(CUstream *out, CUgreenCtx handle, unsign
 }
 
 /* An operation on the NULL stream of `ctx`, after everything that is unfinished in it. */
-static CUresult joint(struct CUctx_st *ctx, struct emu_op *before, struct emu_op **out)
+static CUresult joint(struct CUctx_st *ctx, struct emu_op **out)
 {
 	struct emu_op *op = emu_op_new(EMU_OP_NOP, ctx->streams);
 
@@ -605,29 +605,53 @@ static CUresult joint(struct CUctx_st *ctx, struct emu_op *before, struct emu_op
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	for (struct CUstream_st *s = ctx->streams; s; s = s->next)
 		emu_op_after(op, s->tail);
-	emu_op_after(op, before);
 	*out = op;
 	emu_op_ref(op);
 	return emu_op_submit(op, ctx->streams);
 }
 
+static CUresult record_context(struct CUctx_st *ctx, CUevent event)
+{
+	struct emu_op *op = NULL;
+	CUresult rc;
+
+	if (!emu_handle_is(event, EMU_HANDLE_EVENT) || event->root != ctx->root)
+		return CUDA_ERROR_INVALID_HANDLE;
+	rc = joint(ctx, &op);
+	if (rc) {
+		emu_op_unref(op);
+		return rc;
+	}
+	emu_op_unref(event->op);
+	event->op = op;
+	return CUDA_SUCCESS;
+}
+
+/* All future work of the context waits: every stream that there is gets a joint. */
+static CUresult make_context_wait(struct CUctx_st *ctx, CUevent event)
+{
+	CUresult rc = CUDA_SUCCESS;
+
+	if (!emu_handle_is(event, EMU_HANDLE_EVENT))
+		return CUDA_ERROR_INVALID_HANDLE;
+	for (struct CUstream_st *s = ctx->streams; s && !rc && event->op; s = s->next) {
+		struct emu_op *op = emu_op_new(EMU_OP_NOP, s);
+		if (!op)
+			return CUDA_ERROR_OUT_OF_MEMORY;
+		emu_op_after(op, event->op);
+		rc = emu_op_submit(op, s);
+	}
+	return rc;
+}
+
 CUresult CUDAAPI cuGreenCtxRecordEvent(CUgreenCtx handle, CUevent event)
 {
 	struct CUctx_st *ctx;
-	struct emu_op *op = NULL;
 	CUresult rc = begin_green(handle, &ctx);
 
 	if (rc)
 		return rc;
-	if (!emu_handle_is(event, EMU_HANDLE_EVENT) || event->root != ctx->root) {
-		rc = CUDA_ERROR_INVALID_HANDLE;
-	} else {
-		rc = joint(ctx, NULL, &op);
-		if (!rc) {
-			emu_op_unref(event->op);
-			event->op = op;
-		}
-	}
+	rc = record_context(ctx, event);
 	emu_exit();
 	return rc;
 }
@@ -639,18 +663,31 @@ CUresult CUDAAPI cuGreenCtxWaitEvent(CUgreenCtx handle, CUevent event)
 
 	if (rc)
 		return rc;
-	if (!emu_handle_is(event, EMU_HANDLE_EVENT))
-		rc = CUDA_ERROR_INVALID_HANDLE;
-	/* All future work of the context waits: every stream gets the joint. */
-	for (struct CUstream_st *s = ctx->streams; s && !rc && event->op; s = s->next) {
-		struct emu_op *op = emu_op_new(EMU_OP_NOP, s);
-		if (!op) {
-			rc = CUDA_ERROR_OUT_OF_MEMORY;
-			break;
-		}
-		emu_op_after(op, event->op);
-		rc = emu_op_submit(op, s);
-	}
+	rc = make_context_wait(ctx, event);
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuCtxRecordEvent(CUcontext handle, CUevent event)
+{
+	struct CUctx_st *ctx;
+	CUresult rc = begin_named(handle, &ctx);
+
+	if (rc)
+		return rc;
+	rc = record_context(ctx, event);
+	emu_exit();
+	return rc;
+}
+
+CUresult CUDAAPI cuCtxWaitEvent(CUcontext handle, CUevent event)
+{
+	struct CUctx_st *ctx;
+	CUresult rc = begin_named(handle, &ctx);
+
+	if (rc)
+		return rc;
+	rc = make_context_wait(ctx, event);
 	emu_exit();
 	return rc;
 }

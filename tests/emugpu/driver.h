@@ -29,6 +29,7 @@ enum { EMU_CUDA_VERSION = 13000 };
 #undef cuStreamGetCaptureInfo
 #undef cuStreamBeginCapture
 #undef cuMemHostRegister
+#undef cuStreamBatchMemOp
 #undef cuStreamWaitValue32
 #undef cuStreamWriteValue32
 #undef cuStreamWaitValue64
@@ -58,6 +59,14 @@ EMU_VERSION_OF(cuStreamDestroy_v2, (CUstream))
 EMU_VERSION_OF(cuEventDestroy_v2, (CUevent))
 EMU_VERSION_OF(cuStreamBeginCapture_v2, (CUstream, CUstreamCaptureMode))
 EMU_VERSION_OF(cuStreamBeginCapture_v2_ptsz, (CUstream, CUstreamCaptureMode))
+EMU_VERSION_OF(cuStreamGetCaptureInfo_v2, (CUstream, CUstreamCaptureStatus *, cuuint64_t *,
+					   CUgraph *, const CUgraphNode **, size_t *))
+EMU_VERSION_OF(cuStreamGetCaptureInfo_v3,
+	       (CUstream, CUstreamCaptureStatus *, cuuint64_t *, CUgraph *, const CUgraphNode **,
+		const CUgraphEdgeData **, size_t *))
+EMU_VERSION_OF(cuStreamBatchMemOp_v2, (CUstream, unsigned, CUstreamBatchMemOpParams *, unsigned))
+EMU_VERSION_OF(cuCtxRecordEvent, (CUcontext, CUevent))
+EMU_VERSION_OF(cuCtxWaitEvent, (CUcontext, CUevent))
 EMU_VERSION_OF(cuMemHostRegister_v2, (void *, size_t, unsigned))
 EMU_VERSION_OF(cuStreamWaitValue32_v2, (CUstream, CUdeviceptr, cuuint32_t, unsigned))
 EMU_VERSION_OF(cuStreamWriteValue32_v2, (CUstream, CUdeviceptr, cuuint32_t, unsigned))

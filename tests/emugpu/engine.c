@@ -207,10 +207,30 @@ static struct emu_client *client_of(struct emu_device *dev)
 	return &dev->map.gpu->clients[dev->client];
 }
 
+/* Looks at most once a millisecond, because it costs a system call. */
+static bool server_gone(void)
+{
+	static _Atomic uint64_t next_look_ns;
+	static _Atomic bool gone;
+	uint64_t now;
+
+	if (!emu.server_pid || atomic_load(&gone))
+		return emu.server_pid != 0;
+	now = emu_now_ns();
+	if (now < atomic_load(&next_look_ns))
+		return false;
+	atomic_store(&next_look_ns, now + 1000000);
+	if (kill(emu.server_pid, 0) && errno == ESRCH)
+		atomic_store(&gone, true);
+	return atomic_load(&gone);
+}
+
 CUresult emu_device_fault(struct emu_device *dev)
 {
 	int fault = atomic_load(&dev->fault);
 
+	if (!fault && server_gone())
+		fault = CUDA_ERROR_MPS_RPC_FAILURE;
 	if (!fault && dev->client >= 0)
 		fault = atomic_load(&client_of(dev)->fault);
 	return (CUresult)fault;
@@ -555,7 +575,7 @@ static uint64_t next_deadline(const struct emu_device *dev, bool starved)
 		if (dev->running[i].end_ns < next)
 			next = dev->running[i].end_ns;
 	/* Whoever holds an SM may die; a value in memory may change: look again soon. */
-	poll += dev->waiting ? 50000 : 2000000;
+	poll += dev->waiting ? 100000 : 2000000;
 	if ((starved || dev->waiting) && poll < next)
 		next = poll;
 	return next == UINT64_MAX ? 0 : next;

@@ -578,6 +578,66 @@ CUresult CUDAAPI cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t n, C
 EMU_TWIN(cuMemcpyDtoDAsync_v2_ptsz, (CUdeviceptr to, CUdeviceptr from, size_t n, CUstream s),
 	 copy((void *)to, (void *)from, n, emu_per_thread(s), TO_DEVICE | FROM_DEVICE))
 
+/* One address space: the contexts say nothing that the addresses do not. */
+CUresult CUDAAPI cuMemcpyPeer(CUdeviceptr to, CUcontext to_ctx, CUdeviceptr from,
+			      CUcontext from_ctx, size_t n)
+{
+	return copy((void *)to, (void *)from, n, NULL, TO_DEVICE | FROM_DEVICE);
+}
+EMU_TWIN(cuMemcpyPeer_ptds,
+	 (CUdeviceptr to, CUcontext tc, CUdeviceptr from, CUcontext fc, size_t n),
+	 copy((void *)to, (void *)from, n, PT, TO_DEVICE | FROM_DEVICE))
+
+CUresult CUDAAPI cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_ctx, CUdeviceptr from,
+				   CUcontext from_ctx, size_t n, CUstream s)
+{
+	return copy((void *)to, (void *)from, n, s, TO_DEVICE | FROM_DEVICE);
+}
+EMU_TWIN(cuMemcpyPeerAsync_ptsz,
+	 (CUdeviceptr to, CUcontext tc, CUdeviceptr from, CUcontext fc, size_t n, CUstream s),
+	 cuMemcpyPeerAsync(to, tc, from, fc, n, emu_per_thread(s)))
+
+/* Rows, one copy each: in a stream that is as good as one operation. */
+static CUresult copy_rows(const CUDA_MEMCPY2D *c, CUstream stream, unsigned how)
+{
+	const char *from =
+	    c ? c->srcMemoryType == CU_MEMORYTYPE_HOST ? c->srcHost : (void *)c->srcDevice : NULL;
+	char *to =
+	    c ? c->dstMemoryType == CU_MEMORYTYPE_HOST ? c->dstHost : (void *)c->dstDevice : NULL;
+	CUresult rc = CUDA_SUCCESS;
+
+	if (!from || !to)
+		return CUDA_ERROR_INVALID_VALUE;
+	if (c->srcMemoryType == CU_MEMORYTYPE_ARRAY || c->dstMemoryType == CU_MEMORYTYPE_ARRAY)
+		return CUDA_ERROR_NOT_SUPPORTED;
+	how |= c->srcMemoryType == CU_MEMORYTYPE_DEVICE ? FROM_DEVICE : 0;
+	how |= c->dstMemoryType == CU_MEMORYTYPE_DEVICE ? TO_DEVICE : 0;
+	for (size_t y = 0; y < c->Height && !rc; y++)
+		rc = copy(to + (c->dstY + y) * c->dstPitch + c->dstXInBytes,
+			  from + (c->srcY + y) * c->srcPitch + c->srcXInBytes, c->WidthInBytes,
+			  stream, how);
+	return rc;
+}
+
+CUresult CUDAAPI cuMemcpy2D(const CUDA_MEMCPY2D *c)
+{
+	return copy_rows(c, NULL, SYNC);
+}
+EMU_TWIN(cuMemcpy2D_v2_ptds, (const CUDA_MEMCPY2D *c), copy_rows(c, PT, SYNC))
+
+CUresult CUDAAPI cuMemcpy2DUnaligned(const CUDA_MEMCPY2D *c)
+{
+	return copy_rows(c, NULL, SYNC);
+}
+EMU_TWIN(cuMemcpy2DUnaligned_v2_ptds, (const CUDA_MEMCPY2D *c), copy_rows(c, PT, SYNC))
+
+CUresult CUDAAPI cuMemcpy2DAsync(const CUDA_MEMCPY2D *c, CUstream s)
+{
+	return copy_rows(c, s, 0);
+}
+EMU_TWIN(cuMemcpy2DAsync_v2_ptsz, (const CUDA_MEMCPY2D *c, CUstream s),
+	 copy_rows(c, emu_per_thread(s), 0))
+
 /* ---- memset: in stream order, the host does not wait ---- */
 
 static CUresult set(CUdeviceptr to, size_t pitch, unsigned value, unsigned size, size_t width,

@@ -293,6 +293,55 @@ CUresult CUDAAPI cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode mo
 EMU_TWIN(cuStreamBeginCapture_v2_ptsz, (CUstream s, CUstreamCaptureMode m),
 	 cuStreamBeginCapture_v2(emu_per_thread(s), m))
 
+CUresult CUDAAPI cuStreamEndCapture(CUstream handle, CUgraph *graph)
+{
+	struct CUstream_st *s;
+	CUresult rc = graph ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	emu_exit();
+	return CUDA_ERROR_ILLEGAL_STATE;
+}
+EMU_TWIN(cuStreamEndCapture_ptsz, (CUstream s, CUgraph *g),
+	 cuStreamEndCapture(emu_per_thread(s), g))
+
+/* Where nothing is captured the driver writes the status and leaves the rest alone. */
+CUresult CUDAAPI cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStatus *status,
+					   cuuint64_t *id, CUgraph *graph,
+					   const CUgraphNode **nodes, const CUgraphEdgeData **edges,
+					   size_t *n)
+{
+	return cuStreamIsCapturing(handle, status);
+}
+EMU_TWIN(cuStreamGetCaptureInfo_v3_ptsz,
+	 (CUstream s, CUstreamCaptureStatus *st, cuuint64_t *i, CUgraph *g, const CUgraphNode **d,
+	  const CUgraphEdgeData **e, size_t *n),
+	 cuStreamGetCaptureInfo_v3(emu_per_thread(s), st, i, g, d, e, n))
+
+CUresult CUDAAPI cuStreamGetCaptureInfo_v2(CUstream handle, CUstreamCaptureStatus *status,
+					   cuuint64_t *id, CUgraph *graph,
+					   const CUgraphNode **nodes, size_t *n)
+{
+	return cuStreamIsCapturing(handle, status);
+}
+EMU_TWIN(cuStreamGetCaptureInfo_v2_ptsz,
+	 (CUstream s, CUstreamCaptureStatus *st, cuuint64_t *i, CUgraph *g, const CUgraphNode **d,
+	  size_t *n),
+	 cuStreamGetCaptureInfo_v2(emu_per_thread(s), st, i, g, d, n))
+
+CUresult CUDAAPI cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
+{
+	static _Thread_local CUstreamCaptureMode mine = CU_STREAM_CAPTURE_MODE_GLOBAL;
+	CUstreamCaptureMode old = mine;
+
+	if (!mode || (unsigned)*mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+		return CUDA_ERROR_INVALID_VALUE;
+	mine = *mode;
+	*mode = old;
+	return CUDA_SUCCESS;
+}
+
 /* ---- ordering between streams ---- */
 
 CUresult CUDAAPI cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags)
@@ -354,6 +403,40 @@ VALUE_CALL(cuStreamWriteValue32, EMU_OP_WRITE_VALUE, cuuint32_t)
 VALUE_CALL(cuStreamWaitValue32, EMU_OP_WAIT_VALUE, cuuint32_t)
 VALUE_CALL(cuStreamWriteValue64, EMU_OP_WRITE_VALUE, cuuint64_t)
 VALUE_CALL(cuStreamWaitValue64, EMU_OP_WAIT_VALUE, cuuint64_t)
+
+CUresult CUDAAPI cuStreamBatchMemOp_v2(CUstream s, unsigned n, CUstreamBatchMemOpParams *ops,
+				       unsigned flags)
+{
+	CUresult rc = ops && n && n <= 256 && !flags ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+
+	for (unsigned i = 0; i < n && !rc; i++) {
+		const CUstreamBatchMemOpParams *p = &ops[i];
+		switch (p->operation) {
+		case CU_STREAM_MEM_OP_WAIT_VALUE_32:
+			rc = value_op(EMU_OP_WAIT_VALUE, s, p->waitValue.address,
+				      p->waitValue.value, 4, p->waitValue.flags);
+			break;
+		case CU_STREAM_MEM_OP_WAIT_VALUE_64:
+			rc = value_op(EMU_OP_WAIT_VALUE, s, p->waitValue.address,
+				      p->waitValue.value64, 8, p->waitValue.flags);
+			break;
+		case CU_STREAM_MEM_OP_WRITE_VALUE_32:
+			rc = value_op(EMU_OP_WRITE_VALUE, s, p->writeValue.address,
+				      p->writeValue.value, 4, 0);
+			break;
+		case CU_STREAM_MEM_OP_WRITE_VALUE_64:
+			rc = value_op(EMU_OP_WRITE_VALUE, s, p->writeValue.address,
+				      p->writeValue.value64, 8, 0);
+			break;
+		default: /* barriers and flushes: everything here is in order anyway */
+			break;
+		}
+	}
+	return rc;
+}
+EMU_TWIN(cuStreamBatchMemOp_v2_ptsz,
+	 (CUstream s, unsigned n, CUstreamBatchMemOpParams *o, unsigned f),
+	 cuStreamBatchMemOp_v2(emu_per_thread(s), n, o, f))
 
 /* ---- host functions ---- */
 

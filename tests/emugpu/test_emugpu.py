@@ -90,7 +90,7 @@ class Mps:
                               timeout=10).stdout.strip()
 
     def end(self):
-        if not Path(f"/proc/{self.pid}").exists():
+        if not (self.path / "nvidia-cuda-mps-control.pid").exists():
             return
         os.kill(self.pid, signal.SIGTERM)
         until = time.monotonic() + 10
@@ -406,6 +406,16 @@ def test_quit_ends_daemon_server_and_clients(host, mps):
         assert time.monotonic() < until
         time.sleep(0.02)
     assert not any(mps.path.glob("*.pid"))
+
+
+def test_clients_fail_when_their_server_dies(host, mps):
+    client = host.start("spin", "--seconds", "60")
+    host.wait_for_client(client)
+    os.kill(mps.pid, signal.SIGKILL)
+    assert "CUDA_ERROR_MPS_RPC_FAILURE" in failure(client)
+    # A dead daemon's socket means no MPS.
+    host.work("add")
+    (mps.path / "nvidia-cuda-mps-control.pid").unlink()
 
 
 def test_without_daemon_control_program_says_so(host):

@@ -76,4 +76,21 @@ EMU_EXPORT CUresult CUDAAPI cuStreamWriteValue32_v2_ptsz(CUstream s, CUdeviceptr
 							 unsigned f);
 EMU_EXPORT CUresult CUDAAPI cuStreamWriteValue64_v2_ptsz(CUstream s, CUdeviceptr a, cuuint64_t v,
 							 unsigned f);
+EMU_EXPORT CUresult CUDAAPI cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D *c, CUstream s);
+EMU_EXPORT CUresult CUDAAPI cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D *c);
+EMU_EXPORT CUresult CUDAAPI cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D *c);
+EMU_EXPORT CUresult CUDAAPI cuMemcpyPeerAsync_ptsz(CUdeviceptr to, CUcontext tc, CUdeviceptr from,
+						   CUcontext fc, size_t n, CUstream s);
+EMU_EXPORT CUresult CUDAAPI cuMemcpyPeer_ptds(CUdeviceptr to, CUcontext tc, CUdeviceptr from,
+					      CUcontext fc, size_t n);
+EMU_EXPORT CUresult CUDAAPI cuStreamBatchMemOp_v2_ptsz(CUstream s, unsigned n,
+						       CUstreamBatchMemOpParams *o, unsigned f);
+EMU_EXPORT CUresult CUDAAPI cuStreamEndCapture_ptsz(CUstream s, CUgraph *g);
+EMU_EXPORT CUresult CUDAAPI cuStreamGetCaptureInfo_v2_ptsz(CUstream s, CUstreamCaptureStatus *st,
+							   cuuint64_t *i, CUgraph *g,
+							   const CUgraphNode **d, size_t *n);
+EMU_EXPORT CUresult CUDAAPI cuStreamGetCaptureInfo_v3_ptsz(CUstream s, CUstreamCaptureStatus *st,
+							   cuuint64_t *i, CUgraph *g,
+							   const CUgraphNode **d,
+							   const CUgraphEdgeData **e, size_t *n);
 #endif
