@@ -186,7 +186,7 @@ static void another_mount_namespace(void **state)
 	assert_string_equal(err.text, "cannot run /bin/true: No such file or directory");
 	if (geteuid() != 0)
 		skip(); /* only root may enter one */
-	spawn.mount_namespace = "/proc/1/ns/mnt";
+	spawn.mount_namespace = "/proc/self/ns/mnt";
 	assert_int_equal(ds_spawn(&spawn, NULL, 0, &err), 0);
 }
 
