@@ -99,6 +99,8 @@ static bool is_library(const char *item, size_t length, const char *library)
 	const char *base = last_component(library);
 	size_t base_length = strlen(base);
 
+	if (length == strlen(library) && !memcmp(item, library, length))
+		return true;
 	if (base_length == 0 || length < base_length ||
 	    memcmp(item + length - base_length, base, base_length) != 0)
 		return false;
