@@ -101,7 +101,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=20000,sched_interval=1,bf_interval=1
 EpilogMsgTime=0
 CompleteWait=0
-KillWait=3
+KillWait=1
 ReturnToService=2
 SlurmdTimeout=120
 SlurmctldTimeout=120

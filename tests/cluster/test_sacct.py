@@ -23,8 +23,8 @@ def test_the_usage_line_arrives(slurm, gpuwork):
     assert slurm.wait_end(job) == "COMPLETED", slurm.output(job)
     line = until("the usage line is in AdminComment",
                  lambda: next((row[0] for row in slurm.sacct(job, "admincomment") if "{" in row[0]), None), 40)
-    usage = json.loads(line[line.index("{"):])
-    assert usage
+    usage = json.loads(line[line.index("{"):])["detshare"]
+    assert usage["class"] == "throughput" and usage["programs"] == 1 and usage["granted_sm_s"] > 0
 
 
 def test_the_sites_own_admincomment_is_kept(slurm):
@@ -32,6 +32,7 @@ def test_the_sites_own_admincomment_is_kept(slurm):
     slurm.wait_running(job)
     slurm.command("scontrol", "update", f"job={job}", "admincomment=ticket 4711")
     slurm.wait_end(job)
-    line = until("the usage line is in AdminComment",
-                 lambda: next((row[0] for row in slurm.sacct(job, "admincomment") if "{" in row[0]), None), 40)
-    assert "ticket 4711" in line
+    lines = until("the usage line is in AdminComment", lambda: (lambda rows: rows if any(
+        "{" in row[0] for row in rows) else None)(slurm.sacct(job, "admincomment")), 40)
+    assert lines[0] == ["ticket 4711"], "the site's text comes first"
+    assert json.loads(lines[1][0])["detshare"]["share_milli"] == 500
