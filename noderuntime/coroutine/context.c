@@ -84,6 +84,35 @@ CUresult ds_cuGreenCtxCreate(CUgreenCtx *phCtx, CUdevResourceDesc desc, CUdevice
 }
 DS_EXPORT(cuGreenCtxCreate);
 
+/*
+ * To wait for a context while one of its streams is captured is an error, and ends the capture. The
+ * driver does not see it that way for the streams of a green context.
+ */
+static bool may_wait(CUcontext context)
+{
+	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
+
+	return !vctx || (context ? context != vctx->primary : !ds_vctx_current(vctx)) ||
+	       !ds_streams_break_captures(vctx);
+}
+
+CUresult ds_cuCtxSynchronize(void)
+{
+	if (!ds_driver_ready())
+		return CUDA_ERROR_NOT_INITIALIZED;
+	return may_wait(NULL) ? ds_real.cuCtxSynchronize() : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+}
+DS_EXPORT(cuCtxSynchronize);
+
+CUresult ds_cuCtxSynchronize_v2(CUcontext ctx)
+{
+	if (!ds_driver_ready())
+		return CUDA_ERROR_NOT_INITIALIZED;
+	return may_wait(ctx) ? ds_real.cuCtxSynchronize_v2(ctx)
+			     : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+}
+DS_EXPORT(cuCtxSynchronize_v2);
+
 /* An event over all work of the primary context, which is all in the partition. */
 static CUresult over_context(CUcontext context, CUevent event,
 			     CUresult (*over_green)(CUgreenCtx, CUevent),

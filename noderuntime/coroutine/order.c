@@ -21,6 +21,15 @@ bool ds_order_captured(CUstream shadow)
 	       status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+/* To wait for a captured stream is what the driver punishes so. */
+bool ds_order_break_capture(CUstream shadow)
+{
+	if (!ds_order_captured(shadow))
+		return false;
+	ds_real.cuStreamSynchronize(shadow);
+	return true;
+}
+
 static void forget(struct ds_vstream *stream)
 {
 	*stream->link = stream->next;
@@ -56,13 +65,11 @@ CUresult ds_order_null(struct ds_vctx *vctx)
 		next = stream->next;
 		if (!atomic_exchange(&stream->dirty, false))
 			continue;
-		if (stream->shadow && ds_order_captured(stream->shadow)) {
-			/* What the driver does alone: the call fails, the capture is invalid. */
-			ds_real.cuStreamSynchronize(stream->shadow);
+		/* As alone: the call fails, and the capture is invalid. */
+		if (stream->shadow && ds_order_break_capture(stream->shadow))
 			now = CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
-		} else {
+		else
 			now = wait_for(vctx, stream);
-		}
 		if (now != CUDA_SUCCESS) {
 			atomic_store(&stream->dirty, true);
 			atomic_store(&vctx->any_dirty, true);

@@ -267,14 +267,20 @@ CUresult ds_cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned in
 }
 DS_EXPORT(cuStreamWaitEvent_ptsz);
 
-/* Where a capture begins or ends: on the shadow, except that the driver itself refuses the legacy stream. */
+/*
+ * Where a capture begins or ends: on the shadow. The legacy stream is the driver's to refuse, after the
+ * legacy order had its say.
+ */
 static CUresult capture_begins(struct ds_op *op, CUstream *handle, bool per_thread)
 {
 	CUresult result = ds_op_map(op, *handle, per_thread);
 
-	if (op->stream && op->stream->kind != DS_STREAM_NULL)
-		*handle = op->target;
-	return result;
+	if (result != CUDA_SUCCESS || !op->stream)
+		return result;
+	if (op->stream->kind == DS_STREAM_NULL)
+		return ds_op_order(op);
+	*handle = op->target;
+	return CUDA_SUCCESS;
 }
 
 /* Marked as if it had work: the NULL stream must look at it and find it captured. */

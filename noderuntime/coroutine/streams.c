@@ -241,6 +241,28 @@ CUresult ds_streams_destroy(struct ds_vctx *vctx, struct ds_vstream *stream)
 	return destroy(vctx, stream, true);
 }
 
+bool ds_streams_break_captures(struct ds_vctx *vctx)
+{
+	struct ds_stream_table *table;
+	bool any = false;
+
+	if (atomic_load_explicit(&vctx->captures, memory_order_relaxed) <= 0)
+		return false;
+	pthread_mutex_lock(&vctx->lock);
+	for (struct ds_vstream *stream = vctx->blocking; stream; stream = stream->next)
+		any |= stream->shadow && ds_order_break_capture(stream->shadow);
+	table = atomic_load_explicit(&vctx->streams, memory_order_relaxed);
+	for (size_t i = 0; i <= table->mask; i++) {
+		CUstream handle =
+		    atomic_load_explicit(&table->entries[i].handle, memory_order_relaxed);
+
+		if (handle && handle != TOMBSTONE)
+			any |= ds_order_break_capture(handle);
+	}
+	pthread_mutex_unlock(&vctx->lock);
+	return any;
+}
+
 void ds_streams_drop(struct ds_vctx *vctx)
 {
 	struct ds_stream_table *table = atomic_load_explicit(&vctx->streams, memory_order_relaxed);

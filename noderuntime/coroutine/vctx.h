@@ -101,6 +101,9 @@ CUresult ds_streams_init(struct ds_vctx *vctx);
 /* Forget all streams, without telling the driver: their context is gone. */
 void ds_streams_drop(struct ds_vctx *vctx);
 
+/* Make all captures under way invalid. Returns whether there was one. */
+bool ds_streams_break_captures(struct ds_vctx *vctx);
+
 /* The calling thread's per-thread default stream, made at its first use. */
 CUresult ds_streams_of_thread(struct ds_vctx *vctx, struct ds_vstream **stream);
 
@@ -114,6 +117,9 @@ CUresult ds_order_null(struct ds_vctx *vctx);
 
 /* Make a blocking stream wait for all work of the NULL stream. */
 CUresult ds_order_blocking(struct ds_vctx *vctx, struct ds_vstream *stream);
+
+/* If the stream is captured, make the capture invalid. Returns whether it was. */
+bool ds_order_break_capture(CUstream shadow);
 
 /* CUDA_ERROR_STREAM_CAPTURE_IMPLICIT if a blocking stream is being captured, else CUDA_SUCCESS. */
 CUresult ds_order_null_may_ask(struct ds_vctx *vctx);

@@ -4,11 +4,13 @@
  * and with the library, on whatever libcuda.so.1 there is; plays the node runtime for those with.
  *
  * Usage: bench_launch [LIBRARY [TURNS]]
- * Prints one line of JSON per number of streams: the median over all turns of the time of one launch.
+ * Prints one line of JSON per number of streams, with the median over all turns of the time of one
+ * launch: without the library, without it in green contexts that the program made itself, with it.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,8 +111,8 @@ static double time_launches(CUfunction function, const CUstream *streams, unsign
 		const double begin = now_ns();
 
 		for (unsigned i = 0; i < BATCH; i++)
-			if (launch(function, 1, 1, 1, 1, 1, 1, 0,
-				   n_streams ? streams[i % n_streams] : NULL, args, NULL))
+			if (launch(function, 1, 1, 1, 1, 1, 1, 0, streams[i % n_streams], args,
+				   NULL))
 				die("cuLaunchKernel", 0);
 		if (batch >= 0)
 			batch_ns[batch] = (now_ns() - begin) / BATCH;
@@ -119,9 +121,26 @@ static double time_launches(CUfunction function, const CUstream *streams, unsign
 	return median(batch_ns, BATCHES);
 }
 
-static void turn(void)
+/* The same streams as the library makes, made here: what green contexts cost by themselves. */
+static void make_green(CUstream *streams, CUstream *null)
 {
-	CUstream streams[STREAMS_MAX];
+	CUdevResource all, rest, groups[DS_GROUPS_MAX];
+	unsigned n = DS_GROUPS_MAX;
+	CUdevResourceDesc description;
+	CUgreenCtx green;
+
+	CALL(cuDeviceGetDevResource, 0, &all, CU_DEV_RESOURCE_TYPE_SM);
+	CALL(cuDevSmResourceSplitByCount, groups, &n, &all, &rest, 0, 8);
+	CALL(cuDevResourceGenerateDesc, &description, groups, (n + 1) / 2);
+	CALL(cuGreenCtxCreate, &green, description, 0, CU_GREEN_CTX_DEFAULT_STREAM);
+	CALL(cuGreenCtxStreamCreate, null, green, CU_STREAM_NON_BLOCKING, 0);
+	for (unsigned i = 0; i < STREAMS_MAX; i++)
+		CALL(cuGreenCtxStreamCreate, &streams[i], green, CU_STREAM_NON_BLOCKING, 0);
+}
+
+static void turn(bool green)
+{
+	CUstream streams[STREAMS_MAX], null = NULL;
 	CUfunction function;
 	CUcontext context;
 	CUmodule module;
@@ -131,10 +150,14 @@ static void turn(void)
 	CALL(cuCtxSetCurrent, context);
 	CALL(cuModuleLoadData, &module, empty_kernel);
 	CALL(cuModuleGetFunction, &function, module, "spin_us");
-	for (unsigned i = 0; i < STREAMS_MAX; i++)
+	if (green)
+		make_green(streams, &null);
+	for (unsigned i = 0; !green && i < STREAMS_MAX; i++)
 		CALL(cuStreamCreate, &streams[i], CU_STREAM_NON_BLOCKING);
 	for (unsigned i = 0; i < N_COUNTS; i++)
-		printf("%.1f\n", time_launches(function, streams, stream_counts[i]));
+		printf("%.1f\n", stream_counts[i]
+				     ? time_launches(function, streams, stream_counts[i])
+				     : time_launches(function, &null, 1));
 }
 
 /* ---- the node runtime's part ---- */
@@ -269,7 +292,7 @@ int main(int argc, char **argv)
 {
 	const char *library = argc > 1 ? argv[1] : DS_LIBRARY;
 	const int turns = argc > 2 ? atoi(argv[2]) : TURNS;
-	static double without[N_COUNTS][64], with[N_COUNTS][64];
+	static double without[N_COUNTS][64], green[N_COUNTS][64], with[N_COUNTS][64];
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	char directory[] = "/tmp/bench_launch.XXXXXX";
 	char output[4096];
@@ -277,7 +300,9 @@ int main(int argc, char **argv)
 	pthread_t thread;
 
 	if (argc > 1 && !strcmp(argv[1], "--turn"))
-		return turn(), fflush(stdout) != 0;
+		return turn(false), fflush(stdout) != 0;
+	if (argc > 1 && !strcmp(argv[1], "--turn-green"))
+		return turn(true), fflush(stdout) != 0;
 	if (argc > 1 && !strcmp(argv[1], "--probe"))
 		return probe(), fflush(stdout) != 0;
 	if (turns < 1 || turns > 64)
@@ -297,6 +322,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < turns; i++) {
 		run("--turn", NULL, output, sizeof(output));
 		take(output, &without[0][i], 64);
+		run("--turn-green", NULL, output, sizeof(output));
+		take(output, &green[0][i], 64);
 		run("--turn", library, output, sizeof(output));
 		take(output, &with[0][i], 64);
 	}
@@ -304,12 +331,14 @@ int main(int argc, char **argv)
 	rmdir(directory);
 	for (unsigned i = 0; i < N_COUNTS; i++) {
 		const double before = median(without[i], (size_t)turns);
+		const double by_hand = median(green[i], (size_t)turns);
 		const double after = median(with[i], (size_t)turns);
 
 		printf("{\"bench\":\"launch\",\"streams\":%u,\"null_stream\":%s,\"turns\":%d,"
-		       "\"without_ns\":%.1f,\"with_ns\":%.1f,\"added_ns\":%.1f}\n",
+		       "\"without_ns\":%.1f,\"green_ns\":%.1f,\"with_ns\":%.1f,"
+		       "\"added_ns\":%.1f,\"added_to_green_ns\":%.1f}\n",
 		       stream_counts[i] ? stream_counts[i] : 1, stream_counts[i] ? "false" : "true",
-		       turns, before, after, after - before);
+		       turns, before, by_hand, after, after - before, after - by_hand);
 	}
 	return 0;
 }
