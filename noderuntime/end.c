@@ -18,7 +18,8 @@
 
 enum {
 	KILL_MS = 300,      /* for a killed runtime to be gone */
-	OWN_PART_MS = 1000, /* kept of the deadline for doing the runtime's work */
+	OWN_PART_MS = 1000, /* kept of the deadline for doing the runtime's work, */
+	LAST_PART_MS = 300, /* and of that, for what must be killed at its end */
 };
 
 /*
@@ -149,7 +150,7 @@ int ds_end(const struct ds_node_config *config, const char *name, ds_deadline de
 			0)
 			return ds_fail(err, "%s", reason.text);
 	}
-	rv = ds_leave(config, &allocation, deadline, err);
+	rv = ds_leave(config, &allocation, deadline - LAST_PART_MS * INT64_C(1000000), err);
 	if (rv == 0)
 		rv = verify(config, name, err);
 	if (geteuid() == 0)

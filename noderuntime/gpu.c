@@ -108,11 +108,13 @@ int ds_gpu_list(const char *info_dir, struct ds_gpu gpus[DS_GPUS_MAX], struct ds
 	int n = 0;
 
 	DIR *dir = opendir(info_dir);
-	if (!dir)
-		return ds_fail(err,
-			       "cannot open %s: %s; is the NVIDIA driver loaded? (gpu_info_dir in "
-			       "detshare-node.conf)",
-			       info_dir, strerror(errno));
+	if (!dir) {
+		ds_fail(err,
+			"cannot open %s: %s; is the NVIDIA driver loaded? (gpu_info_dir in "
+			"detshare-node.conf)",
+			info_dir, strerror(errno));
+		return -1;
+	}
 	while ((entry = readdir(dir)) && n < DS_GPUS_MAX) {
 		if (entry->d_name[0] == '.')
 			continue;

@@ -73,8 +73,10 @@ static void check_complete(struct argp_state *state, const struct arguments *arg
 {
 	const char *missing = NULL;
 
-	if (!arguments->command)
+	if (!arguments->command) {
 		argp_failure(state, EXIT_USAGE, 0, "what to do? begin, end or probe");
+		return;
+	}
 	bool is_begin = !strcmp(arguments->command, "begin");
 	if (!is_begin && strcmp(arguments->command, "end") != 0 &&
 	    strcmp(arguments->command, "probe") != 0)

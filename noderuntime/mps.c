@@ -205,9 +205,8 @@ static size_t find_daemons(const struct mps *mps, pid_t *pids, size_t max)
 static bool wait_gone(const struct mps *mps, ds_deadline deadline)
 {
 	pid_t pids[DAEMONS_MAX];
-	size_t n;
 
-	while ((n = find_daemons(mps, pids, DAEMONS_MAX)) > 0) {
+	while (find_daemons(mps, pids, DAEMONS_MAX) > 0) {
 		int fd = pidfd_open(pids[0], 0);
 		struct pollfd over = {.fd = fd, .events = POLLIN};
 		int left_ms = ds_deadline_left_ms(deadline);
@@ -390,7 +389,7 @@ void ds_mps_terminate(const struct ds_node_config *config, const char *gpu_uuid,
 		      size_t n, ds_deadline deadline)
 {
 	struct mps mps;
-	char answer[ANSWER_SIZE], command[64];
+	char answer[ANSWER_SIZE] = "", command[64];
 	pid_t servers[SERVERS_MAX], clients[256];
 
 	if (!n || !*config->mps_control || locate(config, gpu_uuid, &mps, NULL) < 0 ||

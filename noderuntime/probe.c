@@ -44,15 +44,18 @@ static int load_driver(const char *library, struct driver *driver, struct ds_err
 	};
 
 	void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
-	if (!handle)
-		return ds_fail(err, "cannot load %s: %s", library, dlerror());
+	if (!handle) {
+		ds_fail(err, "cannot load %s: %s", library, dlerror());
+		return -1;
+	}
 	for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
 		void *symbol = dlsym(handle, functions[i].name);
-		if (!symbol)
-			return ds_fail(err,
-				       "%s has no %s: green contexts need driver 550 (CUDA 12.4) "
-				       "or newer",
-				       library, functions[i].name);
+		if (!symbol) {
+			ds_fail(err,
+				"%s has no %s: green contexts need driver 550 (CUDA 12.4) or newer",
+				library, functions[i].name);
+			return -1;
+		}
 		memcpy(functions[i].function, &symbol, sizeof(symbol));
 	}
 	return 0;

@@ -90,9 +90,10 @@ static void unwatch(struct runtime *rt, struct watch *old)
 {
 	struct watch **link = &rt->watches;
 
-	while (*link != old)
+	while (*link && *link != old)
 		link = &(*link)->next;
-	*link = old->next;
+	if (*link)
+		*link = old->next;
 	rt->n_peers -= old->kind == WATCH_PEER;
 	close(old->fd);
 	if (old->port_fd >= 0)

@@ -130,22 +130,22 @@ static void only_what_is_plausible_is_believed(void **state)
 {
 	const struct ds_groups allowed = {{0xff, 0}};
 	static const struct {
+		struct ds_groups in_use;
+		uint64_t epoch;
 		uint32_t magic;
 		uint16_t version;
-		uint64_t epoch;
-		struct ds_groups in_use;
 		bool believed;
 	} cases[] = {
-	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0xff, 0}}, true},
-	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0x0f, 0}}, true},
-	    {DS_PORT_MAGIC, DS_PORT_VERSION, UINT64_MAX, {{0x01, 0}}, true},
-	    {DS_PORT_MAGIC, DS_PORT_VERSION, 0, {{0x0f, 0}}, false}, /* has not said so yet */
-	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0, 0}}, false},
-	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0x1ff, 0}}, false},
-	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{0xff, 1}}, false},
-	    {DS_PORT_MAGIC, DS_PORT_VERSION, 2, {{UINT64_MAX, UINT64_MAX}}, false},
-	    {DS_PORT_MAGIC, DS_PORT_VERSION + 1, 2, {{0x0f, 0}}, false},
-	    {0, 0, 2, {{0x0f, 0}}, false},
+	    {{{0xff, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, true},
+	    {{{0x0f, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, true},
+	    {{{0x01, 0}}, UINT64_MAX, DS_PORT_MAGIC, DS_PORT_VERSION, true},
+	    {{{0x0f, 0}}, 0, DS_PORT_MAGIC, DS_PORT_VERSION, false}, /* has not said so yet */
+	    {{{0, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, false},
+	    {{{0x1ff, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, false},
+	    {{{0xff, 1}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, false},
+	    {{{UINT64_MAX, UINT64_MAX}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, false},
+	    {{{0x0f, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION + 1, false},
+	    {{{0x0f, 0}}, 2, 0, 0, false},
 	};
 	struct ds_error err;
 	int fd = ds_port_create(&err);
