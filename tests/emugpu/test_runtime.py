@@ -95,6 +95,23 @@ def test_topology_is_read_once_per_boot(host):
         host.end()
 
 
+def test_cpus_near_a_gpu_are_known_and_used(host):
+    """A machine of two sockets, replayed: GPU 0 is at the first, GPU 1 at the second."""
+    env = {"HWLOC_XMLFILE": str(Path(__file__).parent / "two_sockets.xml")}
+    assert host.node("probe", env=env).returncode == 0
+    cpus = {}
+    for file in host.run_dir.glob("gpu-*/topology"):
+        values = dict(line.split("=", 1) for line in file.read_text().splitlines())
+        cpus[values["pci"]] = values["cpus"]
+    assert cpus == {"0000:01:00.0": "0-1", "0000:02:00.0": "2-3"}
+    allowed = os.sched_getaffinity(0)
+    for gpu, near in (0, {0, 1}), (1, {2, 3}):
+        name = f"job-{gpu + 1}"
+        host.begin(name, gpu=gpu)
+        # Where none of the near CPUs is allowed, it stays within what is.
+        assert os.sched_getaffinity(host.runtime_pid(name)) == (allowed & near or allowed)
+
+
 def test_the_runtime_is_small_and_never_loads_the_driver(host):
     host.begin()
     pid = host.runtime_pid()
