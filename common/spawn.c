@@ -171,9 +171,11 @@ static pid_t wait_until(pid_t child, struct ears *ears, int64_t end_ms, int *sta
 	}
 }
 
-/* The last line with something on it. */
-static void last_line(const struct ears *ears, char *line, size_t size)
+/* The last line with something on it, without "NAME: " of the program at `path`. */
+static void last_line(const struct ears *ears, const char *path, char *line, size_t size)
 {
+	const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+	size_t name_length = strlen(name);
 	size_t end = ears->tail_length;
 	size_t length = 0;
 
@@ -182,6 +184,9 @@ static void last_line(const struct ears *ears, char *line, size_t size)
 	size_t begin = end;
 	while (begin > 0 && ears->tail[begin - 1] != '\n')
 		begin--;
+	if (end - begin > name_length + 2 && !memcmp(ears->tail + begin, name, name_length) &&
+	    !memcmp(ears->tail + begin + name_length, ": ", 2))
+		begin += name_length + 2;
 	for (size_t i = begin; i < end && length + 1 < size; i++) {
 		unsigned char c = (unsigned char)ears->tail[i];
 		line[length++] = c < ' ' || c == 0x7f ? '?' : (char)c;
@@ -241,7 +246,7 @@ int ds_spawn(const struct ds_spawn *spawn, char *said, size_t said_size, struct 
 	}
 	hear_rest(&ears);
 	if (said && said_size > 0)
-		last_line(&ears, said, said_size);
+		last_line(&ears, program, said, said_size);
 	said_pipe[0] = ears.said_fd;
 	exec_pipe[0] = ears.exec_fd;
 

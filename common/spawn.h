@@ -29,7 +29,8 @@ struct ds_spawn {
 /*
  * Returns the exit status 0..255, or -1 with a reason when the program could not be started, was
  * killed by a signal, or is late (errno ETIMEDOUT). `said` (may be NULL) receives the last line
- * that the program wrote to stderr, without control characters; "" if none. Returns at most 100 ms
+ * that the program wrote to stderr, without control characters and without the program's own name
+ * ("NAME: ") in front; "" if none. Returns at most 100 ms
  * after the deadline, even if the child cannot die (it is then abandoned to init). Safe in a process
  * with threads, as long as nobody else reaps this child.
  */

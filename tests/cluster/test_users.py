@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Other users than root, and two users at once."""
 
+from slurm import until
+
 USER = "nobody"
 
 
@@ -18,7 +20,7 @@ def test_a_user_cannot_read_the_port_of_another(slurm):
     job = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap="sleep 60")
     slurm.wait_running(job)
     port = slurm.cluster.layout.runtime_dir("node1") / f"job-{job}" / "port"
-    assert port.is_socket()
+    until("the port is open (a job runs before its prolog has ended)", port.is_socket)
     talk = ("import socket,struct,sys; s=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET); "
             "s.connect(sys.argv[1]); s.send(struct.pack('=IHHII',0x44535054,1,1,0,0)); "
             "d=s.recv(4096); print(struct.unpack('=IHH',d[:8])[2] if d else 1)")
