@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/conf_text.h"
+
 enum { CONFIG_FILE_MAX = 65536 };
 
 /* What a value must look like: each is checked where it is read, so that a message has its line. */
@@ -288,6 +290,7 @@ int ds_node_config_read(const char *path, const char *node_name, struct ds_node_
 		return ds_fail(err, "%s: out of memory", file);
 	int rv = read_file(file, text, CONFIG_FILE_MAX, &reason);
 	if (rv >= 0) {
+		ds_conf_blank_comments(text);
 		rv = ds_node_config_parse(text, file, node_name, config, &reason);
 		if (rv == 0 && !realpath(file, config->file))
 			rv = ds_fail(&reason, "cannot resolve %s: %s", file, strerror(errno));

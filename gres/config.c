@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/conf_text.h"
 #include "gres/grant.h"
 
 enum {
@@ -308,6 +309,7 @@ int ds_site_config_parse(const char *text, const char *name, struct ds_site_conf
 
 	if (asprintf(&whole, "%s\n" LAST_OPTION " = yes\n", text) < 0)
 		return ds_fail(err, "%s: out of memory", name);
+	ds_conf_blank_comments(whole);
 	ds_site_config_defaults(&parsed);
 	pthread_mutex_lock(&parser_lock);
 	parser.err = &reason;

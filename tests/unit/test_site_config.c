@@ -76,6 +76,12 @@ static void broken_files(void **state)
 	} rows[] = {
 	    {"unknown = 1\n", "f:1: "},
 	    {"\n\nisolation = all\n", "f:3: isolation = \"all\" is neither user"},
+	    /* libconfuse 3.3 by itself counts lines wrongly behind comments. */
+	    {"# one\n// two\n/* three\n four */ isolation = none # five?\nbad = 1\n",
+	     "f:5: no such option 'bad'"},
+	    {"class a { # one\n kind = latency // two\n}\ndefault_class = \"# no comment\"\n",
+	     "f:4: default_class = \"# no comment\" cannot be a class"},
+	    {"default_class = a//b\n", "f:1: default_class = \"a//b\" cannot be a class"},
 	    {"allow_raw_shard = maybe\n", "f:1: "},
 	    {"default_class = nosuch\n", "f: default_class = nosuch, but there is no class"},
 	    {"default_class = \"a b\"\n", "f:1: default_class = \"a b\" cannot be a class"},
