@@ -3,6 +3,7 @@
 
 import json
 import time
+from pathlib import Path
 
 from cluster.demonstration import groups
 
@@ -72,6 +73,14 @@ class Slurm:
         for job in jobs:
             state = self.wait_state(job, "RUNNING", *ENDED)
             assert state == "RUNNING", f"job {job} is {state}: {self.job(job)}; output: {self.output(job)}"
+            self._wait_started(job)
+
+    def _wait_started(self, job) -> None:
+        """A batch job is RUNNING before its script is; slurmd takes 5 s to end one in between."""
+        file = self.job(job).get("StdOut")
+        if file:
+            until(f"the script of job {job} runs",
+                  lambda: Path(file).exists() or self.state(job) != "RUNNING")
 
     def wait_pending_reason(self, job) -> str:
         """Why a pending job waits, once the scheduler has looked at it."""

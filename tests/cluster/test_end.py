@@ -14,9 +14,10 @@ SLEEP = "sleep 300"
 
 @pytest.fixture
 def running(slurm):
-    """A job that holds half a GPU of node1."""
-    job = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap=SLEEP)
+    """A job that holds half a GPU of node1, and whose script has begun."""
+    job = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap=f"echo begun; {SLEEP}")
     slurm.wait_running(job)
+    until("the script has begun", lambda: "begun" in slurm.output(job))
     return job
 
 
