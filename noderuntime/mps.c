@@ -80,17 +80,20 @@ size_t ds_mps_parse_pids(const char *text, pid_t *pids, size_t max)
 	return n;
 }
 
-/* Run the control program for this GPU, with `argument` and `input` as far as not NULL. */
-static int control(const struct mps *mps, const char *argument, const char *input, char *answer,
-		   size_t size, ds_deadline deadline, struct ds_error *err)
+/*
+ * Run the control program for this GPU with up to two options, or, if there are none, to give it the
+ * command `input`.
+ */
+static int control(const struct mps *mps, const char *const options[2], const char *input,
+		   char *answer, size_t size, ds_deadline deadline, struct ds_error *err)
 {
 	/* Whatever the caller's environment says about CUDA, thread percentages above all, must
 	 * not reach MPS. */
 	static const char *const without[] = {"CUDA_", "LD_PRELOAD=", NULL};
 	char devices[64], pipe[PATH_MAX + 32], log[PATH_MAX + 32];
 	const char *const with[] = {devices, pipe, log, NULL};
-	char *argv[] = {(char *)(uintptr_t)mps->config->mps_control, (char *)(uintptr_t)argument,
-			NULL};
+	char *argv[] = {(char *)(uintptr_t)mps->config->mps_control, (char *)(uintptr_t)options[0],
+			(char *)(uintptr_t)options[1], NULL};
 
 	snprintf(devices, sizeof(devices), "CUDA_VISIBLE_DEVICES=%s", mps->uuid);
 	snprintf(pipe, sizeof(pipe), "CUDA_MPS_PIPE_DIRECTORY=%s", mps->pipe);
@@ -269,15 +272,16 @@ static int make_dir(const char *path, mode_t mode, struct ds_error *err)
 	return 0;
 }
 
-static int start(const struct mps *mps, ds_deadline deadline, struct ds_error *err)
+static int start(const struct mps *mps, bool multiuser, ds_deadline deadline, struct ds_error *err)
 {
+	const char *const options[2] = {"-d", multiuser ? "-M" : NULL};
 	char answer[ANSWER_SIZE];
 
 	/* Clients, whoever they are, must reach the pipes; nobody else has business in the log. */
 	if (make_dir(mps->dir, 0711, err) < 0 || make_dir(mps->pipe, 0755, err) < 0 ||
 	    make_dir(mps->log, 0755, err) < 0)
 		return -1;
-	if (control(mps, "-d", NULL, answer, sizeof(answer), deadline, err) == 0)
+	if (control(mps, options, NULL, answer, sizeof(answer), deadline, err) == 0)
 		return 0;
 	if (errno == ENOENT)
 		return ds_fail(err,
@@ -290,11 +294,13 @@ static int start(const struct mps *mps, ds_deadline deadline, struct ds_error *e
 static int ask(const struct mps *mps, const char *command, char *answer, size_t size,
 	       ds_deadline deadline, struct ds_error *err)
 {
+	static const char *const no_options[2];
+
 	/* At most half of what is left: no answer is an answer, too, and must be acted upon. */
 	int patience_ms = ds_deadline_left_ms(deadline) / 2;
 	if (patience_ms > ANSWER_MS)
 		patience_ms = ANSWER_MS;
-	return control(mps, NULL, command, answer, size, ds_deadline_in(patience_ms), err);
+	return control(mps, no_options, command, answer, size, ds_deadline_in(patience_ms), err);
 }
 
 /* True if somebody listens on the daemon's pipe, or might. Saves asking when nobody can answer. */
@@ -306,8 +312,8 @@ static bool has_pipes(const struct mps *mps)
 	return access(path, F_OK) == 0;
 }
 
-static int ensure_locked(const struct mps *mps, bool alone, ds_deadline deadline,
-			 struct ds_error *err)
+static int ensure_locked(const struct mps *mps, const struct ds_mps_need *need,
+			 ds_deadline deadline, struct ds_error *err)
 {
 	char answer[ANSWER_SIZE];
 
@@ -317,7 +323,7 @@ static int ensure_locked(const struct mps *mps, bool alone, ds_deadline deadline
 		if (ask(mps, "get_server_list\n", answer, sizeof(answer), deadline, err) == 0)
 			return 0;
 		/* Its servers may still serve the neighbours, whose work would die with them. */
-		if (!alone && find_daemons(mps, left, DAEMONS_MAX))
+		if (!need->alone && find_daemons(mps, left, DAEMONS_MAX))
 			return ds_fail_within(err,
 					      "MPS of GPU %s does not answer, and cannot be "
 					      "started anew under running jobs",
@@ -327,7 +333,7 @@ static int ensure_locked(const struct mps *mps, bool alone, ds_deadline deadline
 	if (!kill_daemons(mps, ds_deadline_in(KILL_MS)))
 		return ds_fail(err, "MPS of GPU %s hangs and cannot be killed", mps->uuid);
 	remove_dirs(mps);
-	if (start(mps, deadline, err) < 0)
+	if (start(mps, need->multiuser, deadline, err) < 0)
 		goto fail;
 	if (ask(mps, "get_server_list\n", answer, sizeof(answer), deadline, err) < 0) {
 		ds_fail_within(err, "MPS of GPU %s was started but does not answer", mps->uuid);
@@ -340,8 +346,8 @@ fail:
 	return -1;
 }
 
-int ds_mps_ensure(const struct ds_node_config *config, const char *gpu_uuid, bool alone,
-		  ds_deadline deadline, struct ds_error *err)
+int ds_mps_ensure(const struct ds_node_config *config, const char *gpu_uuid,
+		  const struct ds_mps_need *need, ds_deadline deadline, struct ds_error *err)
 {
 	struct mps mps;
 
@@ -352,7 +358,7 @@ int ds_mps_ensure(const struct ds_node_config *config, const char *gpu_uuid, boo
 	int lock = take_lock(&mps, deadline, err);
 	if (lock < 0)
 		return -1;
-	int rc = ensure_locked(&mps, alone, deadline, err);
+	int rc = ensure_locked(&mps, need, deadline, err);
 	close(lock);
 	return rc;
 }

@@ -28,13 +28,19 @@ enum {
 int ds_mps_pipe_dir(const struct ds_node_config *config, const char *gpu_uuid,
 		    char path[PATH_MAX]);
 
+/* Who needs MPS. */
+struct ds_mps_need {
+	bool alone;     /* nobody else depends on the daemon: one that hangs may be killed */
+	bool multiuser; /* programs of other users may come; else MPS makes them wait in cuInit */
+};
+
 /*
- * Make sure that the GPU's daemon runs and answers; start it if not. One that hangs is reported, or
- * killed and started anew when `alone` says that nobody else depends on it. Does nothing and returns 0 when the
- * configuration says that there is no MPS. 0 or -1.
+ * Make sure that the GPU's daemon runs and answers; start it if not. One that hangs is reported, or,
+ * if that harms nobody, killed and started anew. Does nothing and returns 0 when the configuration says
+ * that there is no MPS. 0 or -1.
  */
-int ds_mps_ensure(const struct ds_node_config *config, const char *gpu_uuid, bool alone,
-		  ds_deadline deadline, struct ds_error *err);
+int ds_mps_ensure(const struct ds_node_config *config, const char *gpu_uuid,
+		  const struct ds_mps_need *need, ds_deadline deadline, struct ds_error *err);
 
 /*
  * End the GPU's daemon and its servers if `unused` (asked under the lock) says so; what does not end by

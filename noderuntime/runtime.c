@@ -135,6 +135,27 @@ static struct ds_ledger_resident as_resident(const struct runtime *rt)
 	return resident;
 }
 
+/*
+ * Who may be here: one user's jobs, unless the site said otherwise to all of them. MPS serves one user
+ * at a time then, and another one's programs would wait in cuInit without an end or a word.
+ */
+static int check_isolation(const struct ds_ledger_state *state,
+			   const struct ds_ledger_resident *newcomer, struct ds_error *err)
+{
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *other = &state->residents[i];
+		if (other->uid == newcomer->uid || (other->grant.isolation == DS_ISOLATION_NONE &&
+						    newcomer->grant.isolation == DS_ISOLATION_NONE))
+			continue;
+		return ds_fail(err,
+			       "%s of uid %u cannot be on GPU %s beside %s of uid %u: "
+			       "isolation = user in detshare.conf keeps users apart",
+			       newcomer->name, newcomer->uid, state->gpu_uuid, other->name,
+			       other->uid);
+	}
+	return 0;
+}
+
 /* Join, first removing what is dead, whose room we may need. */
 static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error *err)
 {
@@ -142,6 +163,7 @@ static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error
 	struct ds_ledger_resident resident = as_resident(rt);
 
 	if (ds_ledger_settle(state, ds_process_alive, err) < 0 ||
+	    check_isolation(state, &resident, err) < 0 ||
 	    ds_ledger_join(state, &resident, err) < 0 ||
 	    ds_ledger_settle(state, ds_process_alive, err) < 0)
 		return -1;
@@ -758,8 +780,9 @@ static int set_up(struct runtime *rt, const struct ds_runtime_start *start, stru
 	if (watch_ledger(rt, err) < 0 ||
 	    ds_ledger_change(rt->ledger, LEDGER_MS, change_join, rt, err) < 0)
 		return -1;
-	if (ds_mps_ensure(rt->config, allocation->gpu_uuid, is_alone(rt), start->deadline, err) <
-		0 ||
+	const struct ds_mps_need need = {
+	    .alone = is_alone(rt), .multiuser = allocation->grant.isolation == DS_ISOLATION_NONE};
+	if (ds_mps_ensure(rt->config, allocation->gpu_uuid, &need, start->deadline, err) < 0 ||
 	    ds_page_create(&rt->page, &rt->seen.shape, allocation->gpu_uuid,
 			   allocation->grant.class_name, allocation->grant.share_milli, err) < 0)
 		return -1;

@@ -101,9 +101,9 @@ class Host:
                               text=True, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout,
                               user=user)
 
-    def begin(self, name="job-1", share=500, gpu=0, uid=None, check=True, more=(), **options):
+    def begin(self, name="job-1", share=500, gpu=0, uid=None, check=True, more=(), isolation="user", **options):
         uid = os.getuid() if uid is None else uid
-        grant = f"v=1,class=throughput,kind=throughput,share={share},isolation=user,config=0000000000000000"
+        grant = f"v=1,class=throughput,kind=throughput,share={share},isolation={isolation},config=0000000000000000"
         job = ["--job-id", name[4:]] if name.startswith("job-") else []
         done = self.node("begin", "--allocation", name, "--uid", uid, "--gpu", gpu, "--grant", grant, *job, *more, **options)
         if check:

@@ -427,6 +427,31 @@ def test_groups_move_when_a_program_says_that_it_is_not_on_them(host):
     assert other.answer["groups"] & 1 << 14 == 0
 
 
+# Users
+
+@root_only
+def test_one_users_jobs_are_kept_apart_from_anothers(host):
+    host.begin("job-1", uid=NOBODY)
+    refused(host.begin("job-2", check=False, isolation="none"), "isolation = user", "job-1 of uid 65534")
+    assert not (host.run_dir / "job-2").exists()
+    host.begin("job-3", uid=NOBODY)
+    host.begin("job-4", gpu=1)
+
+
+@root_only
+def test_users_who_may_share_a_gpu_run_at_the_same_time(host):
+    host.begin("job-1", uid=NOBODY, isolation="none")
+    host.begin("job-2", uid=1, isolation="none")
+    running = []
+    for name, uid in ("job-1", NOBODY), ("job-2", 1):
+        env = dict(line.split("=", 1) for line in (host.run_dir / name / "task.env").read_text().splitlines())
+        running.append(subprocess.Popen([host.gpuwork, "spin", "--seconds", "1"], env=host.env | env, user=uid, group=uid,
+                                        extra_groups=[], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    for one in running:
+        _, said = one.communicate(timeout=10)
+        assert one.returncode == 0, said
+
+
 # What hangs or is missing
 
 @pytest.mark.parametrize("hang, words", [("cuInit", "probe"), ("mps", "MPS")])

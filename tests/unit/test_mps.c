@@ -124,7 +124,9 @@ static int tear_down(void **state)
 
 static int ensure(bool alone, int deadline_ms, struct ds_error *err)
 {
-	return ds_mps_ensure(&config, UUID, alone, ds_deadline_in(deadline_ms), err);
+	const struct ds_mps_need need = {.alone = alone};
+
+	return ds_mps_ensure(&config, UUID, &need, ds_deadline_in(deadline_ms), err);
 }
 
 static void started_once_and_ended_when_unused(void **state)
