@@ -419,8 +419,9 @@ CUdevResource emu_resource(const struct emu_device *dev, const struct emu_sms *s
 	r.type = CU_DEV_RESOURCE_TYPE_SM;
 	r.sm.smCount = emu_sms_count(sms);
 #if CUDA_VERSION >= 13000
-	r.sm.minSmPartitionSize = dev->map.gpu->group_sms;
-	r.sm.smCoscheduledAlignment = dev->map.gpu->group_sms;
+	/* The driver leaves these 0 in what a split returns. */
+	r.sm.minSmPartitionSize = split ? 0 : dev->map.gpu->group_sms;
+	r.sm.smCoscheduledAlignment = split ? 0 : dev->map.gpu->group_sms;
 #endif
 	memcpy(r._internal_padding, &h, sizeof(h));
 	return r;
@@ -460,19 +461,12 @@ CUresult CUDAAPI cuDeviceGetDevResource(CUdevice number, CUdevResource *resource
 	return rc;
 }
 
-static void move(struct emu_sms *from, struct emu_sms *to, unsigned sm)
-{
-	if (!emu_sms_has(from, sm))
-		return;
-	emu_sms_add(to, sm);
-	from->bits[sm / 64] &= ~(UINT64_C(1) << (sm % 64));
-}
-
 static void move_first(struct emu_sms *from, struct emu_sms *to, unsigned n)
 {
 	for (unsigned sm = 0; sm < EMU_SMS_MAX && n; sm++)
 		if (emu_sms_has(from, sm)) {
-			move(from, to, sm);
+			emu_sms_add(to, sm);
+			from->bits[sm / 64] &= ~(UINT64_C(1) << (sm % 64));
 			n--;
 		}
 }
@@ -480,17 +474,18 @@ static void move_first(struct emu_sms *from, struct emu_sms *to, unsigned n)
 /*
  * Groups of minCount SMs, rounded up to the alignment (8 on Hopper; 2 with
  * IGNORE_SM_COSCHEDULING), lowest SMs first, the same in every process; what is left over goes to
- * `remaining`. result == NULL asks for the number of groups.
+ * `remaining`. result == NULL asks for the number of groups. As measured on an H200, all sizes give as
+ * many groups as there is room for, but the whole GPU in groups of 8 gives 15 of them, not 16.
  */
 CUresult CUDAAPI cuDevSmResourceSplitByCount(CUdevResource *result, unsigned *n_groups,
 					     const CUdevResource *input, CUdevResource *remaining,
 					     unsigned flags, unsigned min_count)
 {
 	CUresult rc = n_groups && input ? emu_begin() : CUDA_ERROR_INVALID_VALUE;
-	struct emu_sms left, rest;
+	struct emu_sms left;
 	struct emu_device *dev;
 	struct hidden h;
-	unsigned size, possible, split;
+	unsigned total, size, possible, split;
 
 	if (rc)
 		return rc;
@@ -499,26 +494,21 @@ CUresult CUDAAPI cuDevSmResourceSplitByCount(CUdevResource *result, unsigned *n_
 		return CUDA_ERROR_INVALID_VALUE;
 	}
 	/* Groups of a split are split again only as the resource of a green context. */
-	if (h.split || min_count > emu_sms_count(&h.sms)) {
+	total = emu_sms_count(&h.sms);
+	if (h.split || min_count > total) {
 		emu_exit();
-		return h.split ? CUDA_ERROR_INVALID_RESOURCE_TYPE : CUDA_ERROR_INVALID_VALUE;
+		return CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
 	}
 	dev = &emu.devices[h.device];
 	size =
 	    flags & CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING ? 2 : dev->map.gpu->group_sms;
 	min_count = min_count ? min_count : 1;
 	size = (min_count + size - 1) / size * size;
-	left = h.sms;
-	rest = (struct emu_sms){{0}};
-	if (!(flags & CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING))
-		for (unsigned sm = dev->map.gpu->n_groups * dev->map.gpu->group_sms;
-		     sm < EMU_SMS_MAX; sm++)
-			move(&left, &rest, sm);
-	possible = emu_sms_count(&left) / size;
-	if (!possible) {
-		emu_exit();
-		return CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
-	}
+	size = size < total ? size : total;
+	possible = total / size;
+	if (size == dev->map.gpu->group_sms && total == dev->map.gpu->n_sms &&
+	    !(flags & CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING))
+		possible = dev->map.gpu->n_groups;
 	if (!result) {
 		*n_groups = possible;
 		emu_exit();
@@ -527,12 +517,12 @@ CUresult CUDAAPI cuDevSmResourceSplitByCount(CUdevResource *result, unsigned *n_
 	if (*n_groups > possible)
 		*n_groups = possible;
 	split = ++splits;
+	left = h.sms;
 	for (unsigned i = 0; i < *n_groups; i++) {
 		struct emu_sms group = {{0}};
 		move_first(&left, &group, size);
 		result[i] = emu_resource(dev, &group, split);
 	}
-	move_first(&rest, &left, EMU_SMS_MAX);
 	if (remaining) {
 		*remaining = emu_resource(dev, &left, split);
 		if (!emu_sms_count(&left))

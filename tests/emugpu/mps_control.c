@@ -41,6 +41,7 @@ static uid_t server_uid;
 static bool multiuser;
 static char pipe_dir[PATH_MAX], log_dir[PATH_MAX];
 static uint64_t quit_at_ns; /* 0: nobody asked to quit */
+static int quit_fd = -1;    /* who asked: is answered by the end of the daemon */
 
 static const char usage[] =
     "Usage: nvidia-cuda-mps-control -d | -f [-M]   start the daemon (-f: in the foreground)\n"
@@ -176,37 +177,67 @@ static void say(char *answer, const char *format, ...)
 	va_end(args);
 }
 
-static void name_of(pid_t pid, char *name, size_t size)
+/* The program's first word, as ps(1) shows it. */
+static void command_of(pid_t pid, char *text, size_t size)
 {
 	char path[64];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
-	snprintf(name, size, "?");
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+	snprintf(text, size, "?");
 	f = fopen(path, "re");
 	if (!f)
 		return;
-	if (fgets(name, (int)size, f))
-		name[strcspn(name, "\n")] = '\0';
+	if (!fgets(text, (int)size, f)) /* ends at the first word's NUL for all who print it */
+		snprintf(text, size, "?");
 	fclose(f);
+}
+
+/* The GPU that a client uses, cut as the real program cuts it. */
+static void device_of(const struct client *c, char *text, size_t size)
+{
+	struct emu_map map;
+
+	snprintf(text, size, "-");
+	for (unsigned gpu = 0; gpu < EMU_GPUS_MAX && !emu_gpu_open(c->emugpu_dir, gpu, &map);
+	     gpu++) {
+		emu_lock(map.gpu);
+		for (int i = 0; i < EMU_CLIENTS_MAX; i++)
+			if (map.gpu->clients[i].in_use && map.gpu->clients[i].pid == c->pid)
+				snprintf(text, size, "%.22s", map.gpu->uuid);
+		emu_unlock(map.gpu);
+		emu_gpu_close(&map);
+	}
+}
+
+static unsigned long namespace_of(pid_t pid)
+{
+	char path[64];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/pid", (int)pid);
+	return stat(path, &st) ? 0 : (unsigned long)st.st_ino;
 }
 
 static void list_clients(char *answer, bool table)
 {
-	char name[64];
+	char program[256], device[32];
 
 	if (table)
-		say(answer, "PID       ID    SERVER    DEVICE             NAMESPACE    COMMAND\n");
+		say(answer, "%-9s %-9s %-14s %-25s %-14s %-15s\n", "PID", "ID", "SERVER", "DEVICE",
+		    "NAMESPACE", "COMMAND");
 	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++) {
 		const struct client *c = &clients[i];
 		if (c->fd < 0 || !c->served || c->terminated)
 			continue;
-		name_of(c->pid, name, sizeof(name));
-		if (table)
-			say(answer, "%-9d %-5d %-9d %-18s %-12u %s\n", (int)c->pid, i, (int)server,
-			    "GPU-emulated", 0u, name);
-		else
+		if (!table) {
 			say(answer, "%d\n", (int)c->pid);
+			continue;
+		}
+		command_of(c->pid, program, sizeof(program));
+		device_of(c, device, sizeof(device));
+		say(answer, "%-9d %-9d %-14d %-25s %-14lu %-15s\n", (int)c->pid, i + 1, (int)server,
+		    device, namespace_of(c->pid), program);
 	}
 }
 
@@ -216,9 +247,10 @@ static void terminate_command(char *answer, long server_pid, long pid)
 		if (clients[i].fd >= 0 && clients[i].served && !clients[i].terminated &&
 		    clients[i].pid == pid && server_pid == server) {
 			terminate(&clients[i]);
+			say(answer, "0\n");
 			return;
 		}
-	say(answer, "Client %ld of server %ld not found\n", pid, server_pid);
+	say(answer, "Invalid process %ld!\n1\n", pid);
 }
 
 static void command(char *text, char *answer)
@@ -255,7 +287,7 @@ static void command(char *text, char *answer)
 		    first && !strcmp(first, "-t") && second ? strtod(second, NULL) : 1e9;
 		quit_at_ns = emu_now_ns() + (uint64_t)(wait_s * 1e9);
 	} else {
-		say(answer, "Unknown command or wrong arguments: %s\n", word);
+		say(answer, "Unknown command \"%s\"\n", word);
 	}
 }
 
@@ -282,8 +314,12 @@ static void accept_one(int listener)
 		static char answer[ANSWER_SIZE];
 		answer[0] = '\0';
 		command(request.text, answer);
-		send(fd, answer, strlen(answer), MSG_NOSIGNAL);
-		close(fd);
+		if (answer[0])
+			send(fd, answer, strlen(answer), MSG_NOSIGNAL);
+		if (quit_at_ns && quit_fd < 0)
+			quit_fd = fd;
+		else
+			close(fd);
 		return;
 	}
 	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++)
@@ -328,10 +364,7 @@ static int serve(int listener)
 			accept_one(listener);
 		serve_waiting();
 	}
-	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++)
-		if (clients[i].fd >= 0 && clients[i].served && !clients[i].terminated)
-			terminate(&clients[i]);
-	stop_server();
+	stop_server(); /* clients that are left fail, as those of a server that died */
 	return 0;
 }
 
@@ -418,7 +451,7 @@ static int run_daemon(bool background)
 	sigaction(SIGINT, &(struct sigaction){.sa_handler = stop}, NULL);
 	note("started%s", multiuser ? ", multi-user" : "");
 	rc = serve(listener);
-	unlink(address.sun_path);
+	/* As the real one: the socket's name stays, and refuses connections. */
 	in_dir("nvidia-cuda-mps-control.pid", pid_path, sizeof(pid_path));
 	unlink(pid_path);
 	close(listener);

@@ -208,7 +208,7 @@ CUresult CUDAAPI cuStreamGetId(CUstream handle, unsigned long long *id)
 EMU_TWIN(cuStreamGetId_ptsz, (CUstream s, unsigned long long *i),
 	 cuStreamGetId(emu_per_thread(s), i))
 
-/* For a stream of a green context the first form gives that context as a CUcontext. */
+/* For a stream of a green context the first form gives that context, the second the primary one. */
 CUresult CUDAAPI cuStreamGetCtx(CUstream handle, CUcontext *ctx)
 {
 	struct CUstream_st *s;
@@ -229,7 +229,7 @@ CUresult CUDAAPI cuStreamGetCtx_v2(CUstream handle, CUcontext *ctx, CUgreenCtx *
 
 	if (rc)
 		return rc;
-	*ctx = s->ctx->green ? NULL : s->ctx;
+	*ctx = s->ctx->root;
 	*green = s->ctx->green ? (CUgreenCtx)s->ctx : NULL;
 	emu_exit();
 	return CUDA_SUCCESS;

@@ -217,9 +217,19 @@ CUresult CUDAAPI cuGetProcAddress_v2(const char *name, void **function, int vers
 	return CUDA_SUCCESS;
 }
 
+/* The first form reports with an error what the second one reports in the status. */
 CUresult CUDAAPI cuGetProcAddress(const char *name, void **function, int version, cuuint64_t flags)
 {
-	return cuGetProcAddress_v2(name, function, version, flags, NULL);
+	CUdriverProcAddressQueryResult status;
+	void *found;
+	CUresult rc = cuGetProcAddress_v2(name, function ? &found : NULL, version, flags, &status);
+
+	if (rc)
+		return rc;
+	if (status != CU_GET_PROC_ADDRESS_SUCCESS)
+		return CUDA_ERROR_NOT_FOUND;
+	*function = found;
+	return CUDA_SUCCESS;
 }
 
 /* The private tables through which the CUDA runtime reaches the driver do not exist here. */

@@ -322,7 +322,12 @@ def test_mps_lists_servers_and_clients(host, mps):
     server = mps.ask("get_server_list")
     assert Path(f"/proc/{server}").exists()
     assert mps.ask(f"get_client_list {server}") == str(client.pid)
-    assert mps.ask("ps").splitlines()[1].split()[0] == str(client.pid)
+    uuid = host.work("mem")["uuid"]
+    columns = mps.ask("ps").splitlines()[1].split()
+    assert columns[:4] == [str(client.pid), "1", server, uuid[:22]]
+    assert columns[5] == str(GPUWORK)
+    assert mps.ask(f"get_server_status {server}") == "ACTIVE"
+    assert mps.ask("get_client_list 1") == "Server 1 not found"
     assert host.clients()[0]["server"] == int(server)
     client.kill()
     client.wait()
@@ -361,10 +366,10 @@ def test_terminate_client(host, mps):
     for process in clients:
         host.wait_for_client(process)
     server = mps.ask("get_server_list")
-    assert mps.ask(f"terminate_client {server} {clients[0].pid}") == ""
+    assert mps.ask(f"terminate_client {server} {clients[0].pid}") == "0"
     assert failure(clients[0]).endswith("CUDA_ERROR_MPS_CLIENT_TERMINATED (810)")
     result(clients[1])
-    assert "not found" in mps.ask(f"terminate_client {server} {clients[0].pid}")
+    assert "Invalid process" in mps.ask(f"terminate_client {server} {clients[0].pid}")
 
 
 def test_client_limit(host, mps):
@@ -400,11 +405,16 @@ def test_quit_ends_daemon_server_and_clients(host, mps):
     host.wait_for_client(client)
     server = mps.ask("get_server_list")
     mps.ask("quit -t 0")
-    assert "CUDA_ERROR_MPS" in failure(client)
-    until = time.monotonic() + 10
-    while Path(f"/proc/{server}").exists() or (mps.path / "control").exists():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    assert not Path(f"/proc/{server}").exists() and not any(mps.path.glob("*.pid"))
+    assert "CUDA_ERROR_MPS_RPC_FAILURE" in failure(client)
+    host.work("add")
+
+
+def test_quit_waits_for_clients(host, mps):
+    client = host.start("spin", "--seconds", "1")
+    host.wait_for_client(client)
+    mps.ask("quit")
+    assert result(client)["launches"] > 0
     assert not any(mps.path.glob("*.pid"))
 
 
