@@ -244,9 +244,9 @@ static enum ds_verdict decide_without_share(const struct ds_site_config *config,
 	return DS_REFUSED;
 }
 
-enum ds_verdict ds_rules_decide(const struct ds_site_config *config,
-				const struct ds_submission *submission,
-				struct ds_decision *decision, struct ds_error *err)
+static enum ds_verdict decide(const struct ds_site_config *config,
+			      const struct ds_submission *submission, struct ds_decision *decision,
+			      struct ds_error *err)
 {
 	struct ds_request request;
 	struct ds_error reason = {""};
@@ -274,4 +274,21 @@ enum ds_verdict ds_rules_decide(const struct ds_site_config *config,
 		return DS_REFUSED;
 	}
 	return DS_ACCEPTED;
+}
+
+enum ds_verdict ds_rules_decide(const struct ds_site_config *config,
+				const struct ds_submission *submission,
+				struct ds_decision *decision, struct ds_error *err)
+{
+	struct ds_error reason = {""};
+	enum ds_verdict verdict = decide(config, submission, decision, &reason);
+
+	if (verdict != DS_REFUSED)
+		return verdict;
+	/* The line repeats what a client sent, and goes into slurmctld's log: it has to stay one. */
+	for (char *c = reason.text; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			*c = '?';
+	ds_fail(err, "%s", reason.text);
+	return DS_REFUSED;
 }

@@ -317,6 +317,27 @@ static void hostile_values(void **state)
 	assert_true(strlen(err.text) < 240);
 }
 
+/* No line of a client's own making gets into slurmctld's log. */
+static void forged_lines(void **state)
+{
+	static const char forged[] = "1\n[2026-11-20T00:00:00] error: fire\x1b[31m";
+	const struct ds_submission rows[] = {
+	    {.gres = "detshare:0.5", .gpus = forged},
+	    {.gres = "detshare:0.5", .class_option = forged},
+	    {.gres = forged, .class_option = forged},
+	    {.gres = "detshare:1\n.5"},
+	    {.tres_per_task = "gres/detshare:1\n5"},
+	};
+
+	for (size_t i = 0; i < N(rows); i++) {
+		struct ds_decision decision;
+		struct ds_error err = {""};
+		assert_int_equal(ds_rules_decide(&site, &rows[i], &decision, &err), DS_REFUSED);
+		for (const char *c = err.text; *c; c++)
+			assert_true((unsigned char)*c >= ' ' && *c != 0x7f);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -328,6 +349,7 @@ int main(void)
 	    cmocka_unit_test(without_rules),
 	    cmocka_unit_test(steps),
 	    cmocka_unit_test(hostile_values),
+	    cmocka_unit_test(forged_lines),
 	};
 
 	alarm(60);
