@@ -241,7 +241,6 @@ int ds_database_set_comment(struct ds_database *database, const char *cluster,
 	    .admin_comment = (char *)comment,
 	    .array_task_id = NO_VAL,
 	    .derived_ec = NO_VAL,
-	    .lft = NO_VAL,
 	    .resvid = NO_VAL,
 	};
 	struct condition condition;

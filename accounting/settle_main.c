@@ -111,6 +111,7 @@ static void settle_job(struct pass *pass, const struct job *job, const char *clu
 	struct ds_settle_rules rules = {.now = time(NULL), .grace_s = pass->grace_s};
 	struct ds_error err;
 
+	alarm(STALL_MAX_S);
 	if (!records) {
 		keep_waiting(pass, job);
 		return;
@@ -156,6 +157,7 @@ static int settle_jobs(struct pass *pass, const struct job *jobs, size_t n, stru
 	struct ds_job_row *rows;
 	size_t n_rows;
 
+	alarm(STALL_MAX_S);
 	for (size_t i = 0; i < n; i++)
 		ids[i] = pass->stored[jobs[i].from].record.job_id;
 	if (ds_database_rows(pass->database, cluster, ids, n, &rows, &n_rows, err) < 0)
@@ -294,6 +296,6 @@ int main(int argc, char **argv)
 	struct pass pass = {.slurm_conf = "", .cluster = "", .grace_s = 600, .keep_s = 30 * 86400};
 
 	argp_parse(&argp, argc, argv, 0, NULL, &pass);
-	alarm(PASS_MAX_S);
+	alarm(STALL_MAX_S);
 	return run(&pass);
 }

@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -276,6 +277,23 @@ def test_slurmdbd_that_was_down_gets_it_later(usage):
         assert job in usage.waiting()
     assert usage.arrived(job)
     assert daemons.running(usage.layout, "usaged") == before
+
+
+def test_slurmdbd_that_hangs_keeps_nobody_from_reporting(usage):
+    job = ended_job(usage)
+    slurmdbd = daemons.running(usage.layout, "slurmdbd")
+    slurmdbd.kill(signal.SIGSTOP)
+    try:
+        usage.spool(job)
+        usage.send()
+        time.sleep(2)  # the pass is under way, and waits
+        usage.spool(job, "node2")
+        begin = time.monotonic()
+        usage.send("node2")
+        assert time.monotonic() - begin < 2
+    finally:
+        slurmdbd.kill(signal.SIGCONT)
+    assert usage.arrived(job, nodes=2)
 
 
 def test_a_record_of_a_job_that_the_database_does_not_know_waits(usage):
