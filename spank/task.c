@@ -109,6 +109,11 @@ static int prepare(struct ds_error *err)
 	step.begin_failed = read_fault(err);
 	if (step.begin_failed)
 		return -1;
+	/* Without PrologFlags=Alloc the controller's grant does not reach the prolog of an srun. */
+	if (!step.allocation_here)
+		return ds_fail(err,
+			       "no prolog has begun it here: slurm.conf needs PrologFlags=Alloc; "
+			       "if it has that, slurmd's log says why");
 	if (read_task_env(err) < 0)
 		return -1;
 	ds_spank_job_path(&step.config, step.job_id, "port", path);
