@@ -18,8 +18,7 @@
 #include "config.h"
 
 enum {
-	PASS_MAX_S =
-	    120, /* however many records and however slow slurmdbd: the next pass goes on */
+	STALL_MAX_S = 120, /* for one answer of slurmdbd; then SIGALRM ends us */
 	JOBS_PER_QUERY = 100,
 	COMMENT_MAX = 60000, /* bytes; the column holds 65535 */
 };
