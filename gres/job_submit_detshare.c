@@ -303,6 +303,16 @@ static int stamp(job_desc_msg_t *job_desc, const struct ds_site_config *config,
 	return 0;
 }
 
+/*
+ * Slurm packs shards without looking at users, so the node as a whole is kept to one user while he has a
+ * share there. A job that asks for more than that (--exclusive=mcs) keeps what it asks.
+ */
+static void isolate(job_desc_msg_t *job_desc, enum ds_isolation isolation)
+{
+	if (isolation == DS_ISOLATION_USER && job_desc->shared != JOB_SHARED_MCS)
+		job_desc->shared = JOB_SHARED_USER;
+}
+
 int job_submit(job_desc_msg_t *job_desc, uint32_t submit_uid, char **err_msg)
 {
 	struct ds_site_config config;
@@ -318,8 +328,10 @@ int job_submit(job_desc_msg_t *job_desc, uint32_t submit_uid, char **err_msg)
 
 	if (verdict == DS_ACCEPTED && stamp(job_desc, &config, &decision, &err) < 0)
 		verdict = DS_REFUSED;
-	if (verdict == DS_ACCEPTED)
+	if (verdict == DS_ACCEPTED) {
 		set_gres(job_desc, decision.gres);
+		isolate(job_desc, config.isolation);
+	}
 	if (verdict == DS_REFUSED) {
 		slurm_info("detshare: job of uid %u refused: %s", submit_uid, err.text);
 		tell_user(err_msg, err.text);

@@ -28,12 +28,13 @@ def test_a_user_cannot_read_the_port_of_another(slurm):
     assert run.stdout.strip() == "1" or run.returncode != 0
 
 
-def test_two_users_at_once(slurm, residents):
-    """Slurm packs them onto one GPU; isolation=user then decides on the node, and says why."""
-    first = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap="sleep 60")
+def test_users_do_not_meet_on_a_node(slurm):
+    """isolation = user, the default: Slurm itself keeps the second user's job waiting."""
+    first = slurm.sbatch("--gres=detshare:0.3", "-w", "node1", wrap="sleep 60")
     slurm.wait_running(first)
-    second = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap="sleep 60", user=USER)
-    state = slurm.wait_state(second, "RUNNING", "PENDING", "CANCELLED", "FAILED")
-    if state == "RUNNING":
-        found = residents("node1")
-        assert found[first]["uuid"] != found[second]["uuid"] or not found[first]["held"] & found[second]["held"]
+    second = slurm.sbatch("--gres=detshare:0.3", "-w", "node1", wrap="true", user=USER)
+    same_user = slurm.sbatch("--gres=detshare:0.3", "-w", "node1", wrap="sleep 60")
+    slurm.wait_running(same_user)
+    assert slurm.state(second) == "PENDING"
+    slurm.command("scancel", first, same_user)
+    slurm.wait_state(second, "COMPLETED")

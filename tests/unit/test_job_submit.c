@@ -449,6 +449,35 @@ static void harmless_fields(void **state)
 	end_job(&job);
 }
 
+/* Slurm packs shares without looking at users: the node is kept to one of them where the site says so. */
+static void keeps_users_apart(void **state)
+{
+	static const struct {
+		const char *config, *gres;
+		uint16_t before, after;
+	} rows[] = {
+	    {NULL, "detshare:0.5", NO_VAL16, JOB_SHARED_USER},
+	    {NULL, "detshare:0.5", JOB_SHARED_OK, JOB_SHARED_USER},
+	    {NULL, "detshare:0.5", JOB_SHARED_MCS, JOB_SHARED_MCS},
+	    {NULL, "gpu:1", NO_VAL16, NO_VAL16},
+	    {"isolation = none\n", "detshare:0.5", NO_VAL16, NO_VAL16},
+	    {"isolation = none\n", "detshare:0.5", JOB_SHARED_USER, JOB_SHARED_USER},
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		job_desc_msg_t job;
+		char *message = NULL;
+
+		start_with_rules(rows[i].config);
+		begin_job(&job, rows[i].gres);
+		job.shared = rows[i].before;
+		assert_int_equal(plugin.submit(&job, 1000, &message), SLURM_SUCCESS);
+		assert_null(message);
+		assert_int_equal(job.shared, rows[i].after);
+		end_job(&job);
+	}
+}
+
 static void keeps_an_earlier_plugins_message(void **state)
 {
 	job_desc_msg_t job;
@@ -606,6 +635,7 @@ int main(void)
 	    cmocka_unit_test(class_option),
 	    cmocka_unit_test(refused),
 	    cmocka_unit_test(harmless_fields),
+	    cmocka_unit_test(keeps_users_apart),
 	    cmocka_unit_test(keeps_an_earlier_plugins_message),
 	    cmocka_unit_test(rules_change_while_running),
 	    cmocka_unit_test(first_rules_are_broken),
