@@ -85,8 +85,7 @@ __asm__(".pushsection .text\n"
 	".size dlsym, .-dlsym\n"
 	".popsection\n");
 #else
-#error \
-    "detshare: dlsym needs its few instructions for this processor (see noderuntime/coroutine/dlsym.c)"
+_Static_assert(0, "dlsym needs its few instructions for this processor");
 #endif
 
 /* glibc 2.34 moved dlsym from libdl to libc and gave it a new version; programs may use either. */

@@ -23,6 +23,8 @@ struct ds_hook {
 extern const struct ds_hook ds_hooks[];
 extern const size_t ds_n_hooks;
 
+/* Parameter lists cannot stand in parentheses. NOLINTBEGIN(bugprone-macro-parentheses) */
+
 /* The driver's own functions. Valid once ds_driver_ready() returned true. */
 struct ds_real {
 #define DS_STREAM_(use, symbol, base, since, per_thread, params, stream, args) \
@@ -45,6 +47,8 @@ struct ds_real {
 #define DS_FREE_(symbol, base, since, params, args)               CUresult ds_##symbol params;
 #define DS_SPECIAL_(symbol, base, since, per_thread, params)      CUresult ds_##symbol params;
 #include "noderuntime/coroutine/hooks.def"
+
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 /*
  * Export the stand-in ds_SYMBOL as SYMBOL. An alias, so that our own references never leave the

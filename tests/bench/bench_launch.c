@@ -25,6 +25,10 @@
 #include "noderuntime/coroutine/cuda_api.h"
 #include "noderuntime/port_protocol.h"
 
+#if CUDA_VERSION < 12050
+CUresult CUDAAPI cuGreenCtxStreamCreate(CUstream *, CUgreenCtx, unsigned, int);
+#endif
+
 enum {
 	TURNS = 11,
 	BATCH = 100,   /* launches timed together; fewer than the driver queues without waiting */
@@ -154,10 +158,11 @@ static void turn(bool green)
 		make_green(streams, &null);
 	for (unsigned i = 0; !green && i < STREAMS_MAX; i++)
 		CALL(cuStreamCreate, &streams[i], CU_STREAM_NON_BLOCKING);
-	for (unsigned i = 0; i < N_COUNTS; i++)
-		printf("%.1f\n", stream_counts[i]
-				     ? time_launches(function, streams, stream_counts[i])
-				     : time_launches(function, &null, 1));
+	for (unsigned i = 0; i < N_COUNTS; i++) {
+		const unsigned n = stream_counts[i];
+
+		printf("%.1f\n", time_launches(function, n ? streams : &null, n ? n : 1));
+	}
 }
 
 /* ---- the node runtime's part ---- */

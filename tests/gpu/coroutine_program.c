@@ -74,7 +74,8 @@
 	X(cuLaunchCooperativeKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned,          \
 				      unsigned, unsigned, unsigned, CUstream, void **))
 
-#define FIELD(name, args) CUresult(CUDAAPI *do_##name) args;
+#define FIELD(name, args) \
+	CUresult(CUDAAPI *do_##name) args; /* NOLINT(bugprone-macro-parentheses) */
 static struct {
 	DRIVER_CALLS(FIELD)
 } cu;

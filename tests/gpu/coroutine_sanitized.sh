@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Run by `make check` in trees built with sanitizers; elsewhere contrib/check runs test_coroutine.py.
+: "${srcdir:=.}" "${top_builddir:=.}" # from automake
 for python in /usr/bin/python3 python3; do
 	"$python" -c 'import pytest, pytest_timeout' 2>/dev/null && break
 	python=
