@@ -139,7 +139,7 @@ static const char *bare_name(const char *entry)
 	return starts_with(entry, SPANK_PREFIX) ? entry + strlen(SPANK_PREFIX) : entry;
 }
 
-/* Nobody but slurmctld writes into the grant's name space; every job is stripped, also those that ask nothing. */
+/* The grant's name space is slurmctld's alone; jobs that ask no share are stripped, too. */
 static void strip_client_grants(job_desc_msg_t *job_desc)
 {
 	char **env = job_desc->spank_job_env;

@@ -71,8 +71,8 @@ int ds_request_parse(const char *gres, struct ds_request *request, struct ds_err
  * Rewrite the list: the detshare element becomes detshare:CLASS:SHARE_MILLI, every shard element is
  * replaced by one shard:SHARD_COUNT behind it, all others stay as they are and where they are, each
  * with the prefix ("gres:", "gres/", none) that the detshare element had. With an empty class name
- * the class is left out. Empty elements are dropped. Idempotent. Returns a malloc'd string (the caller frees it), or NULL when
- * memory is out or the list holds no detshare element.
+ * the class is left out. Empty elements are dropped. Idempotent. Returns a malloc'd string (the
+ * caller frees it), or NULL when memory is out or the list holds no detshare element.
  */
 char *ds_request_rewrite(const char *gres, const char *class_name, uint32_t share_milli,
 			 uint32_t shard_count);

@@ -62,8 +62,8 @@ static int check_elsewhere(const struct ds_site_config *config,
 		    (!raw_shard_allowed && ds_tres_mentions(value, "shard")))
 			return ds_fail(
 			    err,
-			    "%s=%.60s: part of a GPU is asked per node, with --gres only; "
-			    "write --gres=detshare:0.5",
+			    "%s=%.60s: part of a GPU is asked per node, with --gres only; write "
+			    "--gres=detshare:0.5",
 			    option, value);
 	}
 	return 0;
@@ -122,8 +122,8 @@ static int requested_class(const struct ds_submission *submission, const struct 
 	if (request->class_name[0] && strcmp(request->class_name, option) != 0)
 		return ds_fail(
 		    err,
-		    "--gres=detshare:%s and --detshare-class=%s name different classes; give "
-		    "the class once",
+		    "--gres=detshare:%s and --detshare-class=%s name different classes; give the "
+		    "class once",
 		    request->class_name, option);
 	*name = option;
 	return 0;
@@ -175,8 +175,7 @@ static int check_step(const struct ds_submission *submission, const char *name,
 		show_class_option(submission, name, shown, sizeof(shown));
 		return ds_fail(
 		    err,
-		    "%s: this step's job has class %s, and so have its steps; leave the class "
-		    "out",
+		    "%s: this step's job has class %s, and so have its steps; leave the class out",
 		    shown, job->class_name);
 	}
 	if (request->share_milli > job->share_milli)
@@ -232,8 +231,7 @@ static enum ds_verdict decide_without_share(const struct ds_site_config *config,
 			return DS_NOT_OURS;
 		ds_fail(err,
 			"--detshare-class=%.60s: this step's job has class %s, and so have its "
-			"steps; leave "
-			"the class out",
+			"steps; leave the class out",
 			option, submission->job->class_name);
 		return DS_REFUSED;
 	}

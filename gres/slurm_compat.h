@@ -57,7 +57,7 @@ extern char *spank_option_get(char *name) __attribute__((weak));
 
 /*
  * slurmctld: a job record, which is private, as the public structure that once made it. Every
- * release since 18.08 has it (federations use it), but none promises it: check first.
+ * release from 22.05 to 26.05 has it (federations use it), but none promises it: check first.
  */
 struct ds_slurm_job; /* Slurm's job_record_t */
 extern job_desc_msg_t *copy_job_record_to_job_desc(struct ds_slurm_job *job) __attribute__((weak));

@@ -77,7 +77,7 @@ static void symbols(void **state)
 	assert_null(dlsym(plugin, "ds_node_check"));
 }
 
-/* What a child of this test does under a daemon's name, and its exit status: 0, or the line that failed. */
+/* What a child does under a daemon's name; its exit status is 0, or the line that failed. */
 #define EXPECT(condition) \
 	if (!(condition)) \
 	return __LINE__ % 250 + 1
@@ -156,7 +156,7 @@ static void run_as(const char *program, const char *check)
 		fail_msg("%s %s: status %d", program, check, WEXITSTATUS(status));
 }
 
-/* slurmstepd keeps the count for SPANK, and forgets one of before; slurmd, which has threads, does not. */
+/* slurmstepd keeps the count for SPANK and forgets one of before; slurmd has threads, and no use. */
 static void granted_counts(void **state)
 {
 	run_as("slurmstepd", "keeps");
