@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/vctx.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,19 +32,29 @@ static struct ds_vctx the_vctx = {
     .green_current = PTHREAD_MUTEX_INITIALIZER,
 };
 
+/*
+ * The environment as the program was started with: what it does to its environment later (Python
+ * programs clear theirs) must not let it out of its partition.
+ */
+static char port_path[PATH_MAX];
+static bool partition_required;
+
 /* Started by the node runtime, a program must have its partition unless the site says otherwise. */
-static bool partition_required(void)
+__attribute__((constructor)) static void read_environment(void)
 {
+	const char *path = getenv("DETSHARE_PORT");
 	const char *required = getenv("DETSHARE_REQUIRED");
 
-	return required && *required ? strcmp(required, "0") != 0 : getenv("DETSHARE_PORT") != NULL;
+	if (path)
+		snprintf(port_path, sizeof(port_path), "%s", path);
+	partition_required = required && *required ? strcmp(required, "0") != 0 : path && *path;
 }
 
 static void give_up(const char *reason)
 {
 	static atomic_flag said = ATOMIC_FLAG_INIT;
 
-	if (partition_required()) {
+	if (partition_required) {
 		atomic_store_explicit(&standing, REFUSED, memory_order_release);
 		ds_say_once(&said,
 			    "this program may not use the GPU, because it has no partition of it: "
@@ -75,12 +86,11 @@ static void after_fork_in_child(void)
 /* Under decide_lock. */
 static void decide(void)
 {
-	const char *path = getenv("DETSHARE_PORT");
 	struct ds_error err = {""};
 	int version = 0;
 
-	if (!path || !*path) {
-		if (partition_required())
+	if (!*port_path) {
+		if (partition_required)
 			give_up("DETSHARE_PORT does not name the node runtime's port");
 		else
 			atomic_store_explicit(&standing, ASIDE, memory_order_release);
@@ -94,7 +104,7 @@ static void decide(void)
 		return;
 	}
 	pthread_atfork(NULL, NULL, after_fork_in_child);
-	if (ds_session_open(&session, path, &err) < 0) {
+	if (ds_session_open(&session, port_path, &err) < 0) {
 		give_up(err.text);
 		return;
 	}
@@ -243,7 +253,7 @@ CUresult ds_vctx_own_context(CUdevice device, const char *call)
 	    !is_allocated(device))
 		goto done;
 	atomic_fetch_add_explicit(&session.port->own_contexts, 1, memory_order_relaxed);
-	if (partition_required()) {
+	if (partition_required) {
 		result = CUDA_ERROR_NOT_SUPPORTED;
 		ds_say_once(&said,
 			    "%s refused: the driver keeps only the primary context's work inside a "

@@ -214,6 +214,13 @@ def test_same_as_alone(host, runtime, experiment):
     assert inside.splitlines() == alone.splitlines()
 
 
+def test_clearing_the_environment_is_no_way_out(host, runtime):
+    alone = host.experiment("work", preload=False).stdout
+    host.clear()
+    assert host.experiment("cleared-environment", runtime(groups=(2,))).stdout == alone
+    assert host.sms() <= sms_of((2,))
+
+
 def test_a_destroyed_stream_is_still_waited_for(host, runtime):
     assert host.experiment("order-destroyed", runtime()).stdout == "destroyed 1\n"
 

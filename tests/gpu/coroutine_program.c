@@ -82,6 +82,7 @@ static struct {
 
 enum { THREADS = 256, N = 4096, BLOCKS = N / THREADS };
 
+static const char *emugpu_dir; /* where emulated GPUs are, if there are any */
 static void *libcuda;
 static CUdevice device;
 static CUcontext primary;
@@ -816,6 +817,14 @@ static void fork_after(void)
 	CALL(cuCtxSynchronize);
 }
 
+/* A program that clears its environment before it uses the GPU. */
+static void cleared_environment(void)
+{
+	clearenv();
+	setenv("EMUGPU_DIR", emugpu_dir, 1);
+	work();
+}
+
 /* Lives until its input ends, holding its partition. */
 static void hold(void)
 {
@@ -862,6 +871,7 @@ static const struct {
     {"descriptors", descriptors},
     {"fork-before", fork_before},
     {"fork-after", fork_after},
+    {"cleared-environment", cleared_environment},
     {"hold", hold},
     {"without-cuda", without_cuda},
 };
@@ -869,6 +879,7 @@ static const struct {
 int main(int argc, char **argv)
 {
 	alarm(100);
+	emugpu_dir = getenv("EMUGPU_DIR") ? strdup(getenv("EMUGPU_DIR")) : "";
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; argc == 2 && i < sizeof(experiments) / sizeof(experiments[0]); i++) {
 		if (!strcmp(argv[1], experiments[i].name)) {
