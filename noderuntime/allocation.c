@@ -35,14 +35,24 @@ int ds_allocation_path(const struct ds_node_config *config, const char *name, co
 int ds_allocation_create(const struct ds_node_config *config, const char *name,
 			 struct ds_error *err)
 {
+	const char *runtime_dir = config->runtime_dir;
 	char path[PATH_MAX];
+	struct stat st;
 
 	if (ds_allocation_path(config, name, NULL, path, err) < 0)
 		return -1;
-	if (mkdir(config->runtime_dir, 0755) == 0)
-		chmod(config->runtime_dir, 0755); /* whatever the caller's umask is */
+	if (mkdir(runtime_dir, 0755) == 0)
+		chmod(runtime_dir, 0755); /* whatever the caller's umask is */
 	else if (errno != EEXIST)
-		return ds_fail(err, "cannot create %s: %s", config->runtime_dir, strerror(errno));
+		return ds_fail(err, "cannot create %s: %s", runtime_dir, strerror(errno));
+	/* Whoever can put files there decides what we open, and what tasks get preloaded. */
+	if (lstat(runtime_dir, &st) < 0)
+		return ds_fail(err, "cannot stat %s: %s", runtime_dir, strerror(errno));
+	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & S_IWOTH) ||
+	    ((st.st_mode & S_IWGRP) && st.st_gid != 0))
+		return ds_fail(err,
+			       "%s must be a directory of uid %u that nobody else can write to",
+			       runtime_dir, (unsigned)geteuid());
 	if (mkdir(path, 0711) < 0 || chmod(path, 0711) < 0)
 		return ds_fail(err, "cannot create %s: %s", path, strerror(errno));
 	return 0;

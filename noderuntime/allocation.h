@@ -24,7 +24,7 @@ struct ds_allocation {
 	uint32_t version;
 	char boot_id[40];
 	char name[DS_NAME_SIZE];
-	uint32_t job_id;  /* 0 outside Slurm: no usage record then */
+	uint32_t job_id; /* 0 outside Slurm: no usage record then */
 	uint32_t restart;
 	uint32_t uid;
 	struct ds_grant grant;

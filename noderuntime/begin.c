@@ -17,11 +17,10 @@
 
 #include "common/spawn.h"
 #include "noderuntime/allocation.h"
+#include "noderuntime/environment.h"
 #include "noderuntime/gpu.h"
 #include "noderuntime/leave.h"
 #include "noderuntime/runtime.h"
-
-extern char **environ;
 
 enum {
 	KILL_RESERVE_MS = 300, /* of the deadline, to kill a hung daemon and undo its work */
@@ -199,11 +198,15 @@ static int run_probe(const struct ds_begin *begin, struct ds_error *err)
 	argv[n] = NULL;
 
 	int left_ms = ds_deadline_left_ms(begin->deadline) - KILL_RESERVE_MS;
+	char **env = ds_environment_own();
+	if (!env)
+		return ds_fail(err, "out of memory");
 	struct ds_spawn spawn = {.argv = argv,
-				 .envp = (const char *const *)environ,
+				 .envp = (const char *const *)env,
 				 .deadline_ms = left_ms > 0 ? (unsigned)left_ms : 1,
 				 .late = DS_SPAWN_KILL};
 	int status = ds_spawn(&spawn, said, sizeof(said), err);
+	free(env);
 	if (status < 0)
 		return ds_fail_within(err, "the probe of the GPUs failed");
 	if (status > 0)

@@ -238,32 +238,3 @@ fail:;
 	errno = saved_errno;
 	return rv;
 }
-
-static bool has_prefix(const char *variable, const char *const *prefixes)
-{
-	for (; *prefixes; prefixes++) {
-		if (!strncmp(variable, *prefixes, strlen(*prefixes)))
-			return true;
-	}
-	return false;
-}
-
-char **ds_environment(const char *const *without, const char *const *with)
-{
-	size_t n = 0, room = 1;
-
-	for (char **variable = environ; *variable; variable++)
-		room++;
-	for (const char *const *variable = with; *variable; variable++)
-		room++;
-	char **env = calloc(room, sizeof(*env));
-	if (!env)
-		return NULL;
-	for (char **variable = environ; *variable; variable++) {
-		if (!has_prefix(*variable, without))
-			env[n++] = *variable;
-	}
-	for (; *with; with++)
-		env[n++] = (char *)(uintptr_t)*with;
-	return env;
-}

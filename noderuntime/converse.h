@@ -33,11 +33,4 @@ struct ds_conversation {
 int ds_converse(const struct ds_conversation *talk, char *output, size_t size,
 		struct ds_error *err);
 
-/*
- * The caller's environment without variables that begin with one of the prefixes in `without`
- * (NULL-terminated), plus the assignments in `with` (NULL-terminated). One block: the caller frees it
- * with one free(); the strings are borrowed. NULL when memory is out.
- */
-char **ds_environment(const char *const *without, const char *const *with);
-
 #endif

@@ -13,10 +13,9 @@
 #include <unistd.h>
 
 #include "common/spawn.h"
+#include "noderuntime/environment.h"
 #include "noderuntime/gpu.h"
 #include "noderuntime/mps.h"
-
-extern char **environ;
 
 /* Beyond that, the next job's record takes the waiting ones along. */
 #define SEND_FOR_S "60"
@@ -191,7 +190,12 @@ static int spool_record(const struct ds_node_config *config, const struct ds_all
 					    *config->file ? "--config" : NULL,
 					    config->file,
 					    NULL};
-		return ds_spawn_background(argv, (const char *const *)environ, err);
+		char **env = ds_environment_own();
+		if (!env)
+			return ds_fail(err, "out of memory");
+		int rc = ds_spawn_background(argv, (const char *const *)env, err);
+		free(env);
+		return rc;
 	}
 	return 0;
 }

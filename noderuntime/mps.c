@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "noderuntime/converse.h"
+#include "noderuntime/environment.h"
 #include "noderuntime/gpu.h"
 
 enum {

@@ -25,8 +25,7 @@ enum {
 };
 
 /* RUNTIME_DIR/gpu-UUID/mps/pipe: CUDA_MPS_PIPE_DIRECTORY of daemon and clients. 0 or -1. */
-int ds_mps_pipe_dir(const struct ds_node_config *config, const char *gpu_uuid,
-		    char path[PATH_MAX]);
+int ds_mps_pipe_dir(const struct ds_node_config *config, const char *gpu_uuid, char path[PATH_MAX]);
 
 /* Who needs MPS. */
 struct ds_mps_need {

@@ -455,6 +455,10 @@ static bool admit(struct runtime *rt, struct watch *connection, struct ds_peer *
 	const int fds[] = {program->port_fd, rt->page.readonly_fd};
 	if (ds_port_welcome(connection->fd, fds, 2) < 0)
 		return false; /* gone: its pidfd will tell */
+	/* One connection per program, however often it connects; hanging up removes the former. */
+	const struct watch *former = find_watch(rt, WATCH_WELCOMED, &program->process);
+	if (former)
+		shutdown(former->fd, SHUT_RDWR);
 	rt->n_peers--;
 	connection->kind = WATCH_WELCOMED;
 	connection->process = program->process;
@@ -561,22 +565,29 @@ static void on_patience_over(struct runtime *rt)
 	syslog(LOG_WARNING, "%s: %s", rt->allocation->name, reason);
 }
 
+/* Whoever connects and says nothing must not keep others out. */
+static void drop_oldest_peer(struct runtime *rt)
+{
+	struct watch *oldest = NULL;
+
+	for (struct watch *w = rt->watches; w; w = w->next) {
+		if (w->kind == WATCH_PEER)
+			oldest = w;
+	}
+	if (oldest)
+		unwatch(rt, oldest);
+}
+
 static void on_listener(struct runtime *rt, const struct watch *listener)
 {
 	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+		drop_oldest_peer(rt);
 	if (fd < 0)
 		return;
-	/* Whoever connects and says nothing must not keep others out: the oldest of them goes. */
-	if (rt->n_peers >= PEERS_MAX) {
-		struct watch *oldest = NULL;
-		for (struct watch *w = rt->watches; w; w = w->next) {
-			if (w->kind == WATCH_PEER)
-				oldest = w;
-		}
-		if (oldest)
-			unwatch(rt, oldest);
-	}
+	if (rt->n_peers >= PEERS_MAX)
+		drop_oldest_peer(rt);
 	if (!watch(rt, WATCH_PEER, fd, EPOLLIN))
 		close(fd);
 }

@@ -18,6 +18,7 @@
 #include "gres/request.h"
 #include "noderuntime/allocation.h"
 #include "noderuntime/command/command.h"
+#include "noderuntime/environment.h"
 
 extern char **environ;
 
@@ -129,11 +130,15 @@ static int noderuntime(const struct run *run, const char *command, const char *c
 	while (*more)
 		argv[n++] = *more++;
 	argv[n] = NULL;
+	char **env = ds_environment_own();
+	if (!env)
+		return ds_fail(err, "out of memory");
 	struct ds_spawn spawn = {.argv = argv,
-				 .envp = (const char *const *)environ,
+				 .envp = (const char *const *)env,
 				 .deadline_ms = deadline_ms + SPAWN_EXTRA_MS,
 				 .late = DS_SPAWN_KILL};
 	int status = ds_spawn(&spawn, said, sizeof(said), err);
+	free(env);
 	if (status <= 0)
 		return status;
 	line = strncmp(said, "detshare-noderuntime: ", 22) ? said : said + 22;

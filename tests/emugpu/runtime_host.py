@@ -250,6 +250,9 @@ def _serve(path, hello, control):
         control.send(json.dumps(_obey(verb, arguments, port, page, view, client)).encode())
 
 
+_connections = []  # kept open
+
+
 def _page(view):
     _, _, _, epoch, n_groups, group_sms, rest, share, low, high = PAGE.unpack(view[:PAGE.size])
     return {"epoch": epoch, "n_groups": n_groups, "group_sms": group_sms, "rest": rest, "share": share,
@@ -275,6 +278,12 @@ def _obey(verb, arguments, port, page, view, client):
             os.write(os.open(f"/proc/self/fd/{page}", os.O_RDWR), b"x")
         elif verb == "resize port":
             os.ftruncate(port, arguments[0])
+        elif verb == "connect again":
+            again = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            again.connect(arguments[0])
+            again.send(HELLO.pack(MAGIC, VERSION, PROGRAM, 0, 0))
+            _connections.append(again)
+            return WELCOME.unpack(again.recv(WELCOME.size))[2]
         elif verb == "connected":
             client.setblocking(False)
             try:

@@ -352,6 +352,26 @@ def test_those_who_say_nothing_keep_nobody_out(host):
         one.close()
 
 
+def test_a_program_that_connects_again_and_again_is_one_program(host):
+    host.begin()
+    program = host.program()
+    pid = host.runtime_pid()
+    for _ in range(5):
+        assert program.ask("connect again", str(host.run_dir / "job-1" / "port")) == 0
+    descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+    for _ in range(50):
+        assert program.ask("connect again", str(host.run_dir / "job-1" / "port")) == 0
+    wait_for(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= descriptors)
+    assert len(host.resident()["programs"]) == 1
+
+
+def test_a_runtime_directory_that_others_can_write_is_refused(host):
+    host.run_dir.mkdir(mode=0o755)
+    host.node("probe")
+    host.run_dir.chmod(0o777)
+    refused(host.begin(check=False), "nobody else can write")
+
+
 def test_mps_serves_48_programs(host):
     host.begin("job-1")
     host.begin("job-2")
@@ -635,6 +655,15 @@ def test_a_killed_run_takes_its_share_along(host):
     run.kill()
     run.wait()
     wait_for(lambda: not is_running(command) and not list(host.run_dir.glob("run-*")))
+    host.assert_clean()
+
+
+def test_run_inside_a_run(host):
+    inner = [*host.command("run"), "--config", host.conf, "--share", "0.25", "--gpu", "1", "--"]
+    status, out, err = finish(host.run("--share", "0.5", "--gpu", "0", "--", *inner, "sh", "-c",
+                                       "echo $DETSHARE_SHARE $CUDA_VISIBLE_DEVICES $LD_PRELOAD"))
+    assert status == 0, err
+    assert out.split() == ["0.25", host.gpu(1)["uuid"], str(host.config["coroutine_library"])]
     host.assert_clean()
 
 
