@@ -72,7 +72,7 @@ def _demonstrate(arguments) -> int:
 
 def _cluster(arguments) -> Cluster:
     return Cluster(arguments.dir, build=arguments.build, prefix=arguments.prefix,
-                   port_base=arguments.port_base,
+                   port_base=arguments.port_base, shared_directory=arguments.shared_dir,
                    say=lambda text: print(f"cluster: {text}", file=sys.stderr, flush=True))
 
 
@@ -90,6 +90,8 @@ def _parse():
     parser.add_argument("--build", help="build directory of detshare (for the emulated GPU)")
     parser.add_argument("--prefix", help="where detshare is installed [BUILD/stage]")
     parser.add_argument("--port-base", type=int, help="the first of 20 TCP ports")
+    parser.add_argument("--shared-dir", action="store_true",
+                        help="the directory may hold other things than the cluster")
     actions = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, action, text in (
             ("up", _up, "start it"), ("down", _down, "end it and all its jobs"),

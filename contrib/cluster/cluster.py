@@ -25,7 +25,8 @@ NEEDED = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "
 class Cluster:
     """A cluster in `root`. Nothing runs until up(); a running one is found again by its directory."""
 
-    def __init__(self, root, build=None, prefix=None, port_base=None, say=None):
+    def __init__(self, root, build=None, prefix=None, port_base=None, say=None,
+                 shared_directory=False):
         root = Path(root).resolve()
         saved = _read_settings(root / "cluster.json")
         self.build = Path(build or saved.get("build") or "build").resolve()
@@ -34,6 +35,7 @@ class Cluster:
         self.installed = config.Installed(self.prefix)
         self._say = say or (lambda text: None)
         self._saved = saved
+        self._shared_directory = shared_directory
         self.host = gpus.GpuHost.from_json(saved["host"]) if "host" in saved else None
         self.nodes = gpus.share_out(self.host.gpus) if self.host else []
 
@@ -135,7 +137,7 @@ class Cluster:
 
     def _check_directory(self) -> None:
         root = self.layout.root
-        if root.exists() and not self._saved and any(root.iterdir()):
+        if not self._saved and not self._shared_directory and any(root.iterdir()):
             raise ClusterError(f"{root} is in the way: it exists, is not empty and holds no cluster; "
                                "choose another directory with --dir, or remove it")
 

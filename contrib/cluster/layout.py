@@ -6,9 +6,9 @@ from pathlib import Path
 
 from .errors import ClusterError
 
-# A Unix socket's path has room for 107 bytes; the longest below the directory is a job's port,
-# run/node1/job-4294967295/port (35).
-LONGEST_DIRECTORY = 70
+# A Unix socket's path has room for 107 bytes, and the longest one below the directory is
+# node1/gpu-GPU-12345678-1234-1234-1234-123456789012/mps/pipe/control_privileged.
+LONGEST_DIRECTORY = 107 - len("/node1/gpu-GPU-") - 36 - len("/mps/pipe/control_privileged")
 
 FIRST_NODE_PORT = 10
 MARKER = "DETSHARE_CLUSTER"
@@ -25,7 +25,7 @@ class Layout:
         if len(str(self.root)) > LONGEST_DIRECTORY:
             raise ClusterError(
                 f"the directory {self.root} is longer than {LONGEST_DIRECTORY} characters, too long "
-                "for the Unix sockets below it: choose a shorter one with --dir"
+                "for MPS's Unix sockets below it: choose a shorter one with --dir"
             )
 
     # Configuration.
@@ -89,7 +89,7 @@ class Layout:
 
     # What detshare itself keeps; %n is the node's name, as in Slurm.
     def runtime_dir(self, node: str = "%n") -> Path:
-        return self.root / "run" / node
+        return self.root / node
 
     def spool_dir(self, node: str = "%n") -> Path:
         return self.root / "usage" / node

@@ -16,10 +16,11 @@ class SlurmVersion:
     text: str
 
     def cgroup_conf(self) -> str:
-        """The cluster tracks processes without cgroups; releases differ in how that is said."""
-        if self.release >= (23, 11):
-            return "CgroupPlugin=disabled\n"
-        return "CgroupAutomount=no\n"
+        """Keep slurmd from looking for a cgroup hierarchy: nothing here uses it, and a container has none.
+
+        The v1 plugin touches no file until something asks it to; later releases can do without any.
+        """
+        return "CgroupPlugin=disabled\n" if self.release >= (23, 11) else "CgroupPlugin=cgroup/v1\n"
 
 
 def probe(slurmctld: str) -> SlurmVersion:

@@ -135,5 +135,7 @@ autogen()
 	[ ! -x "$top/configure" ] || newer=$(cd "$top" && find . -path './.git' -prune -o \
 		\( -name configure.ac -o -name Makefile.am -o -name 'ds_*.m4' -o -name common.mk \) \
 		-newer configure -print)
-	[ -z "$newer" ] || logged "$1" autogen.sh "$top/autogen.sh"
+	[ -z "$newer" ] && return 0
+	say "making configure"
+	logged "$1" autogen.sh "$top/autogen.sh"
 }

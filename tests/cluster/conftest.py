@@ -45,7 +45,7 @@ def cluster(request):
     root = Path(tempfile.mkdtemp(prefix="detshare-", dir="/tmp"))
     root.chmod(0o755)
     lines = []
-    made = Cluster(root / "cluster", build=build, prefix=os.environ.get("DETSHARE_PREFIX"),
+    made = Cluster(root, build=build, prefix=os.environ.get("DETSHARE_PREFIX"),
                    port_base=_free_ports(), say=lines.append)
     made.up()
     print(lines[-1])
