@@ -37,7 +37,7 @@ static struct ds_vctx the_vctx = {
  * programs clear theirs) must not let it out of its partition.
  */
 static char port_path[PATH_MAX];
-static bool partition_required;
+static bool partition_required, environment_read;
 
 /* Started by the node runtime, a program must have its partition unless the site says otherwise. */
 __attribute__((constructor)) static void read_environment(void)
@@ -45,6 +45,7 @@ __attribute__((constructor)) static void read_environment(void)
 	const char *path = getenv("DETSHARE_PORT");
 	const char *required = getenv("DETSHARE_REQUIRED");
 
+	environment_read = true;
 	if (path)
 		snprintf(port_path, sizeof(port_path), "%s", path);
 	partition_required = required && *required ? strcmp(required, "0") != 0 : path && *path;
@@ -89,6 +90,9 @@ static void decide(void)
 	struct ds_error err = {""};
 	int version = 0;
 
+	/* Another library's constructor may use CUDA before ours has run. */
+	if (!environment_read)
+		read_environment();
 	if (!*port_path) {
 		if (partition_required)
 			give_up("DETSHARE_PORT does not name the node runtime's port");
