@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "accounting/log.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -31,7 +32,7 @@ void ds_log(const char *format, ...)
 			*c = '?';
 	}
 	if (stderr_is_read_by_nobody())
-		syslog(LOG_DAEMON | LOG_NOTICE, "detshare-usaged[%ld]: %s", (long)getpid(), line);
+		syslog(LOG_DAEMON | LOG_NOTICE, "%s", line);
 	else
-		dprintf(STDERR_FILENO, "detshare-usaged: %s\n", line);
+		dprintf(STDERR_FILENO, "%s: %s\n", program_invocation_short_name, line);
 }

@@ -24,7 +24,7 @@ static bool is_superseded(const struct ds_usage_record *records, size_t n, size_
 		if (j == i || !same_place(&records[i], &records[j]))
 			continue;
 		if (records[j].end_unix_s > records[i].end_unix_s ||
-		    (records[j].end_unix_s == records[i].end_unix_s && j < i))
+		    (j < i && records[j].end_unix_s == records[i].end_unix_s))
 			return true;
 	}
 	return false;

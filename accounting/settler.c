@@ -145,7 +145,7 @@ static void log_news(struct ds_settler *settler)
 		return;
 	strcpy(settler->said[1], said);
 	for (char *line = strtok(said, "\n"); line; line = strtok(NULL, "\n"))
-		ds_log("settle: %s", line);
+		ds_log("%s", line);
 }
 
 void ds_settler_reap(struct ds_settler *settler, long long now_ms)

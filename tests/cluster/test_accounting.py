@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -416,6 +417,41 @@ def test_a_spool_that_others_can_write_to_is_not_signed(usage):
     finally:
         spool.chmod(0o755)
     assert run.returncode == 1 and "lets others write" in run.stderr
+
+
+@pytest.mark.parametrize("user, delivered", [(NOBODY, True), ("root", False)])
+def test_a_collector_that_is_not_root_is_believed_if_the_nodes_expect_it(usage, user, delivered):
+    port = usage.layout.usage_port + 7
+    home = usage.layout.work / "not-root"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(mode=0o700)
+    os.chown(home, NOBODY, NOBODY)
+    conf = usage.layout.work / "usage-user.conf"
+    lines = [line for line in usage.layout.node_conf.read_text().splitlines() if not line.startswith("usage_port")]
+    conf.write_text("\n".join([*lines, f"usage_port = {port}", f'usage_user = "{user}"', ""]))
+    collector = subprocess.Popen(
+        [usage.cluster.installed.usaged, "collect", "--listen=127.0.0.1", f"--port={port}", f"--state-dir={home}",
+         f"--munge-socket={usage.layout.munge_socket}"], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
+        env={**usage.cluster.environment(), "DETSHARE_USAGED_CONF": str(no_settling(usage))},
+        stderr=subprocess.DEVNULL)
+    try:
+        until("it listens", lambda: daemons.accepts(port))
+        file = usage.spool(78)
+        run = usage.cluster.run("detshare-usaged", "send", f"--config={conf}", "--node-name=node1", check=False)
+        assert (run.returncode == 0) is delivered, run.stderr
+        assert file.exists() is not delivered
+        assert (home / "waiting" / "+78.0+node1.json").exists() is delivered
+    finally:
+        collector.terminate()
+        assert collector.wait(timeout=10) == 0
+        (usage.layout.spool_dir("node1") / "job-78.0.json").unlink(missing_ok=True)
+        shutil.rmtree(home)
+
+
+def no_settling(usage):
+    conf = usage.layout.work / "no-settling.conf"
+    conf.write_text('settle_program = "/bin/true"\n')
+    return conf
 
 
 def test_there_is_one_collector(usage):
