@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "noderuntime/allocation.h"
+
+static char dir[64];
+static struct ds_node_config config;
+
+static int set_up(void **state)
+{
+	strcpy(dir, "/tmp/ds-allocation-XXXXXX");
+	if (!mkdtemp(dir))
+		return -1;
+	ds_node_config_defaults(&config, "node1");
+	snprintf(config.runtime_dir, sizeof(config.runtime_dir), "%s/run", dir);
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	return system(command);
+}
+
+static void names(void **state)
+{
+	static const char *const good[] = {
+	    "job-1",   "run-4567",       "a",
+	    "A_b.c-9", "job-4294967295", "x123456789012345678901234567890"};
+	static const char *const bad[] = {
+	    "",   ".",   "..",   "../x",  "a/b",      "-x",
+	    ".x", "a b", "a\nb", "gpu-1", "\xc3\xa4", "x1234567890123456789012345678901"};
+
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		assert_true(ds_allocation_name_valid(good[i]));
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		assert_false(ds_allocation_name_valid(bad[i]));
+}
+
+static void what_is_held_is_counted(void **state)
+{
+	const int64_t s = 1000000000;
+	struct ds_allocation allocation = {0};
+
+	ds_allocation_count(&allocation, 100 * s, 64); /* begins: nothing held before */
+	assert_true(allocation.granted_sm_s == 0);
+	ds_allocation_count(&allocation, 102 * s, 68);
+	assert_true(allocation.granted_sm_s == 128);
+	ds_allocation_count(&allocation, 102 * s + s / 2, 0);
+	assert_true(allocation.granted_sm_s == 128 + 34);
+	ds_allocation_count(&allocation, 200 * s, 8);
+	assert_true(allocation.granted_sm_s == 128 + 34);
+	ds_allocation_count(&allocation, 150 * s, 8); /* never backwards */
+	assert_true(allocation.granted_sm_s == 128 + 34);
+}
+
+static void records(void **state)
+{
+	struct ds_allocation allocation = {.name = "job-7",
+					   .job_id = 7,
+					   .restart = 2,
+					   .uid = 1000,
+					   .gpu_uuid = "GPU-1",
+					   .begin_unix_s = 1000,
+					   .granted_sm_s = 12.5,
+					   .programs = 3,
+					   .step_granted_max_milli = 250};
+	struct ds_usage_record record;
+
+	strcpy(allocation.grant.class_name, "latency");
+	allocation.grant.share_milli = 500;
+	ds_allocation_record(&allocation, "node1", 1060, &record);
+	assert_string_equal(record.cluster, "");
+	assert_string_equal(record.node, "node1");
+	assert_int_equal(record.job_id, 7);
+	assert_int_equal(record.restart, 2);
+	assert_int_equal(record.uid, 1000);
+	assert_string_equal(record.class_name, "latency");
+	assert_int_equal(record.share_milli, 500);
+	assert_string_equal(record.gpu_uuid, "GPU-1");
+	assert_true(record.begin_unix_s == 1000 && record.end_unix_s == 1060);
+	assert_true(record.granted_sm_s == 12.5);
+	assert_int_equal(record.programs, 3);
+	assert_int_equal(record.step_granted_max_milli, 250);
+	ds_allocation_record(&allocation, "node1", 900, &record); /* the clock was set back */
+	assert_true(record.end_unix_s == 1000);
+}
+
+static void the_state_is_whole_or_refused(void **state)
+{
+	struct ds_allocation allocation = {.name = "job-1", .job_id = 1, .programs = 5}, read;
+	struct ds_error err;
+	char path[PATH_MAX];
+
+	assert_int_equal(ds_allocation_read(&config, "job-1", &read, &err), -1);
+	assert_int_equal(errno, ENOENT);
+	assert_int_equal(ds_allocation_create(&config, "job-1", &err), 0);
+	int fd = ds_allocation_open(&config, &allocation, &err);
+	assert_true(fd >= 0);
+	assert_int_equal(ds_allocation_read(&config, "job-1", &read, &err), 0);
+	assert_int_equal(read.programs, 5);
+	allocation.programs = 6;
+	assert_int_equal(ds_allocation_save(fd, &allocation), 0);
+	assert_int_equal(ds_allocation_read(&config, "job-1", &read, &err), 0);
+	assert_int_equal(read.programs, 6);
+
+	assert_int_equal(ftruncate(fd, sizeof(allocation) - 1), 0);
+	assert_int_equal(ds_allocation_read(&config, "job-1", &read, &err), -1);
+	assert_int_equal(errno, EINVAL);
+	assert_int_equal(ds_allocation_save(fd, &allocation), 0);
+	assert_int_equal(pwrite(fd, "x", 1, 0), 1);
+	assert_int_equal(ds_allocation_read(&config, "job-1", &read, &err), -1);
+	strcpy(allocation.name, "job-2"); /* another one's */
+	assert_int_equal(ds_allocation_save(fd, &allocation), 0);
+	assert_int_equal(ds_allocation_read(&config, "job-1", &read, &err), -1);
+	assert_non_null(strstr(err.text, "not a whole state"));
+	close(fd);
+	assert_int_equal(ds_allocation_path(&config, "job-1", "state", path, &err), 0);
+	unlink(path);
+	assert_int_equal(symlink("/etc/passwd", path), 0);
+	assert_int_equal(ds_allocation_read(&config, "job-1", &read, &err), -1);
+	strcpy(allocation.name, "job-1");
+	assert_int_equal(ds_allocation_open(&config, &allocation, &err), -1);
+}
+
+static void directories(void **state)
+{
+	struct ds_error err;
+	struct stat st;
+	char path[PATH_MAX], inner[PATH_MAX];
+
+	mode_t mask = umask(077);
+	assert_int_equal(ds_allocation_create(&config, "job-1", &err), 0);
+	umask(mask);
+	assert_int_equal(stat(config.runtime_dir, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0755);
+	assert_int_equal(ds_allocation_path(&config, "job-1", NULL, path, &err), 0);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0711);
+	assert_int_equal(ds_allocation_create(&config, "job-1", &err), -1);
+	assert_int_equal(errno, EEXIST);
+
+	assert_int_equal(ds_allocation_write(&config, "job-1", "task.env", 0644, "A=1\n", &err), 0);
+	assert_int_equal(ds_allocation_path(&config, "job-1", "task.env", inner, &err), 0);
+	assert_int_equal(stat(inner, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0644);
+	assert_int_equal(st.st_size, 4);
+	assert_int_equal(ds_allocation_write(&config, "job-9", "x", 0644, "", &err), -1);
+
+	/* What is not a file is not ours: it stays, and is told. */
+	assert_int_equal(ds_allocation_path(&config, "job-1", "folder", inner, &err), 0);
+	assert_int_equal(mkdir(inner, 0700), 0);
+	assert_int_equal(ds_allocation_remove(&config, "job-1", &err), -1);
+	assert_non_null(strstr(err.text, path));
+	assert_int_equal(rmdir(inner), 0);
+	assert_int_equal(ds_allocation_remove(&config, "job-1", &err), 0);
+	assert_int_equal(ds_allocation_remove(&config, "job-1", &err), 0);
+	assert_int_equal(access(path, F_OK), -1);
+
+	assert_int_equal(chmod(config.runtime_dir, 0777), 0);
+	assert_int_equal(ds_allocation_create(&config, "job-1", &err), -1);
+	assert_non_null(strstr(err.text, "nobody else"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(names),
+	    cmocka_unit_test(what_is_held_is_counted),
+	    cmocka_unit_test(records),
+	    cmocka_unit_test_setup_teardown(the_state_is_whole_or_refused, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(directories, set_up, tear_down),
+	};
+
+	alarm(60);
+	return cmocka_run_group_tests_name("allocation", tests, NULL, NULL);
+}
