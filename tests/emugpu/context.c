@@ -133,7 +133,7 @@ CUresult CUDAAPI cuDevicePrimaryCtxRelease_v2(CUdevice number)
 
 	if (rc)
 		return rc;
-	if (dev->primary)
+	if (dev->primary && dev->primary->refs > dev->primary->n_green)
 		emu_primary_release(dev);
 	else
 		rc = CUDA_ERROR_INVALID_CONTEXT;
@@ -149,7 +149,8 @@ CUresult CUDAAPI cuDevicePrimaryCtxReset_v2(CUdevice number)
 	if (rc)
 		return rc;
 	if (dev->primary) {
-		dev->primary->refs = 1;
+		/* Green contexts keep it: everything else lets go. */
+		dev->primary->refs = dev->primary->n_green + 1;
 		emu_primary_release(dev);
 	}
 	emu_exit();
@@ -525,6 +526,7 @@ CUresult CUDAAPI cuGreenCtxCreate(CUgreenCtx *out, CUdevResourceDesc desc, CUdev
 		ctx = new_context(dev, root, &sms);
 		if (ctx) {
 			*out = (CUgreenCtx)ctx;
+			root->n_green++;
 		} else {
 			emu_primary_release(dev);
 			rc = CUDA_ERROR_OUT_OF_MEMORY;
@@ -544,8 +546,8 @@ CUresult CUDAAPI cuGreenCtxDestroy(CUgreenCtx handle)
 		return rc;
 	dev = ctx->dev;
 	free_context(ctx);
-	if (dev->primary)
-		emu_primary_release(dev);
+	dev->primary->n_green--;
+	emu_primary_release(dev);
 	emu_exit();
 	return CUDA_SUCCESS;
 }
@@ -615,7 +617,7 @@ static CUresult record_context(struct CUctx_st *ctx, CUevent event)
 	struct emu_op *op = NULL;
 	CUresult rc;
 
-	if (!emu_handle_is(event, EMU_HANDLE_EVENT) || event->root != ctx->root)
+	if (!emu_handle_is(event, EMU_HANDLE_EVENT) || event->root_id != ctx->root->id)
 		return CUDA_ERROR_INVALID_HANDLE;
 	rc = joint(ctx, &op);
 	if (rc) {

@@ -128,7 +128,7 @@ struct emu_op *emu_op_new(enum emu_op_kind kind, struct CUstream_st *stream)
 	op->root = stream->ctx->root;
 	op->dev = stream->ctx->dev;
 	op->sms = stream->ctx->sms;
-	op->first_smid_mask = stream->ctx->green && emu.server_pid;
+	op->renumber_smid = stream->ctx->green && emu.server_pid;
 	op->priority = stream->priority;
 	op->n_waits_for = 1; /* its own submission */
 	op->ready_ns = emu_now_ns();
@@ -456,7 +456,7 @@ static unsigned visible_smid(const struct emu_op *op, unsigned sm)
 {
 	unsigned id = 0;
 
-	if (!op->first_smid_mask)
+	if (!op->renumber_smid)
 		return sm;
 	for (unsigned i = 0; i < sm; i++)
 		id += emu_sms_has(&op->sms, i);
@@ -472,6 +472,7 @@ static void want(struct emu_client *client, const struct emu_sms *sms)
 /* Take SMs for as many waiting blocks as possible. Returns how many were taken. */
 static unsigned issue(struct emu_device *dev, bool *starved)
 {
+	struct emu_turn turn = emu_turn(dev->map.gpu, dev->client);
 	unsigned n = 0;
 
 	*starved = false;
@@ -485,7 +486,7 @@ static unsigned issue(struct emu_device *dev, bool *starved)
 			uint32_t index[3] = {(uint32_t)(i % run->grid[0]),
 					     (uint32_t)(i / run->grid[0] % run->grid[1]),
 					     (uint32_t)(i / run->grid[0] / run->grid[1])};
-			int sm = emu_claim(dev->map.gpu, dev->client, &op->sms,
+			int sm = emu_claim(dev->map.gpu, dev->client, &turn, &op->sms,
 					   op->u.launch.kernel->name, index, op->ready_ns,
 					   &r->claim, &r->end_ns);
 			if (sm < 0) {
@@ -702,14 +703,6 @@ CUresult emu_wait_op(struct emu_op *op)
 static bool concerns(const struct emu_op *op, const struct CUctx_st *ctx)
 {
 	return ctx->green ? op->ctx == ctx : op->root == ctx;
-}
-
-bool emu_context_busy(const struct CUctx_st *ctx)
-{
-	for (const struct emu_op *op = ctx->dev->pending; op; op = op->pending_next)
-		if (concerns(op, ctx))
-			return true;
-	return false;
 }
 
 CUresult emu_wait_context(struct CUctx_st *ctx)

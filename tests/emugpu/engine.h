@@ -30,7 +30,6 @@ enum emu_kind {
 	EMU_HANDLE_EVENT,
 	EMU_HANDLE_MODULE,
 	EMU_HANDLE_FUNCTION,
-	EMU_HANDLE_KERNEL,
 	EMU_HANDLE_DESC,
 };
 
@@ -43,7 +42,8 @@ struct CUctx_st {
 	struct CUctx_st *root; /* of a green context: the primary one; else itself */
 	bool green;
 	bool primary;
-	unsigned refs; /* of the primary context: cuDevicePrimaryCtxRetain and green contexts */
+	unsigned refs;    /* of the primary context: cuDevicePrimaryCtxRetain and green contexts */
+	unsigned n_green; /* of the primary context: its green contexts */
 	unsigned flags;
 	unsigned long long id;
 	struct emu_sms sms;
@@ -68,7 +68,7 @@ struct CUstream_st {
 };
 
 struct CUevent_st {
-	const struct CUctx_st *root; /* compared, never followed: it may be gone */
+	unsigned long long root_id; /* of its context's root */
 	unsigned flags;
 	struct emu_op *op; /* the latest record; NULL: none */
 };
@@ -84,7 +84,8 @@ struct emu_function {
 };
 
 struct CUmod_st {
-	struct CUctx_st *ctx; /* NULL: a library, usable in every context */
+	unsigned long long ctx_id; /* of its root context; 0: a library, usable in every context */
+	struct emu_device *dev;    /* of that context; of a library the first one */
 	struct emu_function *functions;
 };
 
@@ -114,7 +115,7 @@ struct emu_op {
 	CUresult result;
 	uint64_t ready_ns, done_ns;
 	struct emu_sms sms;
-	unsigned first_smid_mask; /* smid is renumbered from 0 (green context under MPS) */
+	bool renumber_smid; /* from 0: what %smid shows in a green context under MPS */
 	int priority;
 	union {
 		struct {
@@ -208,7 +209,6 @@ void emu_op_unref(struct emu_op *op);
 /* Wait (dropping the mutex meanwhile) for an op, or for everything unfinished of a context. */
 CUresult emu_wait_op(struct emu_op *op);
 CUresult emu_wait_context(struct CUctx_st *ctx);
-bool emu_context_busy(const struct CUctx_st *ctx);
 
 /* The device's sticky error, also one that an MPS neighbour caused. */
 CUresult emu_device_fault(struct emu_device *dev);

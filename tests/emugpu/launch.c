@@ -123,7 +123,8 @@ static CUresult load_ptx(struct CUctx_st *ctx, const char *text, struct CUmod_st
 	module = calloc(1, sizeof(*module));
 	if (!module)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	module->ctx = ctx;
+	module->ctx_id = ctx ? ctx->id : 0;
+	module->dev = ctx ? ctx->dev : &emu.devices[0];
 	emu_handle_add(module, EMU_HANDLE_MODULE);
 	while (*p) {
 		struct emu_function *f;
@@ -432,8 +433,7 @@ CUresult CUDAAPI cuOccupancyMaxPotentialBlockSize(int *grid, int *block, CUfunct
 	if (rc)
 		return rc;
 	*block = limit > 0 && limit < 1024 ? limit : 1024;
-	*grid = (int)(f->module->ctx ? f->module->ctx->dev->n_visible_sms
-				     : emu.devices[0].n_visible_sms);
+	*grid = (int)f->module->dev->n_visible_sms;
 	emu_exit();
 	return CUDA_SUCCESS;
 }
@@ -507,7 +507,7 @@ static CUresult launch(const void *handle, const unsigned grid[3], const unsigne
 	rc = CUDA_ERROR_INVALID_HANDLE;
 	/* A function belongs to the root of its context: green contexts belong to the primary one. */
 	if (!emu_handle_is(f, EMU_HANDLE_FUNCTION) ||
-	    (f->module->ctx && f->module->ctx != s->ctx->root))
+	    (f->module->ctx_id && f->module->ctx_id != s->ctx->root->id))
 		goto done;
 	rc = CUDA_ERROR_NOT_SUPPORTED;
 	if (!f->kernel) {

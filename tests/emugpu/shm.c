@@ -359,46 +359,67 @@ static uint64_t max64(uint64_t a, uint64_t b)
 	return a > b ? a : b;
 }
 
-int emu_claim(struct emu_gpu *gpu, int client, const struct emu_sms *allowed, const char *kernel,
-	      const uint32_t index[3], uint64_t ready_ns, uint64_t *claim, uint64_t *begin_ns)
+struct emu_turn emu_turn(struct emu_gpu *gpu, int client)
 {
-	struct emu_client *c = &gpu->clients[client];
-	uint64_t now = emu_now_ns(), earliest;
-	struct emu_slot *slot = NULL;
-	unsigned sm, held, best = 0;
-	struct emu_sms left;
+	struct emu_turn turn = {.now_ns = emu_now_ns()};
 
-	if (!has_turn(gpu, c, now))
-		return -1;
-	held = held_by(gpu, client);
-	left = left_to_others(gpu, client, now, held);
-	for (sm = 0; sm < gpu->n_sms; sm++) {
-		const struct emu_slot *s = &gpu->slots[sm];
-		if (s->owner || !emu_sms_has(allowed, sm) || emu_sms_has(&left, sm))
-			continue;
-		/* The one free for longest: it lets a late host thread catch up exactly. */
-		if (!slot || s->free_since_ns < slot->free_since_ns) {
-			slot = &gpu->slots[sm];
-			best = sm;
-		}
+	turn.mine = has_turn(gpu, &gpu->clients[client], turn.now_ns);
+	turn.held = held_by(gpu, client);
+	for (int i = 0; i < EMU_CLIENTS_MAX; i++)
+		if (i != client && gpu->clients[i].tenant == gpu->clients[client].tenant &&
+		    wants(&gpu->clients[i], turn.now_ns))
+			turn.shared = true;
+	return turn;
+}
+
+/* The free SM of `allowed` that has been free for longest: it lets a late host thread catch up. */
+static struct emu_slot *choose_slot(struct emu_gpu *gpu, const struct emu_sms *allowed,
+				    const struct emu_sms *left)
+{
+	struct emu_slot *best = NULL;
+
+	for (unsigned sm = 0; sm < gpu->n_sms; sm++) {
+		struct emu_slot *s = &gpu->slots[sm];
+		if (!s->owner && emu_sms_has(allowed, sm) && !emu_sms_has(left, sm) &&
+		    (!best || s->free_since_ns < best->free_since_ns))
+			best = s;
 	}
-	if (!slot || (c->max_slots && held >= c->max_slots))
+	return best;
+}
+
+int emu_claim(struct emu_gpu *gpu, int client, struct emu_turn *turn, const struct emu_sms *allowed,
+	      const char *kernel, const uint32_t index[3], uint64_t ready_ns, uint64_t *claim,
+	      uint64_t *begin_ns)
+{
+	const struct emu_client *c = &gpu->clients[client];
+	struct emu_sms left = {{0}};
+	struct emu_slot *slot;
+	uint64_t earliest;
+	unsigned sm;
+
+	if (!turn->mine || (c->max_slots && turn->held >= c->max_slots))
 		return -1;
-	sm = best;
+	if (turn->shared)
+		left = left_to_others(gpu, client, turn->now_ns, turn->held);
+	slot = choose_slot(gpu, allowed, &left);
+	if (!slot)
+		return -1;
+	sm = (unsigned)(slot - gpu->slots);
 	if (slot->owner)
 		broken("a second user for one SM", sm, slot);
 	if (!emu_sms_has(allowed, sm) || sm >= gpu->n_sms)
 		broken("a block outside its partition", sm, slot);
 
 	/* A block begins when it could have, not when this thread got round to it. */
-	earliest = now > EMU_LAG_MAX_MS * NS_PER_MS ? now - EMU_LAG_MAX_MS * NS_PER_MS : 0;
+	earliest = turn->now_ns - EMU_LAG_MAX_MS * NS_PER_MS;
 	earliest = max64(earliest, max64(ready_ns, gpu->tenant_since_ns));
 	earliest = max64(earliest, slot->free_since_ns);
 	slot->block = (struct emu_block){.sm = sm, .pid = c->pid, .begin_ns = earliest};
-	snprintf(slot->block.kernel, sizeof(slot->block.kernel), "%s", kernel);
+	memcpy(slot->block.kernel, kernel, strnlen(kernel, sizeof(slot->block.kernel) - 1));
 	memcpy(slot->block.index, index, sizeof(slot->block.index));
 	slot->claim = ++gpu->claims;
 	slot->owner = (uint32_t)client + 1;
+	turn->held++;
 	*claim = slot->claim;
 	*begin_ns = earliest;
 	return (int)sm;

@@ -141,12 +141,24 @@ void emu_fault_server(struct emu_gpu *gpu, int server_pid, int fault);
 /* With the lock held: end a process's blocks here, and give it a sticky error. */
 void emu_fault_process(struct emu_gpu *gpu, int pid, int fault);
 
+/* What a client may take while it holds the lock: looked up once for many blocks. */
+struct emu_turn {
+	bool mine;     /* its process's time slice, or no other process wants the GPU */
+	bool shared;   /* clients of the same tenant wait, too: leave them their part */
+	unsigned held; /* SMs it has */
+	uint64_t now_ns;
+};
+
+/* With the lock held. Begins a time slice if it is this client's turn. */
+struct emu_turn emu_turn(struct emu_gpu *gpu, int client);
+
 /*
- * With the lock held: take a free SM of `allowed` for a block that was ready at `ready_ns`. Returns
- * the SM and fills *claim and *begin_ns, or -1: no SM is free, or it is another process's turn.
+ * With the lock held since emu_turn: take a free SM of `allowed` for a block that was ready at
+ * `ready_ns`. Returns the SM and fills *claim and *begin_ns, or -1: no SM is free for this client.
  */
-int emu_claim(struct emu_gpu *gpu, int client, const struct emu_sms *allowed, const char *kernel,
-	      const uint32_t index[3], uint64_t ready_ns, uint64_t *claim, uint64_t *begin_ns);
+int emu_claim(struct emu_gpu *gpu, int client, struct emu_turn *turn, const struct emu_sms *allowed,
+	      const char *kernel, const uint32_t index[3], uint64_t ready_ns, uint64_t *claim,
+	      uint64_t *begin_ns);
 
 /* With the lock held: the block ended. Nothing happens if the claim was already ended by emu_reap. */
 void emu_release(struct emu_gpu *gpu, int client, unsigned sm, uint64_t claim, uint64_t end_ns);

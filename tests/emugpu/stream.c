@@ -494,7 +494,7 @@ CUresult CUDAAPI cuEventCreate(CUevent *out, unsigned flags)
 		return rc;
 	e = calloc(1, sizeof(*e));
 	if (e) {
-		e->root = ctx->root;
+		e->root_id = ctx->root->id;
 		e->flags = flags;
 		emu_handle_add(e, EMU_HANDLE_EVENT);
 		*out = e;
@@ -537,7 +537,7 @@ CUresult CUDAAPI cuEventRecordWithFlags(CUevent event, CUstream handle, unsigned
 	if (rc)
 		return rc;
 	/* Event and stream must be of one context; green ones count as their primary. */
-	if (!emu_handle_is(event, EMU_HANDLE_EVENT) || event->root != s->ctx->root)
+	if (!emu_handle_is(event, EMU_HANDLE_EVENT) || event->root_id != s->ctx->root->id)
 		rc = CUDA_ERROR_INVALID_HANDLE;
 	else
 		op = emu_op_new(EMU_OP_NOP, s);
