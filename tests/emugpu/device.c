@@ -139,7 +139,7 @@ static unsigned visible_sms(unsigned n_sms)
 static CUresult initialise(void)
 {
 	struct emu_map maps[EMU_GPUS_MAX];
-	unsigned chosen[EMU_GPUS_MAX], n;
+	unsigned chosen[EMU_GPUS_MAX] = {0}, n;
 	const char *dir = getenv("EMUGPU_DIR");
 	CUresult rc;
 

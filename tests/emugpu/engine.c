@@ -146,7 +146,7 @@ void emu_op_after(struct emu_op *op, struct emu_op *before)
 			op->ready_ns = before->done_ns;
 		return;
 	}
-	more = realloc(before->followers, (before->n_followers + 1) * sizeof(*more));
+	more = reallocarray(before->followers, before->n_followers + 1, sizeof(struct emu_op *));
 	if (!more)
 		abort();
 	before->followers = more;
@@ -183,6 +183,7 @@ static void pending_remove(struct emu_op *op)
 		dev->pending_last = op->pending_prev;
 }
 
+/* An op ended. Takes the caller's reference. */
 static void op_done(struct emu_op *op, CUresult result, uint64_t done_ns)
 {
 	op->done = true;
@@ -199,6 +200,7 @@ static void op_done(struct emu_op *op, CUresult result, uint64_t done_ns)
 	}
 	op->n_followers = 0;
 	pthread_cond_broadcast(&emu.done);
+	op->refs--; /* the pending list's: never the last one, the caller had its own */
 	emu_op_unref(op);
 }
 
@@ -308,7 +310,6 @@ static void *host_thread(void *arg)
 			op->u.host.fn(op->u.host.data);
 		emu_enter();
 		op_done(op, fault, emu_now_ns());
-		emu_op_unref(op);
 	}
 	return NULL;
 }
@@ -387,7 +388,6 @@ static void start_op(struct emu_device *dev, struct emu_op *op)
 
 	if (fault && op->kind != EMU_OP_HOST && op->kind != EMU_OP_FREE) {
 		op_done(op, fault, emu_now_ns());
-		emu_op_unref(op);
 		return;
 	}
 	switch (op->kind) {
@@ -425,7 +425,6 @@ static void start_op(struct emu_device *dev, struct emu_op *op)
 	}
 	/* A joint takes no time: it is done when what it waited for was. */
 	op_done(op, CUDA_SUCCESS, op->kind == EMU_OP_NOP ? op->ready_ns : emu_now_ns());
-	emu_op_unref(op);
 }
 
 static void check_values(struct emu_device *dev)
@@ -440,16 +439,16 @@ static void check_values(struct emu_device *dev)
 		}
 		*p = op->queue_next;
 		op_done(op, fault, emu_now_ns());
-		emu_op_unref(op);
 	}
 }
 
+/* Neighbours first: once this process knows of the fault, it may exit before it told them. */
 static void raise_fault(struct emu_device *dev, CUresult fault)
 {
-	atomic_store(&dev->fault, (int)fault);
 	emu_lock(dev->map.gpu);
-	emu_fault_server(dev->map.gpu, client_of(dev)->server_pid, (int)fault);
+	emu_fault_neighbours(dev->map.gpu, dev->client, (int)fault);
 	emu_unlock(dev->map.gpu);
+	atomic_store(&dev->fault, (int)fault);
 }
 
 static unsigned visible_smid(const struct emu_op *op, unsigned sm)
@@ -564,7 +563,6 @@ static void account_ended(struct emu_device *dev)
 		}
 		*p = op->queue_next;
 		op_done(op, fault, op->done_ns ? op->done_ns : emu_now_ns());
-		emu_op_unref(op);
 	}
 }
 

@@ -34,7 +34,7 @@ CUresult emu_mps_connect(void)
 	}
 	snprintf(request.text, sizeof(request.text), "%s", getenv("EMUGPU_DIR"));
 	if (send(fd, &request, sizeof(request), MSG_NOSIGNAL) != (ssize_t)sizeof(request) ||
-	    (n = recv(fd, &reply, sizeof(reply), 0)) != (ssize_t)sizeof(reply)) {
+	    recv(fd, &reply, sizeof(reply), 0) != (ssize_t)sizeof(reply)) {
 		close(fd);
 		return CUDA_ERROR_MPS_CONNECTION_FAILED;
 	}

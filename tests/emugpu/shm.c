@@ -231,11 +231,13 @@ void emu_reap(const struct emu_map *map)
 	}
 }
 
-void emu_fault_server(struct emu_gpu *gpu, int server_pid, int fault)
+void emu_fault_neighbours(struct emu_gpu *gpu, int client, int fault)
 {
+	int server_pid = gpu->clients[client].server_pid;
+
 	for (int i = 0; i < EMU_CLIENTS_MAX; i++) {
 		struct emu_client *c = &gpu->clients[i];
-		if (c->in_use && server_pid && c->server_pid == server_pid) {
+		if (i != client && c->in_use && server_pid && c->server_pid == server_pid) {
 			atomic_store(&c->fault, fault);
 			emu_wake(c);
 		}

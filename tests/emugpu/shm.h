@@ -135,8 +135,11 @@ void emu_client_leave(const struct emu_map *map, int client);
 /* With the lock held: free what dead clients hold, end blocks whose process is stopped. */
 void emu_reap(const struct emu_map *map);
 
-/* With the lock held: give every client of `server_pid` the sticky error `fault`, and wake it. */
-void emu_fault_server(struct emu_gpu *gpu, int server_pid, int fault);
+/*
+ * With the lock held: give the other clients of the MPS server of `client` the sticky error `fault`,
+ * and wake them.
+ */
+void emu_fault_neighbours(struct emu_gpu *gpu, int client, int fault);
 
 /* With the lock held: end a process's blocks here, and give it a sticky error. */
 void emu_fault_process(struct emu_gpu *gpu, int pid, int fault);

@@ -118,17 +118,17 @@ static void proc_addresses(void **state)
 {
 	static const struct {
 		const char *name;
-		int version;
 		cuuint64_t flags;
+		int version;
 		CUdriverProcAddressQueryResult status;
 	} table[] = {
-	    {"cuMemAlloc", 12000, 0, CU_GET_PROC_ADDRESS_SUCCESS},
-	    {"cuLaunchKernel", 4000, 0, CU_GET_PROC_ADDRESS_SUCCESS},
-	    {"cuGreenCtxCreate", 12040, 0, CU_GET_PROC_ADDRESS_SUCCESS},
-	    {"cuGreenCtxCreate", 12030, 0, CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT},
-	    {"cuNoSuchThing", 12000, 0, CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND},
-	    {"cuMemAlloc_v2", 12000, 0, CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND},
-	    {"cuStreamQuery", 12000, CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM,
+	    {"cuMemAlloc", 0, 12000, CU_GET_PROC_ADDRESS_SUCCESS},
+	    {"cuLaunchKernel", 0, 4000, CU_GET_PROC_ADDRESS_SUCCESS},
+	    {"cuGreenCtxCreate", 0, 12040, CU_GET_PROC_ADDRESS_SUCCESS},
+	    {"cuGreenCtxCreate", 0, 12030, CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT},
+	    {"cuNoSuchThing", 0, 12000, CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND},
+	    {"cuMemAlloc_v2", 0, 12000, CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND},
+	    {"cuStreamQuery", CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM, 12000,
 	     CU_GET_PROC_ADDRESS_SUCCESS},
 	};
 	void *legacy, *twin;

@@ -51,6 +51,7 @@ enum { BLOCK_THREADS = 256, REDUCE_BLOCKS = 64, WINDOW = 4, SMS_MAX = 4096 };
 	   CUstream, void **, void **))                                                           \
 	X(cuGetErrorName, cuGetErrorName, (CUresult, const char **))
 
+/* NOLINTNEXTLINE(bugprone-macro-parentheses): args are a parameter list */
 #define FIELD(name, exported, args) CUresult(CUDAAPI *name##_fn) args;
 static struct {
 	DRIVER_CALLS(FIELD)
