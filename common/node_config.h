@@ -13,22 +13,39 @@
  * "%n" in a path stands for the node's name (several slurmds on one machine).
  */
 struct ds_node_config {
-	char node_name[256];          /* not a key: what %n became */
-	char file[PATH_MAX];          /* not a key: the file that was read, absolute; "": none */
-	char runtime_dir[PATH_MAX];   /* runtime_dir = "/run/detshare": gone after a reboot */
-	char spool_dir[PATH_MAX];     /* spool_dir = "/var/spool/detshare": usage records, kept */
-	char coroutine_library[PATH_MAX]; /* coroutine_library = LIBDIR/detshare/libdetshare-cuda.so */
-	char noderuntime[PATH_MAX];   /* noderuntime = SBINDIR/detshare-noderuntime */
-	char usage_sender[PATH_MAX];  /* usage_sender = SBINDIR/detshare-usaged */
-	char usage_host[256];         /* usage_host = "": no collector, records stay in the spool */
-	uint16_t usage_port;          /* usage_port = 6829 */
-	char usage_user[64];          /* usage_user = "root": whom the collector runs as (name or uid) */
-	char munge_socket[PATH_MAX];  /* munge_socket = "": libmunge's default */
-	char gpu_info_dir[PATH_MAX];  /* gpu_info_dir = "/proc/driver/nvidia/gpus" */
-	char gpu_device_prefix[PATH_MAX]; /* gpu_device_prefix = "/dev/nvidia": device file = prefix + minor */
-	char cuda_library[PATH_MAX];  /* cuda_library = "libcuda.so.1": for the probe, by dlopen */
-	char mps_control[PATH_MAX];   /* mps_control = "nvidia-cuda-mps-control"; "": no MPS */
-	char cgroup_root[PATH_MAX];   /* cgroup_root = "/sys/fs/cgroup" (v2, or a v1 hierarchy with /unified) */
+	/* Not keys: what %n became; the file that was read, absolute ("": none). */
+	char node_name[256];
+	char file[PATH_MAX];
+
+	/* runtime_dir = "/run/detshare": gone after a reboot */
+	char runtime_dir[PATH_MAX];
+	/* spool_dir = "/var/spool/detshare": usage records, kept */
+	char spool_dir[PATH_MAX];
+	/* coroutine_library = LIBDIR/detshare/libdetshare-cuda.so */
+	char coroutine_library[PATH_MAX];
+	/* noderuntime = SBINDIR/detshare-noderuntime */
+	char noderuntime[PATH_MAX];
+
+	/* usage_sender = SBINDIR/detshare-usaged */
+	char usage_sender[PATH_MAX];
+	/* usage_host = "": no collector, records stay in the spool */
+	char usage_host[256];
+	uint16_t usage_port; /* usage_port = 6829 */
+	/* usage_user = "root": whom the collector runs as (name or uid) */
+	char usage_user[64];
+	/* munge_socket = "": libmunge's default */
+	char munge_socket[PATH_MAX];
+
+	/* gpu_info_dir = "/proc/driver/nvidia/gpus" */
+	char gpu_info_dir[PATH_MAX];
+	/* gpu_device_prefix = "/dev/nvidia": device file = prefix + minor */
+	char gpu_device_prefix[PATH_MAX];
+	/* cuda_library = "libcuda.so.1": for the probe, by dlopen */
+	char cuda_library[PATH_MAX];
+	/* mps_control = "nvidia-cuda-mps-control"; "": no MPS */
+	char mps_control[PATH_MAX];
+	/* cgroup_root = "/sys/fs/cgroup": v2, or v1 hierarchies with or without /unified */
+	char cgroup_root[PATH_MAX];
 };
 
 /* The defaults, with `node_name` (NULL: the host's name up to the first dot) put in for %n. */

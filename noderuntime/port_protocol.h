@@ -26,8 +26,10 @@ enum {
 };
 
 enum ds_port_kind {
-	DS_PORT_PROGRAM = 1, /* a process that is about to use the GPU; peer: the job's user or root */
-	DS_PORT_STEP = 2,    /* root: a step starts with `share_milli`; answered, then closed */
+	/* A process that is about to use the GPU; the peer is the job's user or root. */
+	DS_PORT_PROGRAM = 1,
+	/* From root: a step starts with `share_milli`. Answered, then closed. */
+	DS_PORT_STEP = 2,
 };
 
 struct ds_port_hello {
@@ -70,8 +72,10 @@ struct ds_port {
 	_Atomic uint64_t acknowledged_epoch; /* the page's epoch whose groups the program runs in */
 	struct ds_groups in_use;             /* groups its physical context spans */
 	_Atomic uint64_t launches;
-	_Atomic uint64_t own_contexts;          /* contexts that the program tried to make of its own */
-	_Atomic uint64_t cooperative_too_large; /* cooperative grids that the partition could not hold */
+	/* Contexts that the program tried to make of its own, and was refused. */
+	_Atomic uint64_t own_contexts;
+	/* Cooperative grids that the partition could not hold. */
+	_Atomic uint64_t cooperative_too_large;
 };
 
 #endif

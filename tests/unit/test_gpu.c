@@ -16,8 +16,9 @@
 
 #include "noderuntime/gpu.h"
 
-#define UUID_A "GPU-aaaaaaaa-0000-4000-8000-000000000001"
-#define UUID_B "GPU-bbbbbbbb-0000-4000-8000-000000000002"
+#define TOO_LONG "GPU-00000000000000000000000000000000000000000000000000000000"
+#define UUID_A   "GPU-aaaaaaaa-0000-4000-8000-000000000001"
+#define UUID_B   "GPU-bbbbbbbb-0000-4000-8000-000000000002"
 
 static char dir[64];
 
@@ -97,8 +98,7 @@ static void broken_information_is_named(void **state)
 	    "GPU UUID: \t GPU-a/../../b\nDevice Minor: \t 0\n",
 	    "GPU UUID: \t MIG-1\nDevice Minor: \t 0\n",
 	    "GPU UUID:\nDevice Minor: \t 0\n",
-	    "GPU UUID: \t GPU-00000000000000000000000000000000000000000000000000000000\n"
-	    "Device Minor: \t 0\n",
+	    "GPU UUID: \t " TOO_LONG "\nDevice Minor: \t 0\n",
 	};
 	struct ds_gpu gpus[DS_GPUS_MAX];
 	struct ds_error err;
