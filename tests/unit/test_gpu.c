@@ -98,7 +98,7 @@ static void broken_information_is_named(void **state)
 	    "GPU UUID: \t GPU-a/../../b\nDevice Minor: \t 0\n",
 	    "GPU UUID: \t MIG-1\nDevice Minor: \t 0\n",
 	    "GPU UUID:\nDevice Minor: \t 0\n",
-	    "GPU UUID: \t " TOO_LONG "\nDevice Minor: \t 0\n",
+	    ("GPU UUID: \t " TOO_LONG "\nDevice Minor: \t 0\n"),
 	};
 	struct ds_gpu gpus[DS_GPUS_MAX];
 	struct ds_error err;
