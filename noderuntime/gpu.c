@@ -18,7 +18,7 @@ enum { INFO_MAX = 4096 };
 static ssize_t read_text(const char *path, char *text, size_t size)
 {
 	size_t used = 0;
-	ssize_t n;
+	ssize_t n = 0;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
