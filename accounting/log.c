@@ -25,6 +25,7 @@ void ds_log(const char *format, ...)
 	va_list args;
 
 	va_start(args, format);
+	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): clang-tidy 14 does not see va_start */
 	vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
 	for (char *c = line; *c; c++) {

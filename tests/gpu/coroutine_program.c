@@ -878,8 +878,10 @@ static const struct {
 
 int main(int argc, char **argv)
 {
+	const char *dir = getenv("EMUGPU_DIR");
+
 	alarm(100);
-	emugpu_dir = getenv("EMUGPU_DIR") ? strdup(getenv("EMUGPU_DIR")) : "";
+	emugpu_dir = dir ? strdup(dir) : "";
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; argc == 2 && i < sizeof(experiments) / sizeof(experiments[0]); i++) {
 		if (!strcmp(argv[1], experiments[i].name)) {
