@@ -10,6 +10,7 @@
 /* A process, safe against reuse of its pid: start time in clock ticks since boot (proc(5)). */
 struct ds_process {
 	int32_t pid;
+	int32_t reserved; /* no padding: see struct ds_ledger_state */
 	uint64_t start_ticks;
 };
 

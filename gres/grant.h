@@ -27,6 +27,7 @@ struct ds_grant {
 	uint32_t share_milli; /* 2..1000 */
 	enum ds_isolation isolation;
 	char config_digest[17];
+	char reserved[3]; /* no padding: see struct ds_ledger_state */
 };
 
 /* Write the text form. Returns 0, or -1 when a field is out of range or `size` too small. */

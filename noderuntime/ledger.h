@@ -34,6 +34,7 @@ struct ds_ledger_resident {
 	struct ds_groups planned; /* where the plan wants it */
 	struct ds_groups held;    /* what it may use: planned, less what others still hold */
 	uint32_t weight_milli;    /* ds_plan_partition.weight_milli */
+	uint32_t reserved;
 };
 
 /*
@@ -48,9 +49,14 @@ struct ds_ledger_program {
 	struct ds_groups groups;
 };
 
+/*
+ * Lies in a file that everybody may read. So it has no padding, here and in what it holds: padding would
+ * be copied from the stack of whoever wrote it.
+ */
 struct ds_ledger_state {
 	char gpu_uuid[48];
 	struct ds_gpu_shape shape;
+	uint32_t reserved;
 	uint64_t generation; /* changes so far */
 	uint64_t next_arrival;
 	uint32_t n_residents;

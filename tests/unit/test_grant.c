@@ -20,9 +20,11 @@ static void there_and_back(void **state)
 	for (int kind = DS_KIND_LATENCY; kind <= DS_KIND_BESTEFFORT; kind++)
 		for (int isolation = DS_ISOLATION_USER; isolation <= DS_ISOLATION_NONE;
 		     isolation++) {
-			struct ds_grant grant = {"my-class", (enum ds_class_kind)kind,
-						 2 + (uint32_t)kind, (enum ds_isolation)isolation,
-						 "00ff00ff00ff00ff"};
+			struct ds_grant grant = {.class_name = "my-class",
+						 .kind = (enum ds_class_kind)kind,
+						 .share_milli = 2 + (uint32_t)kind,
+						 .isolation = (enum ds_isolation)isolation,
+						 .config_digest = "00ff00ff00ff00ff"};
 			struct ds_grant back;
 			struct ds_error err;
 			char text[DS_GRANT_TEXT_SIZE];
