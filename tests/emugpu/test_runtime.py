@@ -271,7 +271,9 @@ def test_a_reused_pid_is_never_hit(host):
     pid = host.runtime_pid()
     _, start = stat_fields(pid)
     os.kill(pid, signal.SIGKILL)
+    time.sleep(2 / os.sysconf("SC_CLK_TCK"))  # start times are in ticks: two processes may have the same
     bystander = subprocess.Popen(["sleep", "60"])
+    assert stat_fields(bystander.pid)[1] != start
     state = host.run_dir / "job-1" / "state"
     old = struct.pack("=i4xQ", pid, start)
     assert state.read_bytes().count(old) == 1
