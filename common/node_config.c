@@ -187,6 +187,8 @@ static void set_node_name(struct ds_node_config *config, const char *node_name)
 {
 	char host[sizeof(config->node_name)] = "localhost";
 
+	if (!node_name || !*node_name)
+		node_name = secure_getenv("SLURMD_NODENAME");
 	if (!node_name || !*node_name) {
 		if (gethostname(host, sizeof(host) - 1) < 0)
 			snprintf(host, sizeof(host), "localhost");

@@ -48,7 +48,10 @@ struct ds_node_config {
 	char cgroup_root[PATH_MAX];
 };
 
-/* The defaults, with `node_name` (NULL: the host's name up to the first dot) put in for %n. */
+/*
+ * The defaults, with `node_name` put in for %n. NULL: $SLURMD_NODENAME, which Slurm sets in jobs, unless
+ * the process is set-uid; without it the host's name up to the first dot.
+ */
 void ds_node_config_defaults(struct ds_node_config *config, const char *node_name);
 
 /*

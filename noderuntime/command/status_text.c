@@ -143,9 +143,12 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 
 	struct ds_groups free_groups = ds_gpu_view_free(state);
 	uint32_t free_milli = ds_gpu_view_free_milli(state);
-	printf("free: groups %s (%u SMs), %s of the GPU is granted to nobody\n",
-	       ds_groups_format(&free_groups, shape, text, sizeof(text)),
-	       ds_groups_sms(&free_groups, shape), ds_share_format(free_milli, share));
+	if (ds_groups_empty(&free_groups) && !free_milli)
+		printf("free: nothing\n");
+	else
+		printf("free: share %s, groups %s (%u SMs)\n", ds_share_format(free_milli, share),
+		       ds_groups_format(&free_groups, shape, text, sizeof(text)),
+		       ds_groups_sms(&free_groups, shape));
 	return 0;
 }
 

@@ -220,7 +220,7 @@ def test_status_of_an_unused_gpu(node):
 def test_status_of_an_empty_ledger(node):
     node.ledger()
     assert node.status() == (f"GPU {GPU}: 132 SMs, 15 groups of 8 and a rest of 12\n"
-                             "free: groups 0-14+rest (132 SMs), 1 of the GPU is granted to nobody\n")
+                             "free: share 1, groups 0-14+rest (132 SMs)\n")
 
 
 def test_status_of_two_halves(node, process):
@@ -238,7 +238,7 @@ def test_status_of_two_halves(node, process):
     assert first[10:] == ["2", "alive"]
     assert abs(time.mktime(time.strptime(first[9], "%Y-%m-%dT%H:%M:%S")) - time.timezone - begin) <= 86400
     assert second[:9] == ["run-7", "-", "4999", "batch", "0.25", "8-11", "8-11", "32", "1"]
-    assert lines[4] == "free: groups 12-14+rest (36 SMs), 0.25 of the GPU is granted to nobody"
+    assert lines[4] == "free: share 0.25, groups 12-14+rest (36 SMs)"
     assert len(lines) == 5
 
     gpu, = node.json()["gpus"]

@@ -57,6 +57,12 @@ static void the_node_name_stays_in_its_directory(void **state)
 		ds_node_config_defaults(&config, cases[i].given);
 		assert_string_equal(config.node_name, cases[i].name);
 	}
+	setenv("SLURMD_NODENAME", "node8", 1);
+	ds_node_config_defaults(&config, "node1");
+	assert_string_equal(config.node_name, "node1");
+	ds_node_config_defaults(&config, NULL);
+	assert_string_equal(config.node_name, "node8");
+	unsetenv("SLURMD_NODENAME");
 	ds_node_config_defaults(&config, NULL);
 	assert_true(config.node_name[0]);
 	assert_null(strchr(config.node_name, '.'));
