@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: /usr/bin/python3 contrib/cluster up|down|status|exec|env --dir DIR."""
+"""Command line: /usr/bin/python3 contrib/cluster --dir DIR COMMAND."""
 
 import argparse
 import os
@@ -39,10 +39,15 @@ def _down(arguments) -> int:
 
 
 def _status(arguments) -> int:
-    states = _existing(arguments).status()
+    cluster = _existing(arguments)
+    states = cluster.status()
     for name, process in states.items():
         print(f"{name:16} {f'process {process.pid}' if process else 'not running'}")
-    return 0 if all(states.values()) else 1
+    if not all(states.values()):
+        return 1
+    for node in cluster.nodes:
+        print(f"\n{node.name}:\n{cluster.run('detshare', 'status', '--node-name', node.name).stdout.rstrip()}")
+    return 0
 
 
 def _exec(arguments) -> int:
@@ -50,7 +55,11 @@ def _exec(arguments) -> int:
         print("cluster: exec needs a command", file=sys.stderr)
         return 2
     cluster = _existing(arguments)
+    if not any(cluster.status().values()):
+        raise ClusterError(f"the cluster in {arguments.dir} does not run: start it again first")
     environment = cluster.environment()
+    # What is asked outside of jobs, such as `detshare status`, is about the first node.
+    environment["SLURMD_NODENAME"] = cluster.nodes[0].name
     try:
         os.execvpe(arguments.command[0], arguments.command, environment)
     except OSError as error:
@@ -59,9 +68,16 @@ def _exec(arguments) -> int:
 
 
 def _env(arguments) -> int:
-    for name, value in sorted(_existing(arguments).environment().items()):
+    cluster = _existing(arguments)
+    environment = {**cluster.environment(), "SLURMD_NODENAME": cluster.nodes[0].name}
+    for name, value in sorted(environment.items()):
         if os.environ.get(name) != value:
             print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _ports(arguments) -> int:
+    _cluster(arguments).check_ports()
     return 0
 
 
@@ -95,7 +111,8 @@ def _parse():
     actions = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, action, text in (
             ("up", _up, "start it"), ("down", _down, "end it and all its jobs"),
-            ("status", _status, "which daemons run; exit 0 if all do"),
+            ("status", _status, "which daemons run, and who has what of the GPUs; exit 0 if all run"),
+            ("ports", _ports, "exit 0 if the ports are free"),
             ("demonstrate", _demonstrate, "show and check half a GPU, end to end"),
             ("env", _env, "print the environment for a shell to eval"),
             ("exec", _exec, "run a command inside it")):

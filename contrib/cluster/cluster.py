@@ -9,7 +9,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import config, daemons, gpus, processes, slurm_version
@@ -33,7 +33,7 @@ class Cluster:
         self.prefix = Path(prefix or saved.get("prefix") or self.build / "stage").resolve()
         self.layout = Layout(root, int(port_base or saved.get("port_base") or DEFAULT_PORT_BASE))
         self.installed = config.Installed(self.prefix)
-        self._say = say or (lambda text: None)
+        self._tell = say or (lambda text: None)
         self._saved = saved
         self._shared_directory = shared_directory
         self.host = gpus.GpuHost.from_json(saved["host"]) if "host" in saved else None
@@ -52,7 +52,7 @@ class Cluster:
                 return
             self._check_directory()
             self._stop_everything()
-            self._check_ports()
+            self.check_ports()
             try:
                 self._prepare()
                 self._start_everything()
@@ -64,6 +64,8 @@ class Cluster:
         """End all jobs and daemons. Returns what had to be killed although it should have ended."""
         if not self._saved:
             raise ClusterError(f"no cluster in {self.layout.root}")
+        if os.geteuid() != 0:
+            raise ClusterError("only root can end the cluster, which root started: use sudo")
         with self._locked():
             self._end_jobs()
             return self._stop_everything()
@@ -72,7 +74,7 @@ class Cluster:
         """The environment of a command inside the cluster."""
         env = dict(os.environ)
         for name in list(env):
-            if name.startswith(("SLURM_", "SBATCH_", "SALLOC_", "SPANK_", "DETSHARE_")):
+            if name.startswith(("SLURM_", "SLURMD_", "SBATCH_", "SALLOC_", "SPANK_", "DETSHARE_")):
                 del env[name]
         env.update(self.host.environment if self.host else {})
         env[MARKER] = str(self.layout.root)
@@ -122,10 +124,26 @@ class Cluster:
         if process and processes.end([process], 10):
             raise daemons.failure(self.layout, f"slurmd-{name}", "did not end in 10 s")
 
+    def check_ports(self) -> None:
+        """ClusterError that names the port and its holder, if one is in the way."""
+        ports = {"slurmctld": self.layout.slurmctld_port, "slurmdbd": self.layout.slurmdbd_port,
+                 "detshare-usaged": self.layout.usage_port}
+        ports.update({f"slurmd of node{i + 1}": self.layout.node_port(i) for i in range(2)})
+        for name, port in ports.items():
+            holder = processes.port_holder(port)
+            if holder:
+                raise ClusterError(f"port {port}, meant for {name}, is in the way: {holder} listens on "
+                                   "it; choose other ports with --port-base")
+
     def describe(self) -> str:
         """One line for people."""
         nodes = ", ".join(f"{node.name}: {len(node.gpus)}" for node in self.nodes)
         return f"{self.host.describe()}; {nodes}"
+
+    def _say(self, text: str) -> None:
+        # Nobody listens any more (`quickstart | head`): no reason to leave daemons behind.
+        with suppress(BrokenPipeError):
+            self._tell(text)
 
     # ---- preparing ---------------------------------------------------------------------------
 
@@ -140,16 +158,6 @@ class Cluster:
         if not self._saved and not self._shared_directory and any(root.iterdir()):
             raise ClusterError(f"{root} is in the way: it exists, is not empty and holds no cluster; "
                                "choose another directory with --dir, or remove it")
-
-    def _check_ports(self) -> None:
-        ports = {"slurmctld": self.layout.slurmctld_port, "slurmdbd": self.layout.slurmdbd_port,
-                 "detshare-usaged": self.layout.usage_port}
-        ports.update({f"slurmd of node{i + 1}": self.layout.node_port(i) for i in range(2)})
-        for name, port in ports.items():
-            holder = processes.port_holder(port)
-            if holder:
-                raise ClusterError(f"port {port}, meant for {name}, is in the way: {holder} listens on "
-                                   "it; choose other ports with --port-base")
 
     def _save(self) -> None:
         self._saved = {"build": str(self.build), "prefix": str(self.prefix),
@@ -183,6 +191,7 @@ class Cluster:
         if not key.exists():
             key.touch(mode=0o600)
             key.write_bytes(secrets.token_bytes(128))
+
     def _write_configuration(self) -> None:
         layout, installed = self.layout, self.installed
         path = self.environment()["PATH"]
@@ -207,7 +216,7 @@ class Cluster:
         for name, program in programs.items():
             (layout.bin / name).write_text(config.wrapper(program, environment))
             (layout.bin / name).chmod(0o755)
-        (layout.bin / "task-prolog").write_text(config.task_prolog(self.nodes))
+        (layout.bin / "task-prolog").write_text(config.task_prolog(layout, self.nodes))
         (layout.bin / "task-prolog").chmod(0o755)
 
     # ---- starting ----------------------------------------------------------------------------

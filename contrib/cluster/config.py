@@ -91,6 +91,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=2
+TaskProlog={layout.bin}/task-prolog
 PrologFlags=Alloc
 PrologEpilogTimeout=30
 SelectType=select/cons_tres
@@ -123,8 +124,6 @@ AccountingStorageTRES={tres}
                  f"Gres={','.join(gres)}\n")
     names = ",".join(node.name for node in nodes)
     text += f"PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO\n"
-    if needs_task_prolog(nodes):
-        text += f"TaskProlog={layout.bin}/task-prolog\n"
     return text
 
 
@@ -207,17 +206,17 @@ def wrapper(program: Path, environment: dict) -> str:
     return f"#!/bin/sh\n{exports}exec {program} \"$@\"\n"
 
 
-def needs_task_prolog(nodes: list) -> bool:
-    return any(gpu.minor != index for node in nodes for index, gpu in enumerate(node.gpus))
+def task_prolog(layout: Layout, nodes: list) -> str:
+    """What tells a task where it is, since nothing of this cluster is in the usual places.
 
-
-def task_prolog(nodes: list) -> str:
-    """Slurm numbers a node's GPUs from 0; CUDA numbers the machine's. Names (UUIDs) stay."""
+    Slurm numbers a node's GPUs from 0; CUDA numbers the machine's. Names (UUIDs) stay.
+    """
     cases = ""
     for node in nodes:
         pairs = " ".join(f"{index}) n={gpu.minor};;" for index, gpu in enumerate(node.gpus))
         cases += f"{node.name}) minor() {{ case $1 in {pairs} *) n=$1;; esac; }};;\n"
     return f"""#!/bin/sh
+echo "export DETSHARE_NODE_CONF={layout.node_conf}"
 [ -n "$CUDA_VISIBLE_DEVICES" ] || exit 0
 case $SLURMD_NODENAME in
 {cases}*) exit 0;;

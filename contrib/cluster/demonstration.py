@@ -2,6 +2,7 @@
 """What the quickstart shows: each step is checked on what the programs really said."""
 
 import json
+import shlex
 import time
 
 from .cluster import Cluster
@@ -40,6 +41,10 @@ def groups(text: str) -> set:
     return found
 
 
+def _prompt(command) -> str:
+    return f"$ {shlex.join(command)}"
+
+
 class _Demonstration:
     def __init__(self, cluster: Cluster):
         self._cluster = cluster
@@ -52,6 +57,7 @@ class _Demonstration:
         command = f"{self._program} spin --seconds {SPIN_S}"
         jobs = [self._submit("0.5", command) for _ in range(2)]
         self._until("both halves run", lambda: [self._state(job) for job in jobs] == ["RUNNING"] * 2, 20)
+        print(f"Jobs {jobs[0]} and {jobs[1]} both run.")
         return jobs
 
     def third_waits(self, halves: list) -> None:
@@ -61,15 +67,16 @@ class _Demonstration:
         running = halves + fillers
         self._until("the node is full", lambda: all(self._state(job) == "RUNNING" for job in running), 20)
         self._until("the third half waits for resources", lambda: self._reason(third) == "Resources", 20)
-        print(self._cluster.run("squeue", "-o", "%.6i %.10T %.9N %.30b %R").stdout.rstrip())
+        self._show("squeue", "-o", "%.6i %9T %46b %R")
         self._waiting, self._fillers = third, fillers
 
     def groups_are_disjoint(self, halves: list) -> None:
         """The two halves have SM groups of their own on one GPU."""
         self._title("The SM groups that each has")
-        print(self._status().stdout.rstrip())
+        status = ("detshare", "status", "--node-name", self._node.name)
+        self._show(*status)
         found = {}
-        for gpu in json.loads(self._status("--json").stdout)["gpus"]:
+        for gpu in json.loads(self._cluster.run(*status, "--json").stdout)["gpus"]:
             for resident in gpu["residents"]:
                 found[resident["job_id"]] = (gpu["uuid"], groups(resident["groups_held"]))
                 self._sms[resident["job_id"]] = resident["sms"]
@@ -78,18 +85,19 @@ class _Demonstration:
             raise ClusterError(f"jobs {halves} are not on one GPU: {first_gpu} and {second_gpu}")
         if not first or not second or first & second:
             raise ClusterError(f"jobs {halves} do not have groups of their own: {first} and {second}")
+        print(f"Jobs {halves[0]} and {halves[1]} are on one GPU, and no group is of both.")
 
     def refusal(self) -> None:
         self._title("A wrong request")
         command = ("srun", "--gres=detshare:1.5", "true")
         run = self._cluster.run(*command, check=False)
-        print("$ " + " ".join(command) + "\n" + run.stderr.rstrip())
+        print(f"{_prompt(command)}\n{run.stderr.rstrip()}")
         lines = [line for line in run.stderr.splitlines() if "detshare:1.5" in line]
         if run.returncode == 0 or len(lines) != 1:
             raise ClusterError("the request for one and a half GPUs was not refused in one line that names it")
 
     def outputs(self, halves: list) -> None:
-        self._title("What the two programs say")
+        self._title("What the programs of the two halves say")
         self._cluster.run("scancel", *self._fillers)
         jobs = [*halves, self._waiting]
         self._until("all three jobs end", lambda: all(self._state(job) == "COMPLETED" for job in jobs), 60)
@@ -106,13 +114,13 @@ class _Demonstration:
                 raise ClusterError(f"job {job} ran on {used} SMs, but holds {self._sms[job]}")
             if self._cluster.host.kind == "emulated" and "mulated" not in said["device"]:
                 raise ClusterError(f"job {job} does not say that its GPU is emulated")
+        print(f"Job {self._waiting}, which had to wait, has run too.")
 
     def accounting(self, halves: list) -> None:
         self._title("What sacct shows")
         jobs = ",".join(str(job) for job in halves)
         rows = self._until("accounting has both halves", lambda: self._usage(jobs), ARRIVAL_S)
-        print(self._cluster.run("sacct", "-X", "-j", jobs, "-o",
-                                "JobID,State,AllocTRES%90").stdout.rstrip())
+        self._show("sacct", "-X", "-j", jobs, "-o", "JobID%6,State,AllocTRES%90")
         for job, tres, line in rows:
             if SHARE not in tres.split(","):
                 raise ClusterError(f"AllocTRES of job {job} is {tres}, without {SHARE}")
@@ -128,7 +136,7 @@ class _Demonstration:
     def _submit(self, share: str, command: str) -> int:
         words = ["sbatch", "--parsable", f"--gres=detshare:{share}", f"--nodelist={self._node.name}",
                  f"--output={self._cluster.layout.work}/%j.out", f"--wrap={command}"]
-        print("$ " + " ".join(f"'{word}'" if " " in word else word for word in words), flush=True)
+        print(_prompt(words), flush=True)
         return int(self._cluster.run(*words).stdout)
 
     def _state(self, job: int) -> str:
@@ -139,8 +147,11 @@ class _Demonstration:
         """Why a pending job waits, as the scheduler last saw it."""
         return self._cluster.run("squeue", "-h", "-j", str(job), "-t", "PENDING", "-o", "%r").stdout.strip()
 
-    def _status(self, *more):
-        return self._cluster.run("detshare", "status", "--node-name", self._node.name, *more)
+    def _show(self, *command) -> None:
+        """Run a command as a user would, and print both."""
+        text = self._cluster.run(*command).stdout
+        lines = [line.rstrip() for line in text.rstrip().splitlines()]
+        print("\n".join([_prompt(command), *lines]), flush=True)
 
     @staticmethod
     def _title(text: str) -> None:

@@ -131,11 +131,16 @@ PYTHON
 # autogen LOG: make ./configure when it is missing or older than what it is made from.
 autogen()
 {
-	local newer=none
+	local newer=none lock
+	# quickstart and check may run at the same time.
+	exec {lock}<"$top/configure.ac"
+	flock "$lock"
 	[ ! -x "$top/configure" ] || newer=$(cd "$top" && find . -path './.git' -prune -o \
 		\( -name configure.ac -o -name Makefile.am -o -name 'ds_*.m4' -o -name common.mk \) \
 		-newer configure -print)
-	[ -z "$newer" ] && return 0
-	say "making configure"
-	logged "$1" autogen.sh "$top/autogen.sh"
+	if [ -n "$newer" ]; then
+		say "making configure"
+		logged "$1" autogen.sh "$top/autogen.sh" {lock}<&-
+	fi
+	exec {lock}<&-
 }
