@@ -27,6 +27,7 @@ AC_DEFUN([DS_CUDA], [
   CUDA headers: $ds_cuda_found/cuda.h is version $CUDA_VERSION_FOUND, but green contexts need 12040 (CUDA 12.4) or newer"])],
     [AC_MSG_RESULT([no])
      ds_missing="$ds_missing
-  CUDA headers: no cuda.h in $ds_cuda_dirs; install the CUDA Toolkit, or unpack the Python wheel nvidia-cuda-runtime and give --with-cuda=DIR"])
+  CUDA headers: no cuda.h in $ds_cuda_dirs; install the CUDA Toolkit; or, for the headers alone, pip install --no-deps --target DIR nvidia-cuda-runtime==13.0.96, and give --with-cuda=DIR/nvidia/cu13"])
   AC_SUBST([CUDA_CPPFLAGS])
+  AC_SUBST([ds_cuda_found])
 ])
