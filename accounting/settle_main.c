@@ -273,7 +273,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	return 0;
 }
 
-const char *argp_program_version = "detshare-usage-settle " PACKAGE_VERSION;
+/* argp looks for it: it must be seen from libc. */
+__attribute__((visibility("default"))) const char *argp_program_version =
+    "detshare-usage-settle " PACKAGE_VERSION;
 
 int main(int argc, char **argv)
 {
@@ -294,6 +296,7 @@ int main(int argc, char **argv)
 	};
 	struct pass pass = {.slurm_conf = "", .cluster = "", .grace_s = 600, .keep_s = 30 * 86400};
 
+	argp_err_exit_status = 2;
 	argp_parse(&argp, argc, argv, 0, NULL, &pass);
 	alarm(STALL_MAX_S);
 	return run(&pass);

@@ -235,9 +235,11 @@ static const struct command {
       .doc = "Show the usage records that wait on this host."}},
 };
 
-const char *argp_program_version = "detshare-usaged " PACKAGE_VERSION;
+/* argp looks for it: it must be seen from libc. */
+__attribute__((visibility("default"))) const char *argp_program_version =
+    "detshare-usaged " PACKAGE_VERSION;
 
-static void print_usage(FILE *out)
+static void print_usage(void)
 {
 	fputs("Usage: detshare-usaged send|collect|list [OPTION...]\n\n"
 	      "  send      deliver this node's usage records to the collector\n"
@@ -245,7 +247,7 @@ static void print_usage(FILE *out)
 	      "  list      show the usage records that wait on this host\n\n"
 	      "`detshare-usaged COMMAND --help` lists a command's options; "
 	      "see detshare-usaged(8).\n",
-	      out);
+	      stdout);
 }
 
 int main(int argc, char **argv)
@@ -259,7 +261,7 @@ int main(int argc, char **argv)
 		return EXIT_SUCCESS;
 	}
 	if (argc > 1 && strcmp(argv[1], "--help") == 0) {
-		print_usage(stdout);
+		print_usage();
 		return EXIT_SUCCESS;
 	}
 	for (size_t i = 0; argc > 1 && i < sizeof(COMMANDS) / sizeof(COMMANDS[0]); i++) {
@@ -271,6 +273,10 @@ int main(int argc, char **argv)
 		argp_parse(&COMMANDS[i].argp, argc - 1, argv + 1, 0, NULL, &arguments);
 		return COMMANDS[i].run(&arguments);
 	}
-	print_usage(stderr);
+	if (argc > 1)
+		fprintf(stderr, "detshare-usaged: no command \"%s\"; ", argv[1]);
+	else
+		fprintf(stderr, "detshare-usaged: no command given; ");
+	fprintf(stderr, "there are send, collect, list (see detshare-usaged --help)\n");
 	return 2;
 }

@@ -40,7 +40,9 @@ struct request {
 
 enum outcome { DONE, REFUSED, TRY_AGAIN, LATER };
 
-const char *argp_program_version = "detshare-giveback (detshare) " PACKAGE_VERSION;
+/* argp looks for it: it must be seen from libc. */
+__attribute__((visibility("default"))) const char *argp_program_version =
+    "detshare-giveback " PACKAGE_VERSION;
 
 static const struct argp_option options[] = {
     {"job", 'j', "N", 0, "the job's id", 0},
