@@ -5,10 +5,26 @@
 contrib=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 top=$(dirname "$contrib")
 
+# Users other than root run what is built, and read the cluster's configuration.
+umask 022
+
 fail()
 {
 	printf '%s: %s\n' "${0##*/}" "$*" >&2
 	exit 1
+}
+
+# plain_path OPTION PATH: make and the shell scripts of a build stumble over blanks and the like.
+plain_path()
+{
+	case $2 in *[!A-Za-z0-9/._+-]*) fail "$1: letters, digits and / . _ + - only: $2" ;; esac
+}
+
+# fresh_sources: a build elsewhere would find the Makefiles and config.h of one that was made in the sources.
+fresh_sources()
+{
+	[ ! -e "$top/config.status" ] ||
+		fail "$top is configured itself, which stands in the way of builds elsewhere: run 'make distclean' there"
 }
 
 # say TEXT: one line of progress, with the seconds since the start.
