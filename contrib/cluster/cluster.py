@@ -205,6 +205,7 @@ class Cluster:
             "slurmdbd.conf": config.slurmdbd_conf(layout),
             "plugstack.conf": config.plugstack_conf(layout, installed),
             "cgroup.conf": config.cgroup_conf(version),
+            "detshare.conf": config.SITE_CONF,
             "detshare-node.conf": config.node_conf(layout, installed, self.host),
             "detshare-usaged.conf": config.usaged_conf(layout, installed),
         }

@@ -12,6 +12,8 @@ from .slurm_version import SlurmVersion
 
 CLASSES = ("latency", "throughput", "besteffort")
 MILLI_PER_GPU = 1000
+# Commands read the rules, too, and refuse a wrong class without asking the controller.
+SITE_CONF = "# The site's rules (contrib/examples/detshare.conf): here those that are built in.\n"
 CPUS_PER_NODE = 16
 SLURM_PLUGIN_DIRS = (
     f"/usr/lib/{os.uname().machine}-linux-gnu/slurm-wlm",
