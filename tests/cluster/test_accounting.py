@@ -470,7 +470,7 @@ def test_sigterm_ends_the_collector_at_once(usage):
 
 
 @pytest.mark.parametrize("words, said", [
-    ([], "Usage:"), (["steal"], "Usage:"), (["send", "--for=soon"], "--for soon"), (["send", "x"], "x: no further"),
+    ([], "no command"), (["steal"], "no command"), (["send", "--for=soon"], "--for soon"), (["send", "x"], "x: no further"),
     (["send", "--once", "--for=3"], "exclude each other"), (["collect", "--port=70000"], "--port 70000"),
 ])
 def test_wrong_use_is_told(usage, words, said):
