@@ -84,8 +84,8 @@ def valgrind(run: Runner) -> Results:
     unit_tests = run.top / "tests" / "unit"
     names = sorted(file.stem for kind in ("test", "fuzz") for file in unit_tests.glob(f"{kind}_*.c"))
     tests = " ".join(name for name in names if name not in (*NOT_UNDER_VALGRIND, "fuzz_seeds"))
-    return _make_check(run, tree, f"LOG_COMPILER={tree}/libtool --mode=execute {tool}", f"TESTS={tests}",
-                       folders=("tests/unit",))
+    compiler = f"{unit_tests}/run-cmocka {tree}/libtool --mode=execute {tool}"
+    return _make_check(run, tree, f"LOG_COMPILER={compiler}", f"TESTS={tests}", folders=("tests/unit",))
 
 
 def fuzz(run: Runner) -> Results:
