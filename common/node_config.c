@@ -3,18 +3,14 @@
 
 #include <confuse.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/conf_text.h"
-
-enum { CONFIG_FILE_MAX = 65536 };
 
 /* What a value must look like: each is checked where it is read, so that a message has its line. */
 enum key_kind {
@@ -224,61 +220,6 @@ int ds_node_config_parse(const char *text, const char *name, const char *node_na
 	return 0;
 }
 
-/* Read a small file that root may trust. Returns its length, or -1; errno ENOENT if absent. */
-static int read_file(const char *path, char *text, size_t size, struct ds_error *err)
-{
-	struct stat st;
-	size_t used = 0;
-	int rv = -1;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0)
-		return ds_fail(err, "cannot open %s: %s", path, strerror(errno));
-	if (fstat(fd, &st) < 0) {
-		ds_fail(err, "cannot stat %s: %s", path, strerror(errno));
-		goto fail;
-	}
-	if (!S_ISREG(st.st_mode)) {
-		ds_fail(err, "%s is not a regular file", path);
-		goto fail;
-	}
-	if (geteuid() == 0 && (st.st_uid != 0 || (st.st_mode & S_IWOTH) ||
-			       ((st.st_mode & S_IWGRP) && st.st_gid != 0))) {
-		ds_fail(err,
-			"%s can be written by others than root, who executes what it names: "
-			"chown root:root and chmod go-w it",
-			path);
-		goto fail;
-	}
-	while (used < size) {
-		ssize_t n = read(fd, text + used, size - used);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0) {
-			ds_fail(err, "cannot read %s: %s", path, strerror(errno));
-			goto fail;
-		}
-		if (n == 0)
-			break;
-		used += (size_t)n;
-	}
-	if (used == size) {
-		ds_fail(err, "%s is larger than %zu bytes", path, size - 1);
-		goto fail;
-	}
-	if (memchr(text, '\0', used)) {
-		ds_fail(err, "%s holds a NUL byte", path);
-		goto fail;
-	}
-	text[used] = '\0';
-	rv = (int)used;
-fail:
-	close(fd);
-	if (rv < 0)
-		errno = EINVAL; /* whatever close() did: not ENOENT, the file is there */
-	return rv;
-}
-
 int ds_node_config_read(const char *path, const char *node_name, struct ds_node_config *config,
 			struct ds_error *err)
 {
@@ -287,11 +228,9 @@ int ds_node_config_read(const char *path, const char *node_name, struct ds_node_
 	struct ds_error reason = {""};
 
 	ds_node_config_defaults(config, node_name);
-	char *text = malloc(CONFIG_FILE_MAX);
-	if (!text)
-		return ds_fail(err, "%s: out of memory", file);
-	int rv = read_file(file, text, CONFIG_FILE_MAX, &reason);
-	if (rv >= 0) {
+	int rv = -1;
+	char *text = ds_conf_read(file, true, &reason);
+	if (text) {
 		ds_conf_blank_comments(text);
 		rv = ds_node_config_parse(text, file, node_name, config, &reason);
 		if (rv == 0 && !realpath(file, config->file))

@@ -3,21 +3,17 @@
 
 #include <confuse.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sha2.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "common/conf_text.h"
 #include "gres/grant.h"
 
 enum {
-	CONFIG_FILE_MAX = 65536,
 	CANONICAL_SIZE = 256 + DS_CLASSES_MAX * 96,
 	SEEN_MAX = 4 * (DS_CLASSES_MAX + 1),
 };
@@ -326,63 +322,9 @@ int ds_site_config_parse(const char *text, const char *name, struct ds_site_conf
 	return 0;
 }
 
-/*
- * The whole file in memory, or NULL. libconfuse is never given the file itself: its lexer ends the
- * process when a read fails, and the process is slurmctld.
- */
-static char *read_text(const char *path, struct ds_error *err)
-{
-	struct stat st;
-	size_t used = 0;
-	char *text = NULL;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0) {
-		ds_fail(err, "cannot open %s: %s", path, strerror(errno));
-		return NULL;
-	}
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-		ds_fail(err, "%s is not a regular file", path);
-		goto fail;
-	}
-	text = malloc(CONFIG_FILE_MAX);
-	if (!text) {
-		ds_fail(err, "cannot read %s: out of memory", path);
-		goto fail;
-	}
-	while (used < CONFIG_FILE_MAX) {
-		ssize_t n = read(fd, text + used, CONFIG_FILE_MAX - used);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0) {
-			ds_fail(err, "cannot read %s: %s", path, strerror(errno));
-			goto fail;
-		}
-		if (n == 0)
-			break;
-		used += (size_t)n;
-	}
-	if (used == CONFIG_FILE_MAX) {
-		ds_fail(err, "%s is larger than %d bytes", path, CONFIG_FILE_MAX - 1);
-		goto fail;
-	}
-	if (memchr(text, '\0', used)) {
-		ds_fail(err, "%s holds a NUL byte", path);
-		goto fail;
-	}
-	text[used] = '\0';
-	close(fd);
-	return text;
-fail:
-	close(fd);
-	free(text);
-	errno = EINVAL; /* not ENOENT: the file is there */
-	return NULL;
-}
-
 int ds_site_config_read(const char *path, struct ds_site_config *config, struct ds_error *err)
 {
-	char *text = read_text(path, err);
+	char *text = ds_conf_read(path, false, err);
 
 	if (!text)
 		return -1;
