@@ -2,6 +2,7 @@
 """Command line behind contrib/check, which has installed what is needed."""
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,9 @@ FAILURES_SHOWN = 20
 
 def main() -> int:
     """Run the stages; the last line counts."""
+    # A shell starts background commands with SIGINT ignored, and what is ignored is inherited: tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     arguments = _parse()
     if arguments.list:
         for name, (function, limit_s) in STAGES.items():

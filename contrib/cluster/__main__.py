@@ -4,6 +4,7 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from cluster.demonstration import demonstrate  # noqa: E402
 
 def main() -> int:
     """Run one command; 0 when it did what it says."""
+    # A shell starts background commands with SIGINT ignored, and what is ignored is inherited: jobs may be sent it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     arguments = _parse()
     try:
         return arguments.action(arguments)
