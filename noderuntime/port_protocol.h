@@ -16,11 +16,14 @@
  *   [0] its port: a memfd of DS_PORT_SIZE bytes, sealed against shrinking and growing, written by
  *       the program, copied once and then validated by the runtime;
  *   [1] the allocation's page: DS_PAGE_SIZE bytes, opened read-only, written by the runtime.
+ * After the welcome, both sides send struct ds_port_notice: the runtime whenever the page has a new
+ * epoch, the program when it has acknowledged one. Neither blocks on the other: a notice that does
+ * not fit is left out, since the ones that wait already say "look at the page".
  * Plain C and fixed layout: library and runtime may be of different builds of one version.
  */
 enum {
 	DS_PORT_MAGIC = 0x44535054, /* "DSPT" */
-	DS_PORT_VERSION = 1,
+	DS_PORT_VERSION = 2,
 	DS_PORT_SIZE = 4096,
 	DS_PAGE_SIZE = 4096,
 };
@@ -30,6 +33,10 @@ enum ds_port_kind {
 	DS_PORT_PROGRAM = 1,
 	/* From root: a step starts with `share_milli`. Answered, then closed. */
 	DS_PORT_STEP = 2,
+	/* Notices. Runtime to program: the page's epoch is `epoch` now. */
+	DS_PORT_EPOCH = 4,
+	/* Program to runtime: the port says that `epoch` is acknowledged. */
+	DS_PORT_ACKNOWLEDGED = 5,
 };
 
 struct ds_port_hello {
@@ -47,10 +54,18 @@ struct ds_port_welcome {
 	char reason[248];
 };
 
+struct ds_port_notice {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t kind;
+	uint64_t epoch;
+};
+
 /*
  * The allocation's page. A reader takes `epoch` (acquire), copies, reads `epoch` again: equal and
- * even means a whole copy. `granted` are the groups its programs may run on now; the runtime never
- * takes one away while a program that was welcomed under it still lives, unless it acknowledged.
+ * even means a whole copy. `granted` are the groups that new work may use from now on. It grows only
+ * by groups that nobody else uses any more; those it loses stay the program's until the program has
+ * acknowledged the epoch, or is gone. While a program lives it holds at least one full group.
  */
 struct ds_page {
 	uint32_t magic;
@@ -64,18 +79,30 @@ struct ds_page {
 	char class_name[32];
 };
 
-/* What the program says of itself; the runtime labels it so. */
+/*
+ * What the program says of itself; the runtime labels it so.
+ *
+ * `in_use` and then `acknowledged_epoch` (release) together promise: no work of this process is left
+ * outside `in_use`, and none will begin outside `in_use` and what the page grants under that epoch or
+ * a later one. `in_use` may lie partly outside `granted`: what cannot be moved stays where it is, and
+ * so does the program's right to it. It may be acknowledged once more under the same epoch with
+ * fewer groups. Only the page's present epoch counts; a program that says nothing keeps what it has.
+ */
 struct ds_port {
 	uint32_t magic;
 	uint16_t version;
 	uint16_t reserved;
-	_Atomic uint64_t acknowledged_epoch; /* the page's epoch whose groups the program runs in */
-	struct ds_groups in_use;             /* groups its physical context spans */
+	_Atomic uint64_t acknowledged_epoch; /* of the page */
+	struct ds_groups in_use;             /* groups that its work may be on */
 	_Atomic uint64_t launches;
 	/* Contexts that the program tried to make of its own, and was refused. */
 	_Atomic uint64_t own_contexts;
 	/* Cooperative grids that the partition could not hold. */
 	_Atomic uint64_t cooperative_too_large;
+	_Atomic uint64_t remaps; /* times that a stream went to another physical context */
+	struct ds_groups pinned; /* groups in `in_use` that work which cannot be moved is on */
+	/* Graphs that stay in the physical context they were made in. */
+	_Atomic uint64_t pinned_graphs;
 };
 
 #endif

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 BUILD = os.environ.get("DETSHARE_BUILDDIR") or os.environ.get("DETSHARE_BUILD")
-MAGIC, VERSION = 0x44535054, 1
+MAGIC, VERSION = 0x44535054, 2
 PROGRAM, STEP = 1, 2
 HELLO = struct.Struct("=IHHII")
 WELCOME = struct.Struct("=IHH248s")

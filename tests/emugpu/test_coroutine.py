@@ -19,7 +19,7 @@ EMUGPU = BUILD / "tests" / "emugpu"
 GPU = BUILD / "tests" / "gpu"
 
 MAGIC = 0x44535054
-VERSION = 1
+VERSION = 2
 SIZE = 4096
 SMS, GROUP_SMS = 44, 8  # five groups and a rest of four
 
