@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "common/groups.h"
+#include "noderuntime/coroutine/sketch.h"
 
 /*
  * Between a node runtime and what talks to it: programs (through the coroutine library), slurmstepd
@@ -103,6 +104,12 @@ struct ds_port {
 	struct ds_groups pinned; /* groups in `in_use` that work which cannot be moved is on */
 	/* Graphs that stay in the physical context they were made in. */
 	_Atomic uint64_t pinned_graphs;
+	/* Measured by the library (coroutine/measure.h). */
+	_Atomic uint64_t stalls;        /* launches that had to wait for the library */
+	_Atomic uint64_t samples;       /* launches whose time on the GPU was measured */
+	_Atomic uint64_t sampled_ns;    /* which took this long together */
+	_Atomic uint64_t export_tables; /* private tables of the driver that were asked for */
+	struct ds_sketch steps;         /* times between host synchronisations */
 };
 
 #endif
