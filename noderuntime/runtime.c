@@ -51,6 +51,7 @@ struct watch {
 	struct watch *next;
 	struct ds_process process; /* PROGRAM, WELCOMED, NEIGHBOUR */
 	int port_fd;               /* PROGRAM */
+	int64_t since_ns;          /* PROGRAM: its welcome, CLOCK_BOOTTIME */
 	bool waits;                /* PEER: said hello, and there were no groups to give */
 	bool wanted;               /* NEIGHBOUR: mark while the list is compared */
 };
@@ -86,6 +87,17 @@ static struct watch *watch(struct runtime *rt, enum watch_kind kind, int fd, uin
 	return new;
 }
 
+/* What a program says that it measured goes with its port, so it is kept when the port goes. */
+static void note_measured(struct runtime *rt, const struct watch *program)
+{
+	double lifetime_s = (double)(ds_now_ns(CLOCK_BOOTTIME) - program->since_ns) / 1e9;
+	char copy[DS_PORT_SIZE];
+	ssize_t n = pread(program->port_fd, copy, sizeof(copy), 0);
+
+	if (n > 0)
+		ds_measured_add(&rt->allocation->measured, copy, (size_t)n, lifetime_s);
+}
+
 static void unwatch(struct runtime *rt, struct watch *old)
 {
 	struct watch **link = &rt->watches;
@@ -96,8 +108,10 @@ static void unwatch(struct runtime *rt, struct watch *old)
 		*link = old->next;
 	rt->n_peers -= old->kind == WATCH_PEER;
 	close(old->fd);
-	if (old->port_fd >= 0)
+	if (old->port_fd >= 0) {
+		note_measured(rt, old);
 		close(old->port_fd);
+	}
 	free(old);
 }
 
@@ -415,6 +429,7 @@ static struct watch *take_on(struct runtime *rt, struct ds_peer *peer, struct ds
 	peer->pidfd = -1; /* the watch's now */
 	program->process = peer->process;
 	program->port_fd = port_fd;
+	program->since_ns = ds_now_ns(CLOCK_BOOTTIME);
 	rt->allocation->programs++;
 	return program;
 }
