@@ -72,6 +72,9 @@ static inline struct ds_groups ds_groups_difference(struct ds_groups a, struct d
 	return (struct ds_groups){{a.bits[0] & ~b.bits[0], a.bits[1] & ~b.bits[1]}};
 }
 
+/* True if there is more in the set than the GPU's remainder. */
+bool ds_groups_has_full(const struct ds_groups *set, const struct ds_gpu_shape *shape);
+
 /* SMs in the set, for a GPU of this shape. */
 unsigned ds_groups_sms(const struct ds_groups *set, const struct ds_gpu_shape *shape);
 

@@ -34,6 +34,9 @@ enum ds_port_kind {
 	DS_PORT_PROGRAM = 1,
 	/* From root: a step starts with `share_milli`. Answered, then closed. */
 	DS_PORT_STEP = 2,
+	/* What its programs say of themselves; the peer is the job's user or root. Answered with
+	 * struct ds_port_report, or a refusal, then closed. */
+	DS_PORT_REPORT = 3,
 	/* Notices. Runtime to program: the page's epoch is `epoch` now. */
 	DS_PORT_EPOCH = 4,
 	/* Program to runtime: the port says that `epoch` is acknowledged. */
@@ -110,6 +113,33 @@ struct ds_port {
 	_Atomic uint64_t sampled_ns;    /* which took this long together */
 	_Atomic uint64_t export_tables; /* private tables of the driver that were asked for */
 	struct ds_sketch steps;         /* times between host synchronisations */
+};
+
+enum { DS_PORT_REPORTED_MAX = 64 };
+
+/* One program, as it says itself, but for `pid` and `unfit`. */
+struct ds_port_reported {
+	int32_t pid;
+	uint32_t unfit; /* times that the runtime could not believe it */
+	uint64_t acknowledged_epoch;
+	struct ds_groups in_use;
+	struct ds_groups pinned;
+	uint64_t launches;
+	uint64_t own_contexts;
+	uint64_t cooperative_too_large;
+	uint64_t remaps;
+	uint64_t pinned_graphs;
+};
+
+/* Sent as far as `n_programs` reaches. */
+struct ds_port_report {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t refused; /* never: where a welcome says so */
+	uint32_t n_programs;
+	uint32_t reserved;
+	uint64_t epoch; /* of the page */
+	struct ds_port_reported programs[DS_PORT_REPORTED_MAX];
 };
 
 #endif
