@@ -51,7 +51,7 @@ def table(path):
                      if not line.startswith("#"))
     rows = {}
     pattern = (r"^DS_(STREAM|SYNC|SETTLE|FREE|SPECIAL|PLAIN)(_PT)?\("
-               r"(?:(?:LAUNCH|WORK|WAIT|MAP|CAPTURE), )?\s*(\w+),\s*(\w+),\s*(\d+)(?:,\s*(\d+))?")
+               r"(?:[A-Z]+, )?\s*(\w+),\s*(\w+),\s*(\d+)(?:,\s*(\d+))?")
     for kind, twin, symbol, base, since, since_pt in re.findall(pattern, text, re.M):
         rows[symbol] = (base, int(since), "", kind)
         if twin:

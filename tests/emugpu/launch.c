@@ -372,6 +372,11 @@ CUresult CUDAAPI cuFuncGetName(const char **name, CUfunction handle)
 	return CUDA_SUCCESS;
 }
 
+CUresult CUDAAPI cuKernelGetName(const char **name, CUkernel handle)
+{
+	return cuFuncGetName(name, (CUfunction)handle);
+}
+
 CUresult CUDAAPI cuFuncGetModule(CUmodule *module, CUfunction handle)
 {
 	struct emu_function *f;

@@ -91,6 +91,7 @@ static const struct symbol {
     {"cuGreenCtxWaitEvent", 12040, (void *)cuGreenCtxWaitEvent, NULL},
     {"cuInit", 2000, (void *)cuInit, NULL},
     {"cuKernelGetFunction", 12000, (void *)cuKernelGetFunction, NULL},
+    {"cuKernelGetName", 12030, (void *)cuKernelGetName, NULL},
     {"cuLaunchCooperativeKernel", 9000, (void *)cuLaunchCooperativeKernel,
      (void *)cuLaunchCooperativeKernel_ptsz},
     {"cuLaunchHostFunc", 10000, (void *)cuLaunchHostFunc, (void *)cuLaunchHostFunc_ptsz},

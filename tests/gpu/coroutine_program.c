@@ -851,6 +851,41 @@ static void without_cuda(void)
 	printf(" malloc %d\n", dlsym(RTLD_NEXT, "malloc") == dlsym(RTLD_DEFAULT, "malloc"));
 }
 
+/*
+ * Kernels of known lengths in steps of known lengths: 40 steps of one of 1 ms on one SM, 10 of two of 3 ms
+ * on two SMs, the second of them named by the CUkernel, each after a pause of 30 ms.
+ */
+static void measured(void)
+{
+	typedef CUresult CUDAAPI load_data(CUlibrary *, const void *, void *, void **, unsigned,
+					   void *, void **, unsigned);
+	typedef CUresult CUDAAPI get_kernel(CUkernel *, CUlibrary, const char *);
+	CUlibrary library;
+	CUkernel kernel;
+	void *args[] = {&(unsigned){3000}, &(CUdeviceptr){0}};
+
+	start();
+	if (((load_data *)dlsym(libcuda, "cuLibraryLoadData"))(&library, kernels_ptx, NULL, NULL, 0,
+							       NULL, NULL, 0) ||
+	    ((get_kernel *)dlsym(libcuda, "cuLibraryGetKernel"))(&kernel, library, "spin_us"))
+		die("cuLibraryGetKernel", 0);
+	CALL(cuStreamSynchronize, NULL);
+	for (unsigned i = 0; i < 40; i++) {
+		if (spin(NULL, 1000, 1))
+			die("cuLaunchKernel", 0);
+		CALL(cuStreamSynchronize, NULL);
+	}
+	for (unsigned i = 0; i < 10; i++) {
+		usleep(30000);
+		if (spin(NULL, 3000, 2))
+			die("cuLaunchKernel", 0);
+		CALL(cuLaunchKernel, (CUfunction)kernel, 2, 1, 1, 1, 1, 1, 0, NULL, args, NULL);
+		CALL(cuCtxSynchronize);
+		CALL(cuCtxSynchronize); /* no step: nothing was launched */
+	}
+	printf("measured\n");
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -873,6 +908,7 @@ static const struct {
     {"fork-after", fork_after},
     {"cleared-environment", cleared_environment},
     {"hold", hold},
+    {"measured", measured},
     {"without-cuda", without_cuda},
 };
 
