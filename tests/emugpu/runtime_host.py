@@ -141,6 +141,10 @@ class Host:
                               capture_output=True, check=True, timeout=20)
         return json.loads(done.stdout)["gpus"]
 
+    def status_text(self):
+        return subprocess.run(self.command("status", "--config", self.conf), env=self.env, text=True,
+                              capture_output=True, check=True, timeout=20).stdout
+
     def gpu(self, index=0):
         return self.gpus()[index]
 
@@ -241,6 +245,9 @@ def _serve(path, hello, control):
     if not message:
         control.send(json.dumps({"closed": True}).encode())
         return
+    if len(message) < WELCOME.size:
+        control.send(json.dumps({"report": len(message)}).encode())
+        return
     _, _, refused, reason = WELCOME.unpack(message)
     fds = array.array("i")
     for _, _, data in ancillary:
@@ -304,6 +311,9 @@ def _obey(verb, arguments, port, page, view, client):
             _acknowledge(port, client, *arguments)
         elif verb == "write port":
             _write_port(port, *arguments)
+        elif verb == "report":
+            remaps, pinned, graphs = arguments
+            os.pwrite(port, struct.pack("=QQQQ", remaps, pinned & (1 << 64) - 1, pinned >> 64, graphs), 56)
         elif verb == "send":
             client.send(bytes(arguments[0]))
         elif verb == "flood":

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import ACKNOWLEDGED, BUILD, EPOCH, MAGIC, NOTICE, VERSION, Host, wait_for  # noqa: E402
+from runtime_host import (ACKNOWLEDGED, BUILD, EPOCH, HELLO, MAGIC, NOTICE, REPORT, VERSION, Host,  # noqa: E402
+                          wait_for)
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -191,6 +192,47 @@ def test_a_late_acknowledgement_is_no_acknowledgement_of_what_came_after(host, b
     stays(lambda: held(host, "job-3") == "none")
     busy.ask("acknowledge", third, BESIDE)
     wait_for(lambda: held(host, "job-3") == "14")
+
+
+# What programs say of themselves
+
+def reports(host, name="job-1"):
+    return [p.get("reported_by_program") for p in host.resident(name)["programs"]]
+
+
+def test_status_shows_what_programs_report_and_that_it_is_their_word(host, busy):
+    quiet = host.program("job-1")
+    busy.ask("obey", 0)
+    busy.ask("report", 12742, 0b111, 3)
+    assert quiet.answer["refused"] == 0
+    wait_for(lambda: reports(host)[0]["acknowledged_epoch"] == 2)
+    said, other = reports(host)
+    assert (said["remaps"], said["pinned"], said["pinned_graphs"], said["in_use"]) == (12742, "0-2", 3, "0-14")
+    assert (other["remaps"], other["pinned"], other["in_use"]) == (0, "none", "none")
+    text = host.status_text()
+    assert f"job-1: process {busy.pid} reports 12742 remaps\n" in text
+    assert f"process {busy.pid} reports work that cannot be moved (3 graphs) on groups 0-2\n" in text
+    assert str(quiet.pid) not in text
+    quiet.ask("report", (1 << 64) - 1, (1 << 128) - 1, 1 << 63)
+    quiet.ask("acknowledge", 1000, 1)
+    wait_for(lambda: reports(host)[1]["not_believed"] == 1)
+    assert reports(host)[1]["remaps"] == (1 << 63) - 1
+    assert f"process {quiet.pid} said 1 times what cannot be" in host.status_text()
+    os.kill(host.runtime_pid("job-1"), signal.SIGSTOP)
+    begun = time.monotonic()
+    assert reports(host) == [None, None]
+    assert time.monotonic() - begun < 1
+    os.kill(host.runtime_pid("job-1"), signal.SIGKILL)
+    wait_for(lambda: reports(host) == [None, None])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_reports_are_for_the_user_and_root(host):
+    host.begin("job-1", uid=65534)
+    ask = HELLO.pack(MAGIC, VERSION, REPORT, 0, 0)
+    for uid, refused in (65534, False), (0, False), (1, True):
+        answer = host.program("job-1", uid=uid, hello=ask, wait=True).answer
+        assert bool(answer.get("refused")) == refused, answer
 
 
 # Runtimes that die or stop
