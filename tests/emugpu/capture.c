@@ -381,7 +381,8 @@ static CUresult begin_capture(CUstream handle, CUstreamCaptureMode mode, CUgraph
 
 	if (rc)
 		return rc;
-	if (s->null_stream)
+	rc = check_legacy(s);
+	if (!rc && s->null_stream)
 		rc = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 	else if (s->capture || (graph && graph->captured_to))
 		rc = CUDA_ERROR_ILLEGAL_STATE;
