@@ -57,6 +57,11 @@ static inline bool ds_groups_equal(const struct ds_groups *a, const struct ds_gr
 	return a->bits[0] == b->bits[0] && a->bits[1] == b->bits[1];
 }
 
+static inline bool ds_groups_within(const struct ds_groups *some, const struct ds_groups *all)
+{
+	return !((some->bits[0] & ~all->bits[0]) | (some->bits[1] & ~all->bits[1]));
+}
+
 static inline struct ds_groups ds_groups_union(struct ds_groups a, struct ds_groups b)
 {
 	return (struct ds_groups){{a.bits[0] | b.bits[0], a.bits[1] | b.bits[1]}};

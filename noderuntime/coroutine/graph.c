@@ -9,6 +9,8 @@
  */
 struct placing {
 	struct ds_vctx *vctx; /* NULL: none of ours */
+	struct ds_mark *mark; /* with a context, until it is placed */
+	struct ds_pctx *pctx;
 };
 
 static CUresult place(struct placing *placing)
@@ -22,10 +24,17 @@ static CUresult place(struct placing *placing)
 		placing->vctx = NULL;
 		return CUDA_SUCCESS;
 	}
+	placing->mark = ds_mark_get();
+	if (!placing->mark)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	ds_mark_begin(placing->mark);
+	placing->pctx = ds_remap_target(placing->vctx);
 	pthread_mutex_lock(&placing->vctx->green_current);
-	result = ds_real.cuCtxPushCurrent_v2(placing->vctx->pctx.context);
-	if (result != CUDA_SUCCESS)
+	result = ds_real.cuCtxPushCurrent_v2(placing->pctx->context);
+	if (result != CUDA_SUCCESS) {
 		pthread_mutex_unlock(&placing->vctx->green_current);
+		ds_mark_end(placing->mark);
+	}
 	return result;
 }
 
@@ -36,6 +45,9 @@ static CUresult placed(struct placing *placing, CUresult result)
 	if (placing->vctx) {
 		ds_real.cuCtxPopCurrent_v2(&popped);
 		pthread_mutex_unlock(&placing->vctx->green_current);
+		if (result == CUDA_SUCCESS)
+			ds_remap_pin(placing->pctx);
+		ds_mark_end(placing->mark);
 	}
 	return result;
 }
@@ -44,7 +56,7 @@ static CUresult placed(struct placing *placing, CUresult result)
 static CUcontext physical(const struct placing *placing, CUcontext context)
 {
 	return placing->vctx && (!context || context == placing->vctx->primary)
-		   ? placing->vctx->pctx.context
+		   ? placing->pctx->context
 		   : context;
 }
 
@@ -53,7 +65,7 @@ static CUcontext as_seen(CUcontext context)
 {
 	const struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
 
-	return vctx && context == vctx->pctx.context ? vctx->primary : context;
+	return vctx && ds_remap_is_physical(vctx, context) ? vctx->primary : context;
 }
 
 /* Parameters that name no context: where the call is made is enough. */

@@ -32,18 +32,28 @@ static CUresult begin_WAIT(struct ds_op *op, CUstream handle, bool per_thread)
 {
 	CUresult result = ds_op_map(op, handle, per_thread);
 
-	if (result != CUDA_SUCCESS || !op->stream || op->stream->kind != DS_STREAM_NULL)
+	if (result != CUDA_SUCCESS || !op->stream)
 		return result;
-	return ds_op_order(op);
+	if (op->stream->kind == DS_STREAM_NULL)
+		result = ds_op_order(op);
+	if (result == CUDA_SUCCESS)
+		result = ds_op_await(op);
+	return result;
 }
 
 static void end_WAIT(const struct ds_op *op, CUresult result)
 {
+	ds_op_awaited(op);
 }
 
+/* Properties are kept with the handle and the same everywhere. */
 static CUresult begin_MAP(struct ds_op *op, CUstream handle, bool per_thread)
 {
-	return ds_op_map(op, handle, per_thread);
+	CUresult result = ds_op_map(op, handle, per_thread);
+
+	if (result == CUDA_SUCCESS && op->stream)
+		op->target = op->stream->handle;
+	return result;
 }
 
 static void end_MAP(const struct ds_op *op, CUresult result)
@@ -53,16 +63,20 @@ static void end_MAP(const struct ds_op *op, CUresult result)
 /* The legacy stream is never captured: the driver says so of its own. */
 static CUresult begin_CAPTURE(struct ds_op *op, CUstream handle, bool per_thread)
 {
-	CUresult result = ds_op_map(op, handle, per_thread);
+	CUresult result = ds_op_look(op, handle, per_thread);
 
 	if (result != CUDA_SUCCESS || !op->stream || op->stream->kind != DS_STREAM_NULL)
 		return result;
 	op->target = handle;
-	return ds_order_null_may_ask(op->vctx);
+	result = ds_order_null_may_ask(op->vctx);
+	if (result != CUDA_SUCCESS)
+		ds_op_abandon(op);
+	return result;
 }
 
 static void end_CAPTURE(const struct ds_op *op, CUresult result)
 {
+	ds_op_abandon(op);
 }
 
 #define DS_STREAM_(use, symbol, base, since, per_thread, params, handle, args) \
@@ -107,6 +121,21 @@ static bool capturing(const struct ds_op *op)
 	return atomic_load_explicit(&op->vctx->captures, memory_order_relaxed) > 0;
 }
 
+/* The wait is not part of the operation: a thread that waits must not keep its partition. */
+static CUresult end_sync(struct ds_op *op, CUresult result, bool wait)
+{
+	const CUstream target = op->target;
+
+	if (wait)
+		atomic_store_explicit(&op->mark->waits_for, target, memory_order_relaxed);
+	ds_op_end(op);
+	if (wait) {
+		result = ds_real.cuStreamSynchronize(target);
+		ds_mark_waited(op->mark);
+	}
+	return result;
+}
+
 #define UNPACK(...) __VA_ARGS__
 
 #define DS_SYNC_(symbol, base, since, per_thread, params, args, async, wait) \
@@ -120,6 +149,7 @@ static bool capturing(const struct ds_op *op)
 		if (!op.stream)                                              \
 			return ds_real.symbol args;                          \
 		if (capturing(&op)) {                                        \
+			ds_op_abandon(&op);                                  \
 			result = begin_settled(&op);                         \
 			if (result != CUDA_SUCCESS)                          \
 				return result;                               \
@@ -128,10 +158,7 @@ static bool capturing(const struct ds_op *op)
 			return result;                                       \
 		}                                                            \
 		result = ds_real.async(UNPACK args, op.target);              \
-		ds_op_end(&op);                                              \
-		if (result == CUDA_SUCCESS && (wait))                        \
-			result = ds_real.cuStreamSynchronize(op.target);     \
-		return result;                                               \
+		return end_sync(&op, result, result == CUDA_SUCCESS && (wait)); \
 	}                                                                    \
 	DS_EXPORT(symbol);
 
@@ -145,6 +172,7 @@ static bool capturing(const struct ds_op *op)
 			return result;                                \
 		if (!op.stream)                                       \
 			return ds_real.symbol args;                   \
+		ds_op_abandon(&op);                                   \
 		result = begin_settled(&op);                          \
 		if (result != CUDA_SUCCESS)                           \
 			return result;                                \

@@ -27,19 +27,32 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
 
 
+def bits_of(groups):
+    bits = sum(1 << group for group in groups)
+    return bits & (1 << 64) - 1, bits >> 64
+
+
+def groups_of(low, high):
+    return {i for i in range(128) if (low | high << 64) >> i & 1}
+
+
 class Port:
     """What one program wrote about itself."""
 
-    LAYOUT = struct.Struct("<IHHQQQQQQ")
+    LAYOUT = struct.Struct("<IHHQQQQQQQQQ")
 
     def __init__(self, memory):
         (self.magic, self.version, _, self.epoch, low, high, self.launches, self.own_contexts,
-         self.too_large) = self.LAYOUT.unpack_from(memory)
-        self.groups = {i for i in range(128) if (low | high << 64) >> i & 1}
+         self.too_large, self.remaps, pinned_low, pinned_high) = self.LAYOUT.unpack_from(memory)
+        self.groups = groups_of(low, high)
+        self.pinned = groups_of(pinned_low, pinned_high)
 
 
 class Runtime:
     """A node runtime that grants the same groups to everyone, or refuses everyone."""
+
+    NOTICE = struct.Struct("<IHHQ")
+    EPOCH, ACKNOWLEDGED = 4, 5
 
     def __init__(self, path, uuid, groups=(0, 1), refuse=None, version=VERSION, epoch=2,
                  shape=(SMS // GROUP_SMS, GROUP_SMS, SMS % GROUP_SMS), page_size=SIZE):
@@ -48,10 +61,13 @@ class Runtime:
         self.ports = []
         self.open = 0
         self.answer = (refuse, version)
+        self.epoch = epoch
+        self.connections = []
+        self.acknowledged = []  # (epoch, groups in use), as they came
+        self.heard = threading.Condition()
         self.page = self._memfd("page", page_size)
-        bits = sum(1 << group for group in groups)
         page = struct.pack("<IHHQIIIIQQ48s32s", MAGIC, version, 0, epoch, *shape, 500,
-                           bits & (1 << 64) - 1, bits >> 64, uuid.encode(), b"throughput")
+                           *bits_of(groups), uuid.encode(), b"throughput")
         if page_size >= len(page):
             os.pwrite(self.page, page, 0)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -78,18 +94,47 @@ class Runtime:
         self.open += 1
         self.hellos.append(struct.unpack("<IHHII", connection.recv(100)))
         welcome = struct.pack("<IHH248s", MAGIC, version, bool(refuse), (refuse or "").encode())
-        descriptors = []
+        descriptors, memory = [], None
         if not refuse:
             port = self._memfd("port", SIZE)
-            self.ports.append(mmap.mmap(port, SIZE))
+            memory = mmap.mmap(port, SIZE)
+            self.ports.append(memory)
             descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [port, self.page]))]
         try:
             connection.sendmsg([welcome], descriptors)
-            connection.recv(1)
+            self.connections.append(connection)
+            while notice := connection.recv(100):
+                magic, said, kind, epoch = self.NOTICE.unpack(notice)
+                assert (magic, said, kind) == (MAGIC, VERSION, self.ACKNOWLEDGED)
+                with self.heard:
+                    self.acknowledged.append((epoch, Port(memory).groups))
+                    self.heard.notify_all()
         except OSError:
             pass
         self.open -= 1
         connection.close()
+
+    def grant(self, groups):
+        """Write another partition into the page and tell all programs; returns its epoch."""
+        os.pwrite(self.page, struct.pack("<Q", self.epoch + 1), 8)
+        os.pwrite(self.page, struct.pack("<QQ", *bits_of(groups)), 32)
+        self.epoch += 2
+        os.pwrite(self.page, struct.pack("<Q", self.epoch), 8)
+        for connection in self.connections:
+            try:
+                connection.send(self.NOTICE.pack(MAGIC, VERSION, self.EPOCH, self.epoch))
+            except OSError:
+                pass
+        return self.epoch
+
+    def wait_for(self, epoch, timeout=20):
+        """Wait until a program acknowledged this epoch; returns the groups it said it uses."""
+        def found():
+            return [groups for one, groups in self.acknowledged if one == epoch]
+
+        with self.heard:
+            assert self.heard.wait_for(found, timeout), f"{epoch} is not among {self.acknowledged}"
+            return found()[-1]
 
     def port(self, index=0):
         return Port(self.ports[index])
