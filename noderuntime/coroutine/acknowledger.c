@@ -26,9 +26,9 @@ enum {
 static struct {
 	struct ds_session *session;
 	struct ds_vctx *vctx;
-	int wake;        /* eventfd; -1: no thread */
+	int wake;         /* eventfd; -1: no thread */
 	atomic_bool ends; /* the process does: the driver is not to be called any more */
-	bool resetting;  /* under vctx->moving */
+	bool resetting;   /* under vctx->moving */
 } the = {.wake = -1};
 
 /* One look at the page, from the outside in. */
@@ -40,8 +40,8 @@ struct look {
 
 enum outcome {
 	SETTLED,
-	AGAIN,   /* the page or the virtual context changed meanwhile */
-	FAILED,  /* try later */
+	AGAIN,  /* the page or the virtual context changed meanwhile */
+	FAILED, /* try later */
 };
 
 /*
@@ -202,8 +202,9 @@ static enum outcome move_to(struct ds_vctx *vctx, struct look *look)
 	}
 	result = prepare_streams(vctx, pctx);
 	if (result != CUDA_SUCCESS) {
-		ds_say_once(&said, "this program stays in the partition it has: cannot make its "
-				   "streams in another one: %s",
+		ds_say_once(&said,
+			    "this program stays in the partition it has: cannot make its "
+			    "streams in another one: %s",
 			    ds_cuda_error(result));
 		return FAILED;
 	}

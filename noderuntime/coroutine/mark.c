@@ -26,10 +26,9 @@ static void thread_ends(void *own)
 
 	ds_mark_mine = NULL;
 	/* A thread that was cancelled inside the driver has ended all the same. */
-	atomic_store_explicit(&mark->word,
-			      ((atomic_load_explicit(&mark->word, memory_order_relaxed) >> 8) + 1)
-				  << 8,
-			      memory_order_release);
+	atomic_store_explicit(
+	    &mark->word, ((atomic_load_explicit(&mark->word, memory_order_relaxed) >> 8) + 1) << 8,
+	    memory_order_release);
 	atomic_store_explicit(&mark->waits_for, NULL, memory_order_relaxed);
 	atomic_store_explicit(&mark->taken, false, memory_order_release);
 }

@@ -38,9 +38,9 @@ static inline struct ds_mark *ds_mark_get(void)
 /* Everything that the thread reads after this, it reads marked. May nest. */
 static inline void ds_mark_begin(struct ds_mark *mark)
 {
-	atomic_store_explicit(
-	    &mark->word, atomic_load_explicit(&mark->word, memory_order_relaxed) + 1,
-	    memory_order_relaxed);
+	atomic_store_explicit(&mark->word,
+			      atomic_load_explicit(&mark->word, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
 	atomic_signal_fence(memory_order_seq_cst);
 }
 

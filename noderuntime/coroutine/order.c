@@ -38,8 +38,8 @@ static CUstream lock_shadow(struct ds_vstream *stream)
 static CUresult record_behind(struct ds_vstream *stream)
 {
 	CUstream shadow = lock_shadow(stream);
-	CUresult result =
-	    shadow ? ds_real.cuEventRecord(stream->event, shadow) : CUDA_SUCCESS /* was at its end */;
+	CUresult result = shadow ? ds_real.cuEventRecord(stream->event, shadow)
+				 : CUDA_SUCCESS /* was at its end */;
 
 	pthread_mutex_unlock(&stream->lock);
 	return result;

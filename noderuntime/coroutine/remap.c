@@ -225,8 +225,8 @@ static uint64_t draw(struct ds_chaos *chaos)
 
 static struct ds_groups some_of(struct ds_vctx *vctx, const struct ds_groups *granted)
 {
-	struct ds_groups some = {{granted->bits[0] & draw(&vctx->chaos),
-				  granted->bits[1] & draw(&vctx->chaos)}};
+	struct ds_groups some = {
+	    {granted->bits[0] & draw(&vctx->chaos), granted->bits[1] & draw(&vctx->chaos)}};
 	unsigned start = (unsigned)(draw(&vctx->chaos) % vctx->shape.n_groups);
 
 	/* At least one full group. */

@@ -241,9 +241,8 @@ CUresult ds_streams_init(struct ds_vctx *vctx)
 CUresult ds_streams_create(struct ds_vctx *vctx, unsigned flags, int priority,
 			   struct ds_vstream **out)
 {
-	struct ds_vstream *stream =
-	    vstream_new(flags & CU_STREAM_NON_BLOCKING ? DS_STREAM_FREE : DS_STREAM_BLOCKING, flags,
-			priority);
+	struct ds_vstream *stream = vstream_new(
+	    flags & CU_STREAM_NON_BLOCKING ? DS_STREAM_FREE : DS_STREAM_BLOCKING, flags, priority);
 	CUresult result;
 
 	*out = NULL;
@@ -283,8 +282,8 @@ CUresult ds_streams_join(struct ds_vctx *vctx)
 	if (!vctx->joined)
 		result = make_event(vctx, &vctx->joined);
 	if (result == CUDA_SUCCESS && !vctx->join)
-		result = ds_real.cuGreenCtxStreamCreate(
-		    &vctx->join, ds_remap_slot(vctx, 0)->green, CU_STREAM_NON_BLOCKING, 0);
+		result = ds_real.cuGreenCtxStreamCreate(&vctx->join, ds_remap_slot(vctx, 0)->green,
+							CU_STREAM_NON_BLOCKING, 0);
 	return result;
 }
 

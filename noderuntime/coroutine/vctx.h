@@ -39,7 +39,8 @@ enum { DS_ATTRIBUTES_MAX = 32 /* above every CUstreamAttrID */ };
 
 struct ds_vstream {
 	_Atomic(CUstream) shadow; /* NULL: destroyed, kept until its work has been waited for */
-	_Atomic uint64_t epoch;   /* of the virtual context's targets when it last looked; see remap.c */
+	_Atomic uint64_t
+	    epoch; /* of the virtual context's targets when it last looked; see remap.c */
 	_Atomic(struct ds_pctx *) pctx; /* where `shadow` is */
 	enum ds_stream_kind kind;
 	atomic_bool dirty;               /* blocking: work since the NULL stream last waited */

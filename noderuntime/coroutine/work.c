@@ -138,28 +138,28 @@ static CUresult end_sync(struct ds_op *op, CUresult result, bool wait)
 
 #define UNPACK(...) __VA_ARGS__
 
-#define DS_SYNC_(symbol, base, since, per_thread, params, args, async, wait) \
-	CUresult ds_##symbol params                                          \
-	{                                                                    \
-		struct ds_op op;                                             \
-		CUresult result = ds_op_begin(&op, NULL, per_thread);        \
-                                                                             \
-		if (result != CUDA_SUCCESS)                                  \
-			return result;                                       \
-		if (!op.stream)                                              \
-			return ds_real.symbol args;                          \
-		if (capturing(&op)) {                                        \
-			ds_op_abandon(&op);                                  \
-			result = begin_settled(&op);                         \
-			if (result != CUDA_SUCCESS)                          \
-				return result;                               \
-			result = ds_real.symbol args;                        \
-			end_settled(&op, result);                            \
-			return result;                                       \
-		}                                                            \
-		result = ds_real.async(UNPACK args, op.target);              \
+#define DS_SYNC_(symbol, base, since, per_thread, params, args, async, wait)    \
+	CUresult ds_##symbol params                                             \
+	{                                                                       \
+		struct ds_op op;                                                \
+		CUresult result = ds_op_begin(&op, NULL, per_thread);           \
+                                                                                \
+		if (result != CUDA_SUCCESS)                                     \
+			return result;                                          \
+		if (!op.stream)                                                 \
+			return ds_real.symbol args;                             \
+		if (capturing(&op)) {                                           \
+			ds_op_abandon(&op);                                     \
+			result = begin_settled(&op);                            \
+			if (result != CUDA_SUCCESS)                             \
+				return result;                                  \
+			result = ds_real.symbol args;                           \
+			end_settled(&op, result);                               \
+			return result;                                          \
+		}                                                               \
+		result = ds_real.async(UNPACK args, op.target);                 \
 		return end_sync(&op, result, result == CUDA_SUCCESS && (wait)); \
-	}                                                                    \
+	}                                                                       \
 	DS_EXPORT(symbol);
 
 #define DS_SETTLE_(symbol, base, since, per_thread, params, args)     \
