@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/remap.h"
 
 /* Contexts: the primary one's life, and those that cannot be held inside a partition. */
@@ -106,18 +107,27 @@ static bool may_wait(CUcontext context)
 
 CUresult ds_cuCtxSynchronize(void)
 {
+	CUresult result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
-	return may_wait(NULL) ? ds_real.cuCtxSynchronize() : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+	if (may_wait(NULL))
+		result = ds_real.cuCtxSynchronize();
+	ds_measure_sync();
+	return result;
 }
 DS_EXPORT(cuCtxSynchronize);
 
 CUresult ds_cuCtxSynchronize_v2(CUcontext ctx)
 {
+	CUresult result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
-	return may_wait(ctx) ? ds_real.cuCtxSynchronize_v2(ctx)
-			     : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+	if (may_wait(ctx))
+		result = ds_real.cuCtxSynchronize_v2(ctx);
+	ds_measure_sync();
+	return result;
 }
 DS_EXPORT(cuCtxSynchronize_v2);
 

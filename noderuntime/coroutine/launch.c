@@ -1,14 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/op.h"
 
 #include <stdlib.h>
 
 /* Launches whose stream hides in a struct, and old ones that name none. */
 
+/*
+ * An event of ours between a kernel and the one that it may overlap with, as its attributes allow it to,
+ * would keep them apart.
+ */
+static bool overlaps(const CUlaunchConfig *config)
+{
+	for (unsigned i = 0; config->attrs && i < config->numAttrs; i++)
+		if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION ||
+		    config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT)
+			return true;
+	return false;
+}
+
 static inline CUresult
 launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extra, bool per_thread,
 	  CUresult (*const *real)(const CUlaunchConfig *, CUfunction, void **, void **))
 {
+	struct ds_sample *sample = NULL;
 	CUlaunchConfig mapped;
 	struct ds_op op;
 	CUresult result;
@@ -20,7 +35,15 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
 		return (*real)(config, f, params, extra);
 	mapped = *config;
 	mapped.hStream = op.target;
+	if (ds_measure_due())
+		sample =
+		    ds_measure_look(f,
+				    &(struct ds_launch_shape){
+					{config->gridDimX, config->gridDimY, config->gridDimZ},
+					{config->blockDimX, config->blockDimY, config->blockDimZ}},
+				    op.stream && !overlaps(config), op.target);
 	result = (*real)(&mapped, f, params, extra);
+	ds_measure_launched(sample, op.target, result);
 	ds_op_launched(&op, result);
 	return result;
 }

@@ -9,6 +9,7 @@
 
 #include "noderuntime/coroutine/acknowledger.h"
 #include "noderuntime/coroutine/remap.h"
+#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/session.h"
 
@@ -110,6 +111,7 @@ static void after_fork_in_child(void)
 	session.port = NULL; /* not inherited */
 	session.page = NULL;
 	ds_session_close(&session);
+	ds_measure_forget();
 	atomic_store(&ds_vctx, NULL);
 	atomic_store(&standing, ASIDE);
 }
@@ -213,6 +215,7 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 		goto fail;
 	}
 	ds_chaos_choose(vctx, ds_remap_target(vctx));
+	ds_measure_start(session.port, primary);
 	ds_session_acknowledge(&session, granted.epoch);
 	atomic_store_explicit(&ds_vctx, vctx, memory_order_release);
 	return 0;
@@ -320,6 +323,7 @@ void ds_vctx_drop(CUdevice device)
 	if (vctx && vctx->device == device) {
 		pthread_mutex_lock(&vctx->moving);
 		atomic_store_explicit(&ds_vctx, NULL, memory_order_release);
+		ds_measure_drop();
 		ds_streams_drop(vctx);
 		ds_remap_drop(vctx);
 		ds_acknowledger_resetting(true);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/reach.h"
 
@@ -13,6 +14,16 @@ static CUresult begin_LAUNCH(struct ds_op *op, CUstream handle, bool per_thread)
 }
 
 static void end_LAUNCH(const struct ds_op *op, CUresult result)
+{
+	ds_op_launched(op, result);
+}
+
+static CUresult begin_KERNEL(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	return ds_op_begin(op, handle, per_thread);
+}
+
+static void end_KERNEL(const struct ds_op *op, CUresult result)
 {
 	ds_op_launched(op, result);
 }
@@ -44,6 +55,17 @@ static CUresult begin_WAIT(struct ds_op *op, CUstream handle, bool per_thread)
 static void end_WAIT(const struct ds_op *op, CUresult result)
 {
 	ds_op_awaited(op);
+}
+
+static CUresult begin_AWAIT(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	return begin_WAIT(op, handle, per_thread);
+}
+
+static void end_AWAIT(const struct ds_op *op, CUresult result)
+{
+	end_WAIT(op, result);
+	ds_measure_sync();
 }
 
 /* Properties are kept with the handle and the same everywhere. */
@@ -79,16 +101,30 @@ static void end_CAPTURE(const struct ds_op *op, CUresult result)
 	ds_op_abandon(op);
 }
 
+/* What is measured of a use, by the parameters' names. */
+#define SAMPLE_KERNEL                                                                       \
+	ds_measure_launch(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, \
+			  op.stream != NULL, op.target)
+#define SAMPLE_LAUNCH  NULL
+#define SAMPLE_WORK    NULL
+#define SAMPLE_WAIT    NULL
+#define SAMPLE_AWAIT   NULL
+#define SAMPLE_MAP     NULL
+#define SAMPLE_CAPTURE NULL
+
 #define DS_STREAM_(use, symbol, base, since, per_thread, params, handle, args) \
 	CUresult ds_##symbol params                                            \
 	{                                                                      \
+		struct ds_sample *sample;                                      \
 		struct ds_op op;                                               \
 		CUresult result = begin_##use(&op, handle, per_thread);        \
                                                                                \
 		if (ds_unlikely(result != CUDA_SUCCESS))                       \
 			return result;                                         \
 		handle = op.target;                                            \
+		sample = SAMPLE_##use;                                         \
 		result = ds_real.symbol args;                                  \
+		ds_measure_launched(sample, op.target, result);                \
 		end_##use(&op, result);                                        \
 		return result;                                                 \
 	}                                                                      \
@@ -114,6 +150,7 @@ static void end_settled(const struct ds_op *op, CUresult result)
 	ds_real.cuStreamSynchronize(op->stream->kind == DS_STREAM_NULL ? CU_STREAM_LEGACY
 								       : CU_STREAM_PER_THREAD);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	ds_measure_sync();
 }
 
 static bool capturing(const struct ds_op *op)
@@ -132,6 +169,7 @@ static CUresult end_sync(struct ds_op *op, CUresult result, bool wait)
 	if (wait) {
 		result = ds_real.cuStreamSynchronize(target);
 		ds_mark_waited(op->mark);
+		ds_measure_sync();
 	}
 	return result;
 }
