@@ -5,7 +5,7 @@ from common import digest, need_torch
 
 torch = need_torch()
 F = torch.nn.functional
-LAYERS, WIDTH, HEADS, VOCABULARY, WINDOW, TOKENS = 6, 512, 8, 1024, 256, 10000
+LAYERS, WIDTH, HEADS, VOCABULARY, WINDOW, TOKENS = 6, 512, 8, 1024, 256, 8000
 
 
 class Decoder:

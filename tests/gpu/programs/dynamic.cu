@@ -2,7 +2,7 @@
 /* Dynamic parallelism: kernels that launch kernels, whose results the host's next kernel reads. */
 #include "check.h"
 
-enum { PARTS = 16, PART = 1024, ROUNDS = 3000 };
+enum { PARTS = 16, PART = 1024, ROUNDS = 4000 };
 
 static __global__ void child(uint32_t *words, uint32_t round)
 {

@@ -4,7 +4,7 @@
 from common import digest, need_torch
 
 torch = need_torch()
-STEPS = 1500
+STEPS = 2500
 
 
 def main():

@@ -33,7 +33,8 @@ def product(a, b, c, n, BLOCK: tl.constexpr):
     k = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK, BLOCK), tl.float32)
     for at in range(0, n, BLOCK):
-        total += tl.dot(tl.load(a + rows[:, None] * n + at + k[None, :]), tl.load(b + (at + k[:, None]) * n + columns[None, :]))
+        left = tl.load(a + rows[:, None] * n + at + k[None, :])
+        total += tl.dot(left, tl.load(b + (at + k[:, None]) * n + columns[None, :]))
     tl.store(c + rows[:, None] * n + columns[None, :], total)
 
 
