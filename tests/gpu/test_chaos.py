@@ -45,25 +45,27 @@ pytestmark = pytest.mark.skipif(
     not EMULATED and not glob.glob("/proc/driver/nvidia/gpus/*/information"),
     reason="this machine has no NVIDIA GPU (no /proc/driver/nvidia/gpus)")
 
-Program = collections.namedtuple("Program", "name kind file arguments environment sizes few")
+# few: launches too little to be moved often. quiet: looks at the time, so nothing else of its batch runs beside it.
+Program = collections.namedtuple("Program", "name kind file arguments sizes few quiet")
 
 
 def python(name, file=None, *arguments, sizes=False):
-    return Program(name, "python", file or f"programs/{name}.py", arguments, {}, sizes, False)
+    return Program(name, "python", file or f"programs/{name}.py", arguments, sizes, False, False)
 
 
 def cuda(name, file=None, *arguments, few=False):
-    return Program(name, "cuda", file or name, arguments, {}, False, few)
+    return Program(name, "cuda", file or name, arguments, False, few, False)
 
 
 def experiment(name):
-    return Program(name, "driver", "coroutine_program", (name,), {}, False, True)
+    return Program(name, "driver", "coroutine_program", (name,), False, True, name.startswith("order"))
 
 
 ALL = [
     python("gemm", sizes=True), python("convolution", sizes=True), python("fourier", sizes=True),
     python("training", "torch_train.py", "80", sizes=True), python("inference"), python("decode"), python("compiled"),
-    python("profiled"), python("triton_kernels"), python("jax_jit"), python("cupy_kernels"), python("loader"),
+    python("profiled"), python("triton_kernels"), python("jax_jit"),
+    python("jax_plain", "programs/jax_jit.py", "plain"), python("cupy_kernels"), python("loader"),
     cuda("launches"), cuda("per_thread"), cuda("cooperative"), cuda("cooperative-whole", "cooperative", "whole"),
     cuda("dynamic"), cuda("dependent"), cuda("handshake"), cuda("sanitized", "launches", "300", few=True),
     *map(experiment, ("properties", "order", "order-chains", "order-destroyed", "work", "graphs", "capture", "reset",
@@ -128,6 +130,13 @@ class Suite:
         return [*before, str(path), *program.arguments]
 
     def batch(self, programs, share=None, environment=None, at_once=AT_ONCE):
+        results = {}
+        for some, number in (([p for p in programs if not p.quiet], at_once), ([p for p in programs if p.quiet], 1)):
+            if some:
+                results |= self.run_batch(some, share, environment, number)
+        return results
+
+    def run_batch(self, programs, share, environment, at_once):
         jobs = [{"name": p.name, "argv": self.argv(p), "timeout": TIMEOUT_S,
                  "environment": {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **(environment or {})}}
                 for p in programs]

@@ -47,7 +47,7 @@ def main():
             print(i, digest(top), digest(square @ square), digest(cupy.fft.rfft(z[:4096])), digest(cupy.sort(z[:10000])))
     for stream in streams:
         stream.synchronize()
-    print("result", digest(y), digest(z), *map(digest, parts), digest(cupy.cumsum(y)))
+    print("result", digest(y), digest(z), *map(digest, parts), digest(cupy.cumsum(y.view(cupy.int32))))
 
 
 if __name__ == "__main__":

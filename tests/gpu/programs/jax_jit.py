@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JAX: jitted steps with gradients, random numbers, a scan, a convolution, sorting."""
+"""JAX: jitted steps with gradients, random numbers, a scan, a convolution, sorting.
+
+Usage: jax_jit.py [plain]
+XLA makes CUDA graphs of what it can; with `plain` it launches kernel by kernel.
+"""
 
 import os
+import sys
 
 # Tuning by time is not reproducible, with or without detshare.
 os.environ["XLA_FLAGS"] = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+if sys.argv[1:] == ["plain"]:
+    os.environ["XLA_FLAGS"] += " --xla_gpu_enable_command_buffer="
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
 from common import digest, skip  # noqa: E402
