@@ -2,10 +2,17 @@
 """What the coroutine library measures of a program, on the emulated GPU, whose kernels last as long as they say."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from test_coroutine import GPU, LIBRARY, host, runtime  # noqa: F401 (fixtures)
+sys.path.insert(0, str(Path(__file__).parent))
+import runtime_host  # noqa: E402
+
+from test_coroutine import GPU, LIBRARY, host, runtime, sanitizer_runtimes, sms_of  # noqa: E402, F401 (fixtures)
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
@@ -92,3 +99,93 @@ def test_threads_share_the_pool(report):
 def test_after_a_reset_events_are_made_anew(report):
     one, = report("reset", DETSHARE_SAMPLE=1)
     assert one["samples"] > 0
+
+
+@pytest.mark.skipif(not runtime_host.BUILD, reason="DETSHARE_BUILDDIR does not name a built tree")
+def test_the_usage_record_has_it():
+    node = runtime_host.Host()
+    try:
+        node.begin("job-7")
+        environment = node.env | dict(line.split("=", 1) for line in
+                                      (node.run_dir / "job-7" / "task.env").read_text().splitlines())
+        environment["LD_PRELOAD"] = " ".join(sanitizer_runtimes() + [str(LIBRARY)])
+        for more in ({"DETSHARE_SAMPLE": "1"}, {}):
+            subprocess.run([GPU / "coroutine_program", "measured"], env=environment | more, check=True, timeout=100,
+                           stdout=subprocess.DEVNULL)
+        node.program("job-7")
+        node.end("job-7")
+        reported = node.record(7)["reported_by_program"]
+    finally:
+        node.close()
+    assert reported["launches"] == 120 and reported["samples"] >= 60
+    assert reported["steps"] == 100 and about(reported["step_p50_us"], 1000, 5000)
+    assert 0.1 <= reported["busy_gpu_s"] < 1
+    assert "stalls" not in reported, "what is zero is left out"
+
+
+# Other libraries in the preload list
+
+TRACER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+typedef int launch(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **,
+                   void **);
+static int launches;
+int cuLaunchKernel(void *f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned g, unsigned shared,
+                   void *stream, void **params, void **extra)
+{
+	launch *next = (launch *)dlsym(RTLD_NEXT, "cuLaunchKernel");
+	launches++;
+	return next ? next(f, a, b, c, d, e, g, shared, stream, params, extra) : 999;
+}
+#ifdef WITH_DLSYM
+void *dlsym(void *handle, const char *name)
+{
+	static void *(*next)(void *, const char *);
+	if (!next)
+		next = (void *(*)(void *, const char *))dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.2.5");
+	if (handle != RTLD_NEXT && !strcmp(name, "cuLaunchKernel") && next(handle, name))
+		return (void *)cuLaunchKernel;
+	return next(handle, name);
+}
+#endif
+__attribute__((destructor)) static void end(void)
+{
+	fprintf(stderr, "tracer %d\n", launches);
+}
+"""
+
+
+@pytest.fixture
+def tracer(tmp_path):
+    """A library that stands in front of cuLaunchKernel, as tracers and profilers do."""
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler here")
+    if sanitizer_runtimes():
+        pytest.skip("the sanitizers' own preloading is in the way")
+
+    def build(*flags):
+        library = tmp_path / f"libtracer{len(flags)}.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", library, "-ldl", *flags], input=TRACER, text=True,
+                       check=True)
+        return library
+    return build
+
+
+@pytest.mark.parametrize("flags", [(), ("-DWITH_DLSYM",)])
+@pytest.mark.parametrize("first", [True, False])
+def test_another_preloaded_library(host, runtime, tracer, flags, first):  # noqa: F811
+    """Whoever comes first, the program runs in its partition, and the other still sees what it would see."""
+    libraries = [tracer(*flags), LIBRARY]
+    preload = " ".join(map(str, libraries if first else libraries[::-1]))
+    command = [GPU / "gpuwork-linked", "reduce", "--n", "20000"]
+    alone = json.loads(host.run(*command, preload=False).stdout)
+    host.clear()
+    granter = runtime(groups=(2, 3))
+    inside = host.run(*command, runtime=granter, LD_PRELOAD=preload)
+    assert json.loads(inside.stdout)["result"] == alone["result"]
+    assert host.sms() and host.sms() <= sms_of((2, 3))
+    assert granter.port().launches > 0
+    assert inside.stderr.endswith("tracer 2\n" if first else "tracer 0\n"), "behind us it is passed by"
