@@ -14,6 +14,7 @@
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
+#include "noderuntime/coroutine/vgraph.h"
 
 enum {
 	STACK_BYTES = 1 << 20,
@@ -216,7 +217,7 @@ static enum outcome move_to(struct ds_vctx *vctx, struct look *look)
 
 /* ---- physical contexts that nobody needs ---- */
 
-static struct ds_pctx *least_recent(struct ds_vctx *vctx)
+static struct ds_pctx *least_recent(struct ds_vctx *vctx, bool held)
 {
 	struct ds_pctx *found = NULL;
 
@@ -224,7 +225,7 @@ static struct ds_pctx *least_recent(struct ds_vctx *vctx)
 		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
 
 		if (pctx && pctx != ds_remap_target(vctx) && !inside_chaos(vctx, pctx) &&
-		    !atomic_load_explicit(&pctx->holds, memory_order_acquire) &&
+		    (held ? slot > 0 : !atomic_load_explicit(&pctx->holds, memory_order_acquire)) &&
 		    !atomic_load_explicit(&pctx->pins, memory_order_acquire) &&
 		    (!found || pctx->last_target < found->last_target))
 			found = pctx;
@@ -288,8 +289,14 @@ static void take_shadows(struct ds_vctx *vctx, unsigned slot)
 static void trim(struct ds_vctx *vctx, struct look *look)
 {
 	while (count(vctx) > DS_PCTX_CACHED) {
-		struct ds_pctx *pctx = least_recent(vctx);
+		struct ds_pctx *pctx = least_recent(vctx, false);
 
+		if (!pctx) {
+			/* Graphs hold the others; they can be made executable there again. */
+			pctx = least_recent(vctx, true);
+			if (pctx)
+				ds_vgraph_evict(pctx);
+		}
 		if (!pctx || !all_leave(vctx, pctx) || !wait_for_launchers(look) ||
 		    any_work(vctx, 1U << pctx->slot) || awaited(vctx, pctx->slot) ||
 		    atomic_load_explicit(&pctx->holds, memory_order_acquire) ||

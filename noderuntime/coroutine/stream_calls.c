@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
+#include "noderuntime/coroutine/graph_retarget.h"
 #include "noderuntime/coroutine/op.h"
 
 /* The driver calls that make, end and describe streams. */
@@ -381,13 +382,10 @@ static CUresult capture_began(const struct ds_op *op, CUresult result)
 	if (result == CUDA_SUCCESS)
 		atomic_fetch_add_explicit(&op->vctx->captures, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&op->stream->lock);
-	if (result == CUDA_SUCCESS) {
-		/* The nodes are made here, and no one has said yet that they can be made elsewhere. */
-		ds_remap_pin(ds_remap_of_stream(op->stream));
+	if (result == CUDA_SUCCESS)
 		ds_op_end(op);
-	} else {
+	else
 		ds_op_abandon(op);
-	}
 	return result;
 }
 
@@ -445,6 +443,8 @@ static CUresult end_capture(CUstream handle, CUgraph *graph, bool per_thread,
 	/* With an error, too, as a rule; not from the wrong thread or stream. */
 	if (was_captured && !ds_order_captured(op.target))
 		atomic_fetch_sub_explicit(&op.vctx->captures, 1, memory_order_relaxed);
+	if (result == CUDA_SUCCESS && graph && *graph)
+		ds_graph_captured(op.vctx, *graph, ds_remap_of_stream(op.stream));
 	ds_op_abandon(&op);
 	return result;
 }

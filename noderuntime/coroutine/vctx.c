@@ -12,6 +12,7 @@
 #include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/session.h"
+#include "noderuntime/coroutine/vgraph.h"
 
 enum {
 	OLDEST_DRIVER = 12050, /* the first with streams in green contexts */
@@ -203,6 +204,7 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 	vctx->generation++;
 	vctx->launches = &session.port->launches;
 	vctx->remaps = &session.port->remaps;
+	vctx->pinned_graphs = &session.port->pinned_graphs;
 	vctx->null_recorded = 0;
 	atomic_store(&vctx->null_work, 0);
 	atomic_store(&vctx->any_dirty, DS_CLEAN);
@@ -324,6 +326,7 @@ void ds_vctx_drop(CUdevice device)
 		pthread_mutex_lock(&vctx->moving);
 		atomic_store_explicit(&ds_vctx, NULL, memory_order_release);
 		ds_measure_drop();
+		ds_vgraph_drop();
 		ds_streams_drop(vctx);
 		ds_remap_drop(vctx);
 		ds_acknowledger_resetting(true);

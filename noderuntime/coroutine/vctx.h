@@ -78,7 +78,7 @@ struct ds_vctx {
 	CUdevice device;
 	CUcontext primary;
 	unsigned generation; /* of the device's primary context: a reset ends all streams */
-	_Atomic uint64_t *launches, *remaps; /* in the port */
+	_Atomic uint64_t *launches, *remaps, *pinned_graphs; /* in the port */
 	_Atomic uint64_t epoch;              /* counts the targets */
 	_Atomic(struct ds_pctx *) target;    /* where new work goes */
 	struct ds_chaos chaos;
