@@ -57,8 +57,8 @@ def cuda(name, file=None, *arguments, few=False):
     return Program(name, "cuda", file or name, arguments, False, few, False)
 
 
-def experiment(name):
-    return Program(name, "driver", "coroutine_program", (name,), False, True, name.startswith("order"))
+def experiment(name, file="coroutine_program", prefix=""):
+    return Program(prefix + name, "driver", file, (name,), False, True, name.startswith("order"))
 
 
 ALL = [
@@ -70,6 +70,8 @@ ALL = [
     cuda("dynamic"), cuda("dependent"), cuda("handshake"), cuda("sanitized", "launches", "300", few=True),
     *map(experiment, ("properties", "order", "order-chains", "order-destroyed", "work", "graphs", "capture", "reset",
                       "fork-before", "fork-after", "threads")),
+    *(experiment(name, "graph_program", "graph-")
+      for name in ("replay", "by-hand", "updates", "errors", "child-update", "large", "consecutive", "threads", "memory")),
 ]
 NVCC = ["nvcc", "-std=c++17", "-O2", "-arch=native", "-cudart", "static"]
 NVCC_MORE = {"per_thread": ["-default-stream", "per-thread"], "dynamic": ["-rdc=true", "-lcudadevrt"]}
@@ -112,6 +114,8 @@ class Suite:
                 self.unable[program.name] = compiled.get(program.file) or "no nvcc here"
             elif program.kind == "cuda" and program.file in names and program.file not in compiled:
                 self.unable[program.name] = "no nvcc here"
+            elif program.kind == "driver" and not (PROGRAMS / program.file).exists():
+                self.unable[program.name] = f"{program.file} is not built"
             elif program.name == "sanitized" and not shutil.which("compute-sanitizer"):
                 self.unable[program.name] = "no compute-sanitizer here"
 
