@@ -31,8 +31,10 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
 	result = ds_op_begin(&op, config ? config->hStream : NULL, per_thread);
 	if (ds_unlikely(result != CUDA_SUCCESS))
 		return result;
-	if (ds_unlikely(!config))
+	if (ds_unlikely(!config)) {
+		ds_op_abandon(&op);
 		return (*real)(config, f, params, extra);
+	}
 	mapped = *config;
 	mapped.hStream = op.target;
 	if (ds_measure_due())
@@ -112,8 +114,11 @@ CUresult ds_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParam
 	for (n = 0; n < numDevices; n++) {
 		mapped[n] = launchParamsList[n];
 		result = ds_op_begin(&ops[n], mapped[n].hStream, false);
-		if (result != CUDA_SUCCESS)
+		if (result != CUDA_SUCCESS) {
+			while (n--)
+				ds_op_abandon(&ops[n]);
 			goto done;
+		}
 		mapped[n].hStream = ops[n].target;
 	}
 	result = ds_real.cuLaunchCooperativeKernelMultiDevice(mapped, numDevices, flags);

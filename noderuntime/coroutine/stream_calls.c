@@ -182,8 +182,10 @@ static CUresult add_callback(CUstream handle, CUstreamCallback function, void *u
 		return result;
 	if (op.stream && op.target != handle && function) {
 		callback = malloc(sizeof(*callback));
-		if (!callback)
+		if (!callback) {
+			ds_op_abandon(&op);
 			return CUDA_ERROR_OUT_OF_MEMORY;
+		}
 		*callback = (struct callback){function, user_data, handle};
 		result = real(op.target, call_back, callback, flags);
 		if (result != CUDA_SUCCESS)
