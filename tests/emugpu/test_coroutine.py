@@ -551,6 +551,7 @@ def test_a_stopped_program_is_waited_for(host, runtime):
     granter = runtime(groups=(0, 1))
     with Running(host, granter, "hold", "holding") as running:
         os.kill(running.program.pid, signal.SIGSTOP)
+        os.waitpid(running.program.pid, os.WUNTRACED)
         epoch = granter.grant((1,))
         time.sleep(0.2)
         assert not [one for one in granter.acknowledged if one[0] == epoch]
