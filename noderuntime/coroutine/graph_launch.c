@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/graph_retarget.h"
+#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/vgraph.h"
@@ -344,10 +345,12 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 {
 	struct ds_op op;
 	CUresult result = ds_op_begin(&op, stream, per_thread);
+	struct ds_sample *sample;
 	struct ds_vgraph *graph;
 
 	if (ds_unlikely(result != CUDA_SUCCESS))
 		return result;
+	sample = ds_measure_launch(NULL, 0, 0, 0, 0, 0, 0, op.stream != NULL, op.target);
 	graph = op.vctx ? ds_vgraph_find(handle) : NULL;
 	if (!graph)
 		result = (*real)(handle, op.target);
@@ -355,6 +358,7 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 		result = put_graph(graph, &op, *real);
 	else
 		result = put_elsewhere(graph, op.target, *real);
+	ds_measure_launched(sample, op.target, result);
 	ds_op_launched(&op, result);
 	return result;
 }

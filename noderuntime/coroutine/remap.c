@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "noderuntime/coroutine/acknowledger.h"
+#include "noderuntime/coroutine/measure.h"
 
 /*
  * How a stream moves while several threads use it, without a lock on the way of a launch:
@@ -65,8 +66,11 @@ static CUresult move(struct ds_vctx *vctx, struct ds_vstream *stream, struct ds_
 	CUstream old = atomic_load_explicit(&stream->shadow, memory_order_relaxed), new;
 	CUresult result = CUDA_SUCCESS;
 
-	if (!stream->shadows[target->slot])
+	if (!stream->shadows[target->slot]) {
+		/* The acknowledger has not come to this stream yet. */
+		ds_measure_stall();
 		result = make_shadow(stream, target);
+	}
 	if (result != CUDA_SUCCESS)
 		return result;
 	new = stream->shadows[target->slot];

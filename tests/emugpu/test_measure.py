@@ -78,6 +78,19 @@ def test_sampling_changes_nothing(host, runtime, experiment, chaos):  # noqa: F8
     assert inside.stderr == ""
 
 
+@pytest.mark.parametrize("experiment", ["replay", "by-hand", "updates", "consecutive", "threads", "memory"])
+@pytest.mark.parametrize("chaos", [{}, {"DETSHARE_CHAOS": "1:2"}])
+def test_graphs_are_measured_as_a_whole(host, runtime, tmp_path, experiment, chaos):  # noqa: F811
+    alone = host.run(GPU / "graph_program", experiment, preload=False).stdout
+    path = tmp_path / "report"
+    inside = host.run(GPU / "graph_program", experiment, runtime=runtime(groups=tuple(range(6))), DETSHARE_SAMPLE=1,
+                      DETSHARE_REPORT=path, **chaos)
+    assert inside.stdout == alone
+    assert inside.stderr == ""
+    graphs = [kernel for kernel in json.loads(path.read_text())["kernels"] if kernel["name"] == "(graph)"]
+    assert len(graphs) == 1 and graphs[0]["samples"] > 0 and graphs[0]["gpu_us"] > 0
+
+
 def test_a_line_for_each_process_that_uses_the_gpu(report):
     assert len(report("fork-before", DETSHARE_SAMPLE=1)) == 1, "its child ends by _exit(2)"
     assert [line["launches"] for line in report("fork-after", DETSHARE_SAMPLE=1)] == [2]
@@ -87,7 +100,7 @@ def test_a_line_for_each_process_that_uses_the_gpu(report):
 def test_a_program_that_moves_is_measured_all_the_same(report):
     one, = report("measured", DETSHARE_SAMPLE=1, DETSHARE_CHAOS="1:3")
     assert one["launches"] == one["samples"] == 60
-    assert one["remaps"] > 0 and one["stalls"] == 0
+    assert one["remaps"] > 0 and one["stalls"] <= 8, "at most one for each partition"
     assert about(one["step_p50_us"], 1000, 5000)
 
 

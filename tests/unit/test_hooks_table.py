@@ -115,8 +115,8 @@ def test_a_missing_twin_is_named(table, tmp_path):
 
 def test_a_wrong_version_is_named(table):
     path = table()
-    path.write_text(path.read_text().replace("DS_STREAM_PT(LAUNCH, cuLaunchKernel, cuLaunchKernel, 4000,",
-                                             "DS_STREAM_PT(LAUNCH, cuLaunchKernel, cuLaunchKernel, 4010,"))
+    path.write_text(path.read_text().replace("DS_STREAM_PT(KERNEL, cuLaunchKernel, cuLaunchKernel, 4000,",
+                                             "DS_STREAM_PT(KERNEL, cuLaunchKernel, cuLaunchKernel, 4010,"))
     found = check(path)
     assert found.returncode == 1
     assert "cudaTypedefs.h knows no cuLaunchKernel of version 4010" in found.stdout
