@@ -265,8 +265,11 @@ static bool awaited(struct ds_vctx *vctx, unsigned slot)
 	bool found = false;
 
 	pthread_mutex_lock(&vctx->lock);
-	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next)
+	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
+		pthread_mutex_lock(&stream->lock);
 		found |= stream->shadows[slot] && ds_marks_awaited(stream->shadows[slot]);
+		pthread_mutex_unlock(&stream->lock);
+	}
 	pthread_mutex_unlock(&vctx->lock);
 	return found;
 }
@@ -297,8 +300,10 @@ static void trim(struct ds_vctx *vctx, struct look *look)
 			if (pctx)
 				ds_vgraph_evict(pctx);
 		}
-		if (!pctx || !all_leave(vctx, pctx) || !wait_for_launchers(look) ||
-		    any_work(vctx, 1U << pctx->slot) || awaited(vctx, pctx->slot) ||
+		/* Work first: a move would wait for room in the queue of a stream that is stuck. */
+		if (!pctx || any_work(vctx, 1U << pctx->slot) || !all_leave(vctx, pctx) ||
+		    !wait_for_launchers(look) || any_work(vctx, 1U << pctx->slot) ||
+		    awaited(vctx, pctx->slot) ||
 		    atomic_load_explicit(&pctx->holds, memory_order_acquire) ||
 		    atomic_load_explicit(&pctx->pins, memory_order_acquire))
 			return;
