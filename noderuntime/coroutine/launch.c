@@ -28,7 +28,7 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
 	struct ds_op op;
 	CUresult result;
 
-	result = ds_op_begin(&op, config ? config->hStream : NULL, per_thread);
+	result = ds_op_begin_hot(&op, config ? config->hStream : NULL, per_thread);
 	if (ds_unlikely(result != CUDA_SUCCESS))
 		return result;
 	if (ds_unlikely(!config)) {

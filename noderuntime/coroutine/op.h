@@ -32,7 +32,8 @@ static inline bool ds_is_legacy(CUstream handle, bool per_thread)
 }
 
 /* Find the stream. Only whose it is: where it runs may change at any time. */
-static inline CUresult ds_op_map(struct ds_op *op, CUstream handle, bool per_thread)
+static inline __attribute__((always_inline)) CUresult ds_op_map(struct ds_op *op, CUstream handle,
+								bool per_thread)
 {
 	*op = (struct ds_op){
 	    .vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire),
@@ -133,7 +134,9 @@ static inline CUresult ds_op_order(struct ds_op *op)
 	return ds_order_blocking(op->vctx, stream, &op->target);
 }
 
-static inline CUresult ds_op_begin(struct ds_op *op, CUstream handle, bool per_thread)
+/* The same as ds_op_begin, without the call: for the launches that programs make most. */
+static inline __attribute__((always_inline)) CUresult
+ds_op_begin_hot(struct ds_op *op, CUstream handle, bool per_thread)
 {
 	CUresult result = ds_op_map(op, handle, per_thread);
 
@@ -149,6 +152,12 @@ static inline CUresult ds_op_begin(struct ds_op *op, CUstream handle, bool per_t
 	if (ds_unlikely(result != CUDA_SUCCESS))
 		ds_mark_end(op->mark);
 	return result;
+}
+
+static __attribute__((noinline, unused)) CUresult ds_op_begin(struct ds_op *op, CUstream handle,
+							      bool per_thread)
+{
+	return ds_op_begin_hot(op, handle, per_thread);
 }
 
 /* The driver has taken the operation (or refused it: then an unneeded event comes of it, no more). */

@@ -18,9 +18,10 @@ static void end_LAUNCH(const struct ds_op *op, CUresult result)
 	ds_op_launched(op, result);
 }
 
-static CUresult begin_KERNEL(struct ds_op *op, CUstream handle, bool per_thread)
+static inline __attribute__((always_inline)) CUresult begin_KERNEL(struct ds_op *op,
+								   CUstream handle, bool per_thread)
 {
-	return ds_op_begin(op, handle, per_thread);
+	return ds_op_begin_hot(op, handle, per_thread);
 }
 
 static void end_KERNEL(const struct ds_op *op, CUresult result)
