@@ -21,6 +21,7 @@ enum {
 	FIRST_NAP_US = 5,
 	LONGEST_NAP_US = 500,
 	RETRY_MS = 1000,
+	GRAPHS_US = 5000, /* to make graphs ready for a new partition; the others are made later */
 	EXIT_PATIENCE_S = 1,
 };
 
@@ -210,8 +211,10 @@ static enum outcome move_to(struct ds_vctx *vctx, struct look *look)
 		return FAILED;
 	}
 	ds_chaos_choose(vctx, pctx);
-	if (ds_remap_target(vctx) != pctx)
+	if (ds_remap_target(vctx) != pctx) {
+		ds_vgraph_make_ready(pctx, GRAPHS_US);
 		ds_remap_publish(vctx, pctx);
+	}
 	return SETTLED;
 }
 

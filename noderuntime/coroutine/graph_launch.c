@@ -255,6 +255,8 @@ static CUresult choose(struct ds_vgraph *graph, struct ds_pctx *pctx, struct ds_
 	return *chosen ? CUDA_SUCCESS : result == CUDA_SUCCESS ? CUDA_ERROR_NOT_SUPPORTED : result;
 }
 
+static _Atomic uint64_t graph_launches;
+
 typedef CUresult put(CUgraphExec exec, CUstream stream);
 
 /*
@@ -274,6 +276,7 @@ static CUresult in_turn(struct ds_vgraph *graph, struct ds_executable *executabl
 	if (result != CUDA_SUCCESS)
 		return result;
 	graph->last = executable;
+	graph->used = atomic_fetch_add_explicit(&graph_launches, 1, memory_order_relaxed) + 1;
 	return ds_real.cuEventRecord(graph->launched, stream);
 }
 

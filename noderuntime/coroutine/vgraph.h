@@ -44,10 +44,12 @@ struct ds_vgraph {
 	struct ds_executable *executables;
 	struct ds_executable *last; /* launched last */
 	CUevent launched;           /* behind its launch */
+	uint64_t used;              /* when it was last launched, counted in launches of graphs */
 	CUevent detour;             /* before a launch elsewhere than where the stream is */
 
 	atomic_bool pinned;
-	bool preparing; /* under the preparer's lock */
+	bool preparing;    /* under the preparer's lock */
+	uint64_t sort_key; /* the acknowledger's */
 };
 
 /* The virtual graph of a handle, or NULL: not one of ours. Borrowed: valid while the program keeps the handle. */
@@ -100,6 +102,12 @@ CUresult ds_vgraph_updated(struct ds_vgraph *graph, CUgraph updated);
 
 /* Have another thread make the executable in `pctx`. Marked, or with `pctx` held. */
 void ds_vgraph_prepare(struct ds_vgraph *graph, struct ds_pctx *pctx);
+
+/*
+ * Make executables in `pctx`, which new work is about to go to: of the graphs launched last first, for as
+ * long as BUDGET_US of time. With `pctx` held or `moving` locked.
+ */
+void ds_vgraph_make_ready(struct ds_pctx *pctx, unsigned budget_us);
 
 /* Have that thread leave off all it was to do, and wait until it is idle. */
 void ds_vgraph_prepare_none(void);

@@ -18,24 +18,25 @@
 
 #include "kernels_ptx.h"
 
-#define DRIVER_CALLS(X)                                                                            \
-	X(cuInit)                                                                                  \
-	X(cuDeviceGet) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(       \
-	    cuModuleLoadData) X(cuModuleGetFunction) X(cuMemAlloc_v2) X(cuMemcpyHtoD_v2)           \
-	    X(cuMemcpyDtoH_v2) X(cuMemcpyDtoDAsync_v2) X(cuMemsetD32Async) X(cuMemsetD32_v2) X(    \
-		cuStreamCreate) X(cuStreamDestroy_v2) X(cuStreamSynchronize) X(cuStreamWaitEvent)  \
-		X(cuEventCreate) X(cuEventRecord) X(cuLaunchKernel) X(cuLaunchHostFunc) X(         \
-		    cuMemAllocAsync) X(cuMemFreeAsync) X(cuStreamBeginCapture_v2)                  \
-		    X(cuStreamEndCapture) X(cuGraphCreate) X(cuGraphDestroy) X(cuGraphDestroyNode) \
-			X(cuGraphAddKernelNode_v2) X(cuGraphKernelNodeGetParams_v2) X(             \
-			    cuGraphKernelNodeSetParams_v2) X(cuGraphAddMemsetNode)                 \
-			    X(cuGraphAddChildGraphNode) X(cuGraphAddEmptyNode) X(cuGraphGetNodes)  \
-				X(cuGraphInstantiateWithFlags) X(cuGraphInstantiateWithParams)     \
-				    X(cuGraphExecKernelNodeSetParams_v2)                           \
-					X(cuGraphExecMemsetNodeSetParams) X(cuGraphExecUpdate_v2)  \
-					    X(cuGraphNodeSetEnabled) X(cuGraphNodeGetEnabled)      \
-						X(cuGraphExecGetFlags) X(cuGraphUpload)            \
-						    X(cuGraphLaunch) X(cuGraphExecDestroy)         \
+#define DRIVER_CALLS(X)                                                                           \
+	X(cuInit)                                                                                 \
+	X(cuDeviceGet)                                                                            \
+	X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuModuleLoadData) X( \
+	    cuModuleGetFunction) X(cuMemAlloc_v2) X(cuMemcpyHtoD_v2) X(cuMemcpyDtoH_v2)           \
+	    X(cuMemcpyDtoDAsync_v2) X(cuMemsetD32Async) X(cuMemsetD32_v2) X(cuStreamCreate) X(    \
+		cuStreamDestroy_v2) X(cuStreamSynchronize) X(cuStreamWaitEvent) X(cuEventCreate)  \
+		X(cuEventRecord) X(cuLaunchKernel) X(cuLaunchHostFunc) X(cuMemAllocAsync)         \
+		    X(cuMemFreeAsync) X(cuStreamBeginCapture_v2) X(cuStreamEndCapture) X(         \
+			cuGraphCreate) X(cuGraphDestroy) X(cuGraphDestroyNode)                    \
+			X(cuGraphAddKernelNode_v2) X(cuGraphKernelNodeGetParams_v2) X(            \
+			    cuGraphKernelNodeSetParams_v2) X(cuGraphAddMemsetNode)                \
+			    X(cuGraphAddChildGraphNode) X(cuGraphAddEmptyNode) X(cuGraphGetNodes) \
+				X(cuGraphInstantiateWithFlags) X(cuGraphInstantiateWithParams)    \
+				    X(cuGraphExecKernelNodeSetParams_v2)                          \
+					X(cuGraphExecMemsetNodeSetParams) X(cuGraphExecUpdate_v2) \
+					    X(cuGraphNodeSetEnabled) X(cuGraphNodeGetEnabled)     \
+						X(cuGraphExecGetFlags) X(cuGraphUpload)           \
+						    X(cuGraphLaunch) X(cuGraphExecDestroy)        \
 							X(cuGraphExecChildGraphNodeSetParams)
 
 #define FIELD(name) __typeof__(&name) do_##name;
@@ -126,12 +127,17 @@ static void add(CUstream stream, CUdeviceptr to, CUdeviceptr a, CUdeviceptr b)
 	CALL(cuLaunchKernel, vector_add, BLOCKS, 1, 1, THREADS, 1, 1, 0, stream, args, NULL);
 }
 
-static void spin(CUstream stream, unsigned us)
+static void spin_blocks(CUstream stream, unsigned us, unsigned blocks)
 {
 	CUdeviceptr smids = 0;
 	void *args[] = {&us, &smids};
 
-	CALL(cuLaunchKernel, spin_us, 2, 1, 1, 32, 1, 1, 0, stream, args, NULL);
+	CALL(cuLaunchKernel, spin_us, blocks, 1, 1, 32, 1, 1, 0, stream, args, NULL);
+}
+
+static void spin(CUstream stream, unsigned us)
+{
+	spin_blocks(stream, us, 2);
 }
 
 /* The same as a node. */
@@ -440,15 +446,16 @@ static void large(void)
 /* One executable on streams that nothing else puts in order: its launches never overlap. */
 static void consecutive(void)
 {
-	CUdeviceptr x = numbers(0), one = numbers(1);
+	CUdeviceptr x = numbers(0), y = numbers(0), one = numbers(1);
 	CUstream streams[4], capture = new_stream(CU_STREAM_NON_BLOCKING);
 	CUgraphExec exec;
 	CUgraph graph;
 
 	CALL(cuStreamBeginCapture_v2, capture, CU_STREAM_CAPTURE_MODE_RELAXED);
-	spin(capture, 200);
-	add(capture, x, x, one);
-	spin(capture, 50);
+	/* Read, wait, write: two at once would lose one. */
+	CALL(cuMemcpyDtoDAsync_v2, y, x, N * 4, capture);
+	spin(capture, 100);
+	add(capture, x, y, one);
 	CALL(cuStreamEndCapture, capture, &graph);
 	exec = executable(graph);
 	for (int i = 0; i < 4; i++)
@@ -570,7 +577,7 @@ static void endless(bool memory_nodes)
 	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_RELAXED);
 	if (memory_nodes)
 		CALL(cuMemAllocAsync, &scratch, N * 4, stream);
-	spin(stream, 100);
+	spin_blocks(stream, 100, 24);
 	add(stream, x, x, one);
 	if (memory_nodes)
 		CALL(cuMemFreeAsync, scratch, stream);
