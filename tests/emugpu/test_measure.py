@@ -114,7 +114,8 @@ def test_after_a_reset_events_are_made_anew(report):
     assert one["samples"] > 0
 
 
-@pytest.mark.skipif(not runtime_host.BUILD, reason="DETSHARE_BUILDDIR does not name a built tree")
+@pytest.mark.skipif(not runtime_host.BUILD or not (Path(runtime_host.BUILD) / "noderuntime" / "detshare-noderuntime").exists(),
+                    reason="DETSHARE_BUILDDIR does not name a built tree")
 def test_the_usage_record_has_it():
     node = runtime_host.Host()
     try:
