@@ -311,7 +311,7 @@ static CUresult put_graph(struct ds_vgraph *graph, const struct ds_op *op, put *
 	pthread_mutex_lock(&graph->launching);
 	result = choose(graph, pctx, &executable);
 	if (result != CUDA_SUCCESS)
-		result = nowhere("cuGraphLaunch");
+		result = result == CUDA_ERROR_OUT_OF_MEMORY ? result : nowhere("cuGraphLaunch");
 	else if (ds_likely(executable->pctx == pctx))
 		result = in_turn(graph, executable, op->target, real);
 	else
@@ -333,6 +333,7 @@ static CUresult put_elsewhere(struct ds_vgraph *graph, CUstream stream, put *rea
 	result = ds_vgraph_pin(graph);
 	ds_mark_end(mark);
 	if (result == CUDA_SUCCESS) {
+		graph->elsewhere = true;
 		pthread_mutex_lock(&graph->launching);
 		result = in_turn(graph, graph->executables, stream, real);
 		pthread_mutex_unlock(&graph->launching);

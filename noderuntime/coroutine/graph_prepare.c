@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/vgraph.h"
@@ -22,6 +23,7 @@ static struct {
 	struct wish *first, **last;
 	bool started, stop, busy;
 	pthread_t thread;
+	pid_t process; /* that the thread is in */
 } preparer = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
     .wished = PTHREAD_COND_INITIALIZER,
@@ -74,6 +76,9 @@ static void stop(void)
 {
 	struct timespec deadline;
 
+	/* Not in the child of a fork, which has neither the thread nor, maybe, a usable lock. */
+	if (preparer.process != getpid())
+		return;
 	pthread_mutex_lock(&preparer.lock);
 	preparer.stop = true;
 	pthread_cond_signal(&preparer.wished);
@@ -99,6 +104,7 @@ static bool start(void)
 	preparer.started = pthread_create(&preparer.thread, NULL, prepare, NULL) == 0;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (preparer.started) {
+		preparer.process = getpid();
 		pthread_setname_np(preparer.thread, "detshare-graphs");
 		atexit(stop);
 	}

@@ -232,7 +232,7 @@ static CUresult free_graph(struct ds_vgraph *graph)
 		graph->executables = executable->next;
 		/* The last one is the program's own. */
 		result = ds_real.cuGraphExecDestroy(executable->exec);
-		if (atomic_load(&graph->pinned))
+		if (atomic_load(&graph->pinned) && !graph->elsewhere)
 			unpin(graph, executable->pctx);
 		executable_free(executable);
 	}

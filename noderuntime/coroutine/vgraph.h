@@ -48,6 +48,7 @@ struct ds_vgraph {
 	CUevent detour;             /* before a launch elsewhere than where the stream is */
 
 	atomic_bool pinned;
+	bool elsewhere;    /* launched where nobody sees when it ends: pinned for good */
 	bool preparing;    /* under the preparer's lock */
 	uint64_t sort_key; /* the acknowledger's */
 };

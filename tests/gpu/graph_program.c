@@ -6,11 +6,14 @@
 #include <dlfcn.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define __CUDA_API_VERSION_INTERNAL
@@ -18,25 +21,26 @@
 
 #include "kernels_ptx.h"
 
-#define DRIVER_CALLS(X)                                                                           \
-	X(cuInit)                                                                                 \
-	X(cuDeviceGet)                                                                            \
-	X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuModuleLoadData) X( \
-	    cuModuleGetFunction) X(cuMemAlloc_v2) X(cuMemcpyHtoD_v2) X(cuMemcpyDtoH_v2)           \
-	    X(cuMemcpyDtoDAsync_v2) X(cuMemsetD32Async) X(cuMemsetD32_v2) X(cuStreamCreate) X(    \
-		cuStreamDestroy_v2) X(cuStreamSynchronize) X(cuStreamWaitEvent) X(cuEventCreate)  \
-		X(cuEventRecord) X(cuLaunchKernel) X(cuLaunchHostFunc) X(cuMemAllocAsync)         \
-		    X(cuMemFreeAsync) X(cuStreamBeginCapture_v2) X(cuStreamEndCapture) X(         \
-			cuGraphCreate) X(cuGraphDestroy) X(cuGraphDestroyNode)                    \
-			X(cuGraphAddKernelNode_v2) X(cuGraphKernelNodeGetParams_v2) X(            \
-			    cuGraphKernelNodeSetParams_v2) X(cuGraphAddMemsetNode)                \
-			    X(cuGraphAddChildGraphNode) X(cuGraphAddEmptyNode) X(cuGraphGetNodes) \
-				X(cuGraphInstantiateWithFlags) X(cuGraphInstantiateWithParams)    \
-				    X(cuGraphExecKernelNodeSetParams_v2)                          \
-					X(cuGraphExecMemsetNodeSetParams) X(cuGraphExecUpdate_v2) \
-					    X(cuGraphNodeSetEnabled) X(cuGraphNodeGetEnabled)     \
-						X(cuGraphExecGetFlags) X(cuGraphUpload)           \
-						    X(cuGraphLaunch) X(cuGraphExecDestroy)        \
+#define DRIVER_CALLS(X)                                                                            \
+	X(cuInit)                                                                                  \
+	X(cuDeviceGet)                                                                             \
+	X(cuDevicePrimaryCtxRetain)                                                                \
+	X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuModuleLoadData) X(cuModuleGetFunction) X(       \
+	    cuMemAlloc_v2) X(cuMemcpyHtoD_v2) X(cuMemcpyDtoH_v2) X(cuMemcpyDtoDAsync_v2)           \
+	    X(cuMemsetD32Async) X(cuMemsetD32_v2) X(cuStreamCreate) X(cuStreamDestroy_v2) X(       \
+		cuStreamSynchronize) X(cuStreamWaitEvent) X(cuEventCreate) X(cuEventRecord)        \
+		X(cuLaunchKernel) X(cuLaunchHostFunc) X(cuMemAllocAsync) X(cuMemFreeAsync) X(      \
+		    cuStreamBeginCapture_v2) X(cuStreamEndCapture) X(cuGraphCreate)                \
+		    X(cuGraphDestroy) X(cuGraphDestroyNode) X(cuGraphAddKernelNode_v2) X(          \
+			cuGraphKernelNodeGetParams_v2) X(cuGraphKernelNodeSetParams_v2)            \
+			X(cuGraphAddMemsetNode) X(cuGraphAddChildGraphNode) X(cuGraphAddEmptyNode) \
+			    X(cuGraphGetNodes) X(cuGraphInstantiateWithFlags)                      \
+				X(cuGraphInstantiateWithParams)                                    \
+				    X(cuGraphExecKernelNodeSetParams_v2)                           \
+					X(cuGraphExecMemsetNodeSetParams) X(cuGraphExecUpdate_v2)  \
+					    X(cuGraphNodeSetEnabled) X(cuGraphNodeGetEnabled)      \
+						X(cuGraphExecGetFlags) X(cuGraphUpload)            \
+						    X(cuGraphLaunch) X(cuGraphExecDestroy)         \
 							X(cuGraphExecChildGraphNodeSetParams)
 
 #define FIELD(name) __typeof__(&name) do_##name;
@@ -226,6 +230,27 @@ static void replay(void)
 			       (unsigned long long)hash(y));
 	}
 	CALL(cuGraphExecDestroy, exec);
+}
+
+/* A child of a program whose graphs were prepared ends at once. */
+static void replay_and_fork(void)
+{
+	int status = -1;
+	pid_t child;
+
+	replay();
+	fflush(stdout);
+	child = fork();
+	if (child == 0) {
+		const struct itimerval soon = {.it_value = {.tv_usec = 800000}};
+
+		signal(SIGALRM, SIG_DFL);
+		setitimer(ITIMER_REAL, &soon, NULL);
+		exit(0);
+	}
+	if (child < 0 || waitpid(child, &status, 0) < 0)
+		die("fork", CUDA_ERROR_UNKNOWN);
+	printf("child %d\n", status);
 }
 
 static void by_hand(void)
@@ -611,17 +636,10 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } experiments[] = {
-    {"replay", replay},
-    {"by-hand", by_hand},
-    {"updates", updates},
-    {"errors", errors},
-    {"child-update", child_update},
-    {"large", large},
-    {"consecutive", consecutive},
-    {"threads", threads},
-    {"memory", memory},
-    {"endless", endless_movable},
-    {"endless-pinned", endless_pinned},
+    {"replay", replay},   {"fork", replay_and_fork},    {"by-hand", by_hand},
+    {"updates", updates}, {"errors", errors},           {"child-update", child_update},
+    {"large", large},     {"consecutive", consecutive}, {"threads", threads},
+    {"memory", memory},   {"endless", endless_movable}, {"endless-pinned", endless_pinned},
 };
 
 int main(int argc, char **argv)
