@@ -46,6 +46,17 @@ enum outcome {
 	FAILED, /* try later */
 };
 
+/* Whether nothing has changed that the look is about. */
+static bool still_about(const struct look *look)
+{
+	struct ds_vctx *vctx = the.vctx;
+
+	return !atomic_load(&the.ends) && !the.resetting &&
+	       atomic_load_explicit(&ds_vctx, memory_order_acquire) == vctx &&
+	       look->generation == vctx->generation &&
+	       ds_session_epoch(the.session) == look->granted.epoch;
+}
+
 /*
  * Let go of everything and wait a little. False: what the look was about has changed, begin anew. With
  * `moving` locked.
@@ -59,10 +70,7 @@ static bool nap(struct look *look)
 	nanosleep(&time, NULL);
 	pthread_mutex_lock(&vctx->moving);
 	look->nap_us = look->nap_us * 2 < LONGEST_NAP_US ? look->nap_us * 2 : LONGEST_NAP_US;
-	return !atomic_load(&the.ends) && !the.resetting &&
-	       atomic_load_explicit(&ds_vctx, memory_order_acquire) == vctx &&
-	       look->generation == vctx->generation &&
-	       ds_session_epoch(the.session) == look->granted.epoch;
+	return still_about(look);
 }
 
 /* Wait until everybody who may have seen what was before has given the driver its work. */
@@ -220,14 +228,16 @@ static enum outcome move_to(struct ds_vctx *vctx, struct look *look)
 
 /* ---- physical contexts that nobody needs ---- */
 
-static struct ds_pctx *least_recent(struct ds_vctx *vctx, bool held)
+/* None of the slots in `but`; `held`: graphs may hold it, and only they. */
+static struct ds_pctx *least_recent(struct ds_vctx *vctx, bool held, uint32_t but)
 {
 	struct ds_pctx *found = NULL;
 
 	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
 		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
 
-		if (pctx && pctx != ds_remap_target(vctx) && !inside_chaos(vctx, pctx) &&
+		if (pctx && !(but >> slot & 1) && pctx != ds_remap_target(vctx) &&
+		    !inside_chaos(vctx, pctx) &&
 		    (held ? slot > 0 : !atomic_load_explicit(&pctx->holds, memory_order_acquire)) &&
 		    !atomic_load_explicit(&pctx->pins, memory_order_acquire) &&
 		    (!found || pctx->last_target < found->last_target))
@@ -291,27 +301,48 @@ static void take_shadows(struct ds_vctx *vctx, unsigned slot)
 	pthread_mutex_unlock(&vctx->lock);
 }
 
-/* Destroy those above the number that is kept, if nothing is on them. */
+static bool is_held(struct ds_pctx *pctx)
+{
+	return atomic_load_explicit(&pctx->holds, memory_order_acquire) ||
+	       atomic_load_explicit(&pctx->pins, memory_order_acquire);
+}
+
+/*
+ * Destroy it if nobody needs it. Work first: a move would wait for room in the queue of a stream that is
+ * stuck. False: the look is over.
+ */
+static bool try_to_destroy(struct ds_vctx *vctx, struct look *look, struct ds_pctx *pctx)
+{
+	const uint32_t slot = 1U << pctx->slot;
+
+	if (any_work(vctx, slot) || !all_leave(vctx, pctx))
+		return true;
+	if (!wait_for_launchers(look))
+		return false;
+	if (any_work(vctx, slot) || awaited(vctx, pctx->slot) || is_held(pctx))
+		return true;
+	take_shadows(vctx, pctx->slot);
+	ds_pctx_destroy(pctx);
+	return true;
+}
+
+/* Destroy those above the number that is kept, the least recently used first. */
 static void trim(struct ds_vctx *vctx, struct look *look)
 {
+	uint32_t tried = 0;
+
 	while (count(vctx) > DS_PCTX_CACHED) {
-		struct ds_pctx *pctx = least_recent(vctx, false);
+		struct ds_pctx *pctx = least_recent(vctx, false, tried);
 
 		if (!pctx) {
 			/* Graphs hold the others; they can be made executable there again. */
-			pctx = least_recent(vctx, true);
+			pctx = least_recent(vctx, true, tried);
 			if (pctx)
 				ds_vgraph_evict(pctx);
 		}
-		/* Work first: a move would wait for room in the queue of a stream that is stuck. */
-		if (!pctx || any_work(vctx, 1U << pctx->slot) || !all_leave(vctx, pctx) ||
-		    !wait_for_launchers(look) || any_work(vctx, 1U << pctx->slot) ||
-		    awaited(vctx, pctx->slot) ||
-		    atomic_load_explicit(&pctx->holds, memory_order_acquire) ||
-		    atomic_load_explicit(&pctx->pins, memory_order_acquire))
+		if (!pctx || !try_to_destroy(vctx, look, pctx))
 			return;
-		take_shadows(vctx, pctx->slot);
-		ds_pctx_destroy(pctx);
+		tried |= 1U << pctx->slot;
 	}
 }
 
@@ -340,6 +371,11 @@ static enum outcome follow(struct look *look)
 	ds_real.cuCtxSetCurrent(vctx->primary);
 	allowed = ds_groups_union(session->in_use, look->granted.groups);
 	ds_session_use(session, &allowed);
+	/* Pages that change fast may have left no time for it; without room there is no way on. */
+	if (count(vctx) == DS_PCTX_MAX)
+		trim(vctx, look);
+	if (!still_about(look))
+		return AGAIN;
 	if (move_to(vctx, look) != SETTLED)
 		return FAILED;
 	if (!wait_for_launchers(look))

@@ -220,6 +220,8 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 	ds_measure_start(session.port, primary);
 	ds_session_acknowledge(&session, granted.epoch);
 	atomic_store_explicit(&ds_vctx, vctx, memory_order_release);
+	if (ds_session_epoch(&session) != granted.epoch)
+		ds_acknowledger_look();
 	return 0;
 fail:
 	ds_streams_drop(vctx);

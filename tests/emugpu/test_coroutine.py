@@ -104,8 +104,8 @@ class Runtime:
             self.ports.append(memory)
             descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [port, self.page]))]
         try:
-            connection.sendmsg([welcome], descriptors)
             self.connections.append(connection)
+            connection.sendmsg([welcome], descriptors)
             while notice := connection.recv(100):
                 magic, said, kind, epoch = self.NOTICE.unpack(notice)
                 assert (magic, said, kind) == (MAGIC, VERSION, self.ACKNOWLEDGED)
