@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Groups that change hands while their user runs: the real node runtimes, programs that speak to the port."""
 import fcntl
+import json
 import os
 import signal
 import sys
@@ -295,3 +296,67 @@ def test_a_small_share_keeps_a_group_through_joins_and_leaves(host):
         for name in names[i % 3:] + names[:i % 3]:
             host.end(name)
             assert small.ask("page")["groups"] & ~REST
+
+
+# Real programs with the coroutine library
+
+def users_of_groups(trace):
+    """For each SM group, who ran a block there, when: (begin, end, pid) in order."""
+    assert len(trace) < 65536, "the trace has lost its beginning"
+    found = {}
+    for block in trace:
+        found.setdefault(min(block["sm"] // 8, 15), []).append((block["begin_ns"], block["end_ns"], block["pid"]))
+    return {group: sorted(blocks) for group, blocks in found.items()}
+
+
+def assert_one_user_at_any_instant(users):
+    for group, blocks in users.items():
+        busy_until = {}
+        for begin, end, pid in blocks:
+            for other, until in busy_until.items():
+                assert other == pid or until <= begin, \
+                    f"group {group}: {pid} began {until - begin} ns before {other} ended"
+            busy_until[pid] = max(busy_until.get(pid, 0), end)
+
+
+def spin(host, share, seconds, blocks):
+    run = host.run("--share", str(share), "--gpu", "0", "--", host.gpuwork, "spin", "--blocks", str(blocks),
+                   "--block-us", "20000", "--seconds", str(seconds))
+    return run, f"run-{run.pid}"
+
+
+def finished(run):
+    out, err = run.communicate(timeout=30)
+    assert run.returncode == 0, err
+    return json.loads(out)
+
+
+def test_groups_move_under_running_programs_and_no_group_ever_has_two_users(host):
+    """0.95 has groups 0-14; 0.05 comes, gets 14, and goes; block by block."""
+    first, name = spin(host, 0.95, 5, 120)
+    pid = wait_for(lambda: host.resident(name) and [p["pid"] for p in host.resident(name)["programs"]], 10)[0]
+    wait_for(lambda: host.resident(name)["programs"][0].get("reported_by_program", {}).get("launches", 0) > 20, 10)
+    second, _ = spin(host, 0.05, 1, 8)
+    finished(second)
+    wait_for(lambda: host.resident(name)["groups_held"] == "0-14")
+    remaps = host.resident(name)["programs"][0]["reported_by_program"]["remaps"]
+    finished(first)
+    host.assert_clean()
+    users = users_of_groups(host.trace(0))
+    assert_one_user_at_any_instant(users)
+    assert remaps >= 1
+    runs = [who for i, (_, _, who) in enumerate(users[14]) if i == 0 or users[14][i - 1][2] != who]
+    assert len(runs) == 3 and runs[0] == runs[2] == pid != runs[1], "it had the last group, lent it and got it back"
+    assert {who for _, _, who in users[0]} == {pid}
+
+
+def test_halves_that_join_and_leave_under_each_other(host):
+    """Three come and go one after another beside one that stays; each time groups go and come back."""
+    first, name = spin(host, 0.4, 6, 132)
+    wait_for(lambda: host.resident(name) and host.resident(name)["programs"], 10)
+    for share in 0.6, 0.3, 0.55:
+        finished(spin(host, share, 0.4, 132)[0])
+    assert first.poll() is None, "it ran all the time"
+    finished(first)
+    assert_one_user_at_any_instant(users_of_groups(host.trace(0)))
+    host.assert_clean()
