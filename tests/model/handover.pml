@@ -4,7 +4,7 @@
  * groups, with their node runtimes, programs of several processes and threads, and everything that
  * may die or stop at any instant. Each step stands for the C that it names.
  *
- * Invariants: no group ever has work of two allocations (enqueue(), below); and when nothing more can
+ * Invariants: no group ever has work of two allocations (Launcher); and when nothing more can
  * happen, everybody has what is planned for it, unless a program that is stopped for good, or whose
  * runtime is dead, has not acknowledged (Checker). The checker also finds every deadlock in between.
  *
