@@ -305,7 +305,13 @@ static CUresult wait_captured(struct ds_op *op, CUstream handle, CUevent event, 
 	pthread_mutex_lock(&op->stream->lock);
 	ds_streams_note_uncaptured(op->vctx, op->stream);
 	result = real(op->target, event, flags);
-	if (ds_order_captured(op->target))
+	/*
+	 * The graph is where its capture began, and is moved as a whole. With nodes of two partitions it
+	 * may have some that cannot be moved: those stay where they are, always.
+	 */
+	if (ds_order_captured(op->target) &&
+	    ds_remap_of_stream(op->stream) !=
+		atomic_load_explicit(&op->vctx->captured_in, memory_order_relaxed))
 		ds_remap_pin(ds_remap_of_stream(op->stream));
 	pthread_mutex_unlock(&op->stream->lock);
 	return result;
@@ -381,8 +387,11 @@ static CUresult capture_began(const struct ds_op *op, CUresult result)
 {
 	if (!op->stream)
 		return result;
-	if (result == CUDA_SUCCESS)
+	if (result == CUDA_SUCCESS) {
 		atomic_fetch_add_explicit(&op->vctx->captures, 1, memory_order_relaxed);
+		atomic_store_explicit(&op->vctx->captured_in, ds_remap_of_stream(op->stream),
+				      memory_order_relaxed);
+	}
 	pthread_mutex_unlock(&op->stream->lock);
 	if (result == CUDA_SUCCESS)
 		ds_op_end(op);

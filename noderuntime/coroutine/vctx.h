@@ -79,13 +79,14 @@ struct ds_vctx {
 	CUcontext primary;
 	unsigned generation; /* of the device's primary context: a reset ends all streams */
 	_Atomic uint64_t *launches, *remaps, *pinned_graphs; /* in the port */
-	_Atomic uint64_t epoch;              /* counts the targets */
-	_Atomic(struct ds_pctx *) target;    /* where new work goes */
+	_Atomic uint64_t epoch;                              /* counts the targets */
+	_Atomic(struct ds_pctx *) target;                    /* where new work goes */
 	struct ds_chaos chaos;
 	struct ds_vstream null;
 	_Atomic uint64_t null_work;                /* operations on the NULL stream so far */
 	atomic_int any_dirty;                      /* DS_DIRTY: a blocking stream may be dirty */
 	atomic_int captures;                       /* stream captures under way, about */
+	_Atomic(struct ds_pctx *) captured_in;     /* where the last one began; only compared */
 	_Atomic(struct ds_stream_table *) streams; /* handle -> stream */
 	/* Under the lock: */
 	pthread_mutex_t lock;

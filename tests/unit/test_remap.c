@@ -26,7 +26,7 @@ static int n_notes, last[STREAMS_MAX], recorded[EVENTS_MAX], n_streams, n_events
 static bool captured[STREAMS_MAX];
 static struct ds_vctx vctx;
 static _Atomic uint64_t launches, remaps;
-static const CUcontext primary = (CUcontext)0x1000;
+static CUcontext primary = (CUcontext)0x1000;
 
 static int put(CUstream stream, int behind)
 {
