@@ -59,6 +59,38 @@ static void put(struct ds_vgraph *graph, struct ds_executable *executable)
 	pthread_mutex_unlock(&graph->launching);
 }
 
+static struct ds_pctx *first_place(const struct ds_vgraph *graph)
+{
+	const struct ds_executable *executable = graph->executables;
+
+	while (executable->next)
+		executable = executable->next;
+	return executable->pctx;
+}
+
+static void forget_clone(struct ds_vgraph *graph)
+{
+	if (graph->clone)
+		ds_real.cuGraphDestroy(graph->clone);
+	graph->clone = NULL;
+	graph->clone_at = NULL;
+	free(graph->disabled);
+	graph->disabled = NULL;
+	graph->n_disabled = 0;
+}
+
+/*
+ * The clone's nodes must not be in a physical context that goes: another may come to have its handle. Under
+ * `making`.
+ */
+static void bring_clone_back(struct ds_vgraph *graph)
+{
+	if (graph->clone &&
+	    ds_graph_retarget(graph->vctx, graph->clone, first_place(graph)) != CUDA_SUCCESS)
+		forget_clone(graph);
+	graph->clone_at = NULL;
+}
+
 static void executable_free(struct ds_executable *executable)
 {
 	ds_remap_release(executable->pctx);
@@ -69,6 +101,8 @@ void ds_vgraph_discard(struct ds_vgraph *graph, struct ds_executable *executable
 {
 	struct ds_executable **link = &graph->executables;
 
+	if (graph->clone_at == executable->pctx)
+		bring_clone_back(graph);
 	pthread_mutex_lock(&graph->launching);
 	while (*link != executable)
 		link = &(*link)->next;
@@ -84,16 +118,6 @@ static void discard_all_but_first(struct ds_vgraph *graph)
 {
 	while (graph->executables->next)
 		ds_vgraph_discard(graph, graph->executables);
-}
-
-static void forget_clone(struct ds_vgraph *graph)
-{
-	if (graph->clone)
-		ds_real.cuGraphDestroy(graph->clone);
-	graph->clone = NULL;
-	free(graph->disabled);
-	graph->disabled = NULL;
-	graph->n_disabled = 0;
 }
 
 bool ds_vgraph_may_pin(struct ds_vctx *vctx, const struct ds_pctx *pctx)
@@ -131,8 +155,8 @@ CUresult ds_vgraph_pin(struct ds_vgraph *graph)
 	if (atomic_load(&graph->pinned))
 		return CUDA_SUCCESS;
 	/* Whatever comes of it, the others no longer do what the program wants. */
-	discard_all_but_first(graph);
 	forget_clone(graph);
+	discard_all_but_first(graph);
 	if (!pin(graph->vctx, graph->executables->pctx))
 		return CUDA_ERROR_NOT_SUPPORTED;
 	if (graph->vctx->pinned_graphs)
@@ -273,6 +297,7 @@ static CUresult instantiate(struct ds_vgraph *graph, struct ds_pctx *pctx, CUgra
 {
 	CUresult result = ds_graph_retarget(graph->vctx, graph->clone, pctx);
 
+	graph->clone_at = pctx;
 	if (result != CUDA_SUCCESS)
 		return result;
 	result = ds_real.cuGraphInstantiateWithFlags(exec, graph->clone, graph->flags);
@@ -301,6 +326,8 @@ static CUresult make(struct ds_vgraph *graph, struct ds_pctx *pctx)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	mode = relax();
 	result = instantiate(graph, pctx, &executable->exec);
+	if (result != CUDA_SUCCESS)
+		bring_clone_back(graph);
 	unrelax(mode);
 	if (result != CUDA_SUCCESS) {
 		free(executable);
@@ -360,7 +387,9 @@ static void update_others(struct ds_vgraph *graph)
 		CUgraphExecUpdateResultInfo info;
 
 		next = other->next;
-		if (ds_graph_retarget(graph->vctx, graph->clone, other->pctx) != CUDA_SUCCESS ||
+		graph->clone_at = other->pctx;
+		if (!graph->clone ||
+		    ds_graph_retarget(graph->vctx, graph->clone, other->pctx) != CUDA_SUCCESS ||
 		    ds_real.cuGraphExecUpdate_v2(other->exec, graph->clone, &info) != CUDA_SUCCESS)
 			ds_vgraph_discard(graph, other);
 	}

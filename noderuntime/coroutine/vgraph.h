@@ -34,8 +34,10 @@ struct ds_vgraph {
 	 * if there is no executable that it may use.
 	 */
 	pthread_mutex_t making;
-	CUgraph clone;         /* makes further executables; NULL: there will be none */
-	bool updated;          /* as a whole: the program's nodes are no longer known in `clone` */
+	CUgraph clone; /* makes further executables; NULL: there will be none */
+	struct ds_pctx
+	    *clone_at; /* where its nodes may be, beside the first; an executable is there */
+	bool updated;  /* as a whole: the program's nodes are no longer known in `clone` */
 	CUgraphNode *disabled; /* in `clone` */
 	size_t n_disabled;
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CUDA graphs in programs that move between partitions, on the emulated GPU."""
 
+import random
 import struct
 import subprocess
 import time
@@ -100,6 +101,19 @@ def test_a_graph_follows_its_partition(host, runtime, endless):
         assert host.sms() and host.sms() <= sms_of(groups)
     program.end()
     assert granter.port().pinned == set()
+
+
+@pytest.mark.parametrize("chaos", ["", "3:5"])
+def test_a_graph_outlives_partitions_that_come_and_go(host, runtime, endless, chaos):
+    """More partitions than are kept: executables go with theirs, and are made again."""
+    draw = random.Random(7)
+    granter = runtime(groups=EVERYWHERE)
+    program = endless(granter, "endless", DETSHARE_CHAOS=chaos)
+    for _ in range(1500):
+        groups = draw.sample(range(5), draw.randint(1, 4))
+        granter.wait_for(granter.grant(groups))
+        assert granter.port().groups == set(groups)
+    program.end()
 
 
 def test_a_larger_partition_is_used_once_prepared(host, runtime, endless):
