@@ -452,6 +452,7 @@ static void start_op(struct emu_device *dev, struct emu_op *op)
 	}
 	switch (op->work.kind) {
 	case EMU_OP_KERNEL:
+		emu_kernel_begins(&dev->map, dev->client, &op->sms);
 		append(&dev->active, op);
 		return;
 	case EMU_OP_WAIT_VALUE:
@@ -621,6 +622,8 @@ static void account_ended(struct emu_device *dev)
 			continue;
 		}
 		*p = op->queue_next;
+		/* Before anybody can know that it is done. */
+		emu_kernel_ends(&dev->map, dev->client, &op->sms);
 		op_done(op, fault, op->done_ns ? op->done_ns : emu_now_ns());
 	}
 }
