@@ -185,6 +185,7 @@ struct emu_op {
 struct emu_running {
 	struct emu_op *op;
 	unsigned sm;
+	uint32_t index[3]; /* the block's */
 	uint64_t claim, end_ns;
 	bool ended;
 };
@@ -236,6 +237,11 @@ struct emu_op *emu_op_new(enum emu_op_kind kind, const struct CUstream_st *strea
 struct emu_op *emu_op_new_in(enum emu_op_kind kind, struct CUctx_st *ctx, int priority);
 /* Make `op` wait for `before`, if that is not done. */
 void emu_op_after(struct emu_op *op, struct emu_op *before);
+/*
+ * Does EMUGPU_DROP=KIND:N ask for a driver that forgets every Nth wait of this kind ("stream", "event",
+ * "legacy", "graph", "launch")? For tests that must find that out.
+ */
+bool emu_forget(const char *kind);
 /*
  * Append to the stream, with the ordering that the stream's kind asks for. Takes the reference. If the
  * stream is captured, the work becomes a node of the graph instead.

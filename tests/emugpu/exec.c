@@ -312,7 +312,8 @@ static void start_after(CUgraphNode node, struct emu_op *op, struct emu_op *begi
 	if (!node->after.n)
 		emu_op_after(op, begin);
 	for (size_t i = 0; i < node->after.n; i++)
-		emu_op_after(op, node->after.all[i]->end);
+		if (!emu_forget("graph"))
+			emu_op_after(op, node->after.all[i]->end);
 	emu_op_start(op);
 }
 
@@ -388,7 +389,8 @@ static CUresult launch(CUgraphExec exec, struct CUstream_st *s)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	/* Launches of one executable come one after the other, whatever their streams. */
-	emu_op_after(begin, exec->last);
+	if (!emu_forget("launch"))
+		emu_op_after(begin, exec->last);
 	emu_op_ref(begin);
 	emu_op_submit(begin, s);
 	start_nodes(exec->graph, s, exec->flags, begin);

@@ -312,7 +312,7 @@ CUresult CUDAAPI cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flag
 		rc = emu_capture_wait(s, event, flags, &done);
 	if (!rc && !done && event->op) {
 		op = emu_op_new(EMU_OP_NOP, s);
-		if (op)
+		if (op && !emu_forget("event"))
 			emu_op_after(op, event->op);
 		rc = op ? emu_op_submit(op, s) : CUDA_ERROR_OUT_OF_MEMORY;
 	}
