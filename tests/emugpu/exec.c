@@ -276,8 +276,9 @@ static CUresult check(CUgraph graph, const struct CUstream_st *s)
 		CUgraphNode node = graph->nodes.all[i];
 		if (runs_in_its_context(node) && (!emu_handle_is(node->ctx, EMU_HANDLE_CONTEXT) ||
 						  node->ctx->id != node->ctx_id)) {
-			emu_say("a graph was launched after the context of one of its nodes was "
-				"destroyed");
+			emu_say("a graph was launched after the context of a node of type %d in it "
+				"was destroyed",
+				(int)node->type);
 			rc = CUDA_ERROR_CONTEXT_IS_DESTROYED;
 		} else if (runs_in_its_context(node)) {
 			rc = emu_op_prepare(EMU_OP_KERNEL, node->ctx->dev);
