@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * random_program SEED [STEPS [THREADS]]: a CUDA program drawn at random. It prints a hash of all that it
+ * random_program SEED [STEPS [THREADS [CAPTURE]]]: a CUDA program drawn at random. It prints a hash of all that it
  * computed, which CUDA's ordering rules determine, however the driver schedules its work: streams of all
  * kinds and priorities, events, copies, host functions, memory, graphs, threads. What runs too early, too
  * late, twice or not at all changes the hash, because x = (x ^ y) * a + b does not commute.
@@ -88,8 +88,8 @@ struct graph {
 /* What one host thread uses, and knows. */
 struct world {
 	uint64_t random;
-	bool
-	    alone; /* no other thread: whole-context calls and captures of blocking streams are fine */
+	bool captures; /* streams are captured, too */
+	bool alone; /* no other thread: the whole context and blocking streams may be waited for */
 	CUcontext ctx;
 	CUfunction mix;
 	struct stream streams[LINES];
@@ -786,7 +786,8 @@ static void step(struct world *w)
 		replace_stream(w);
 		break;
 	case 5:
-		capture(w);
+		if (w->captures)
+			capture(w);
 		break;
 	case 6:
 		explicit_graph(w);
@@ -890,7 +891,8 @@ int main(int argc, char **argv)
 	CUdevice dev;
 
 	if (!n || n > THREADS_MAX) {
-		fprintf(stderr, "Usage: random_program SEED [STEPS [THREADS, 1 to %d]]\n",
+		fprintf(stderr,
+			"Usage: random_program SEED [STEPS [THREADS, 1 to %d [CAPTURE, 0 or 1]]]\n",
 			THREADS_MAX);
 		return 2;
 	}
@@ -901,9 +903,10 @@ int main(int argc, char **argv)
 	OK(cuCtxSetCurrent(ctx));
 	OK(cuModuleLoadData(&module, ptx));
 	OK(cuModuleGetFunction(&mix, module, "mix"));
-	/* A thread's per-thread stream is its own: it begins and runs its world itself, or all begin here. */
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = 0; i < n; i++) {
 		begin(&worlds[i], ctx, mix, seed * THREADS_MAX + i, steps, n == 1);
+		worlds[i].captures = argc <= 4 || strcmp(argv[4], "0") != 0;
+	}
 	OK(cuCtxSynchronize());
 	for (unsigned i = 1; i < n; i++)
 		if (pthread_create(&threads[i], NULL, run, &worlds[i]))

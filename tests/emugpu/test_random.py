@@ -44,32 +44,34 @@ def runtime(tmp_path, host):
         each.close()
 
 
-def run(host, seed, threads, runtime=None, steps=STEPS, **environment):
+def run(host, seed, threads, runtime=None, capture=None, **environment):
     """What the program printed; how it ended, if it did not end well."""
+    capture = threads == 1 if capture is None else capture
     try:
-        done = host.run(EMUGPU / "random_program", seed, steps, threads, runtime=runtime,
-                        preload=runtime is not None, check=False, **environment)
+        done = host.run(EMUGPU / "random_program", seed, STEPS, threads, int(capture),
+                        runtime=runtime, preload=runtime is not None, check=False, **environment)
     except subprocess.TimeoutExpired:
         return "did not end"
     return done.stdout or f"{done.returncode}: {done.stderr}"
 
 
-def programs(first=SEED):
+def programs():
     """Seeds and numbers of threads, until the time is over."""
     until = time.monotonic() + SECONDS
-    seed = first
+    seed = SEED
     while time.monotonic() < until:
         yield seed, 1 + seed % 3
         seed += 1
 
 
-def assert_same(host, seed, threads, inside, alone=None):
-    assert inside == (alone or run(host, seed, threads)), f"random_program {seed} {STEPS} {threads}"
+def assert_same(host, seed, threads, inside, capture=None):
+    assert inside == run(host, seed, threads, capture=capture), \
+        f"random_program {seed} {STEPS} {threads} {int(threads == 1 if capture is None else capture)}"
 
 
 def test_alone_the_result_is_always_the_same(host):
     for seed, threads in programs():
-        assert_same(host, seed, threads, run(host, seed, threads))
+        assert_same(host, seed, threads, run(host, seed, threads, capture=True), True)
 
 
 # How often each kind of wait is forgotten: rarely enough that the program still runs.
@@ -102,8 +104,7 @@ def test_moved_by_chaos(host, runtime, groups, every):
     assert moved > 0
 
 
-def test_while_the_grant_changes(host, runtime):
-    granter = runtime((0, 1))
+def while_the_grant_changes(granter, body):
     over = threading.Event()
     drawn = random.Random(SEED)
 
@@ -114,11 +115,32 @@ def test_while_the_grant_changes(host, runtime):
     changer = threading.Thread(target=change)
     changer.start()
     try:
-        for seed, threads in programs():
-            assert_same(host, seed, threads, run(host, seed, threads, granter))
+        body()
     finally:
         over.set()
         changer.join()
+
+
+def test_while_the_grant_changes(host, runtime):
+    granter = runtime((0, 1))
+
+    def body():
+        for seed, threads in programs():
+            assert_same(host, seed, threads, run(host, seed, threads, granter))
+
+    while_the_grant_changes(granter, body)
+
+
+@pytest.mark.xfail(strict=False, reason="cuMemFree of one thread ends the capture of another, and the "
+                   "partition of a captured node may be gone before the graph has been moved")
+def test_captures_of_several_threads_while_the_grant_changes(host, runtime):
+    granter = runtime((0, 1))
+
+    def body():
+        for seed, threads in programs():
+            assert_same(host, seed, threads, run(host, seed, threads, granter, capture=True), True)
+
+    while_the_grant_changes(granter, body)
 
 
 def test_programs_side_by_side_share_no_sm(host, runtime, tmp_path):
@@ -131,7 +153,7 @@ def test_programs_side_by_side_share_no_sm(host, runtime, tmp_path):
     granters = runtime((0, 1, 2)), runtime((3, 4))
     try:
         for seed, threads in programs():
-            alone = [run(host, seed + i, threads, steps=STEPS) for i in (0, 1)]
+            alone = [run(host, seed + i, threads) for i in (0, 1)]
             host.clear()
             inside = [None, None]
 
