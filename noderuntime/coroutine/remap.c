@@ -254,9 +254,16 @@ void ds_chaos_choose(struct ds_vctx *vctx, struct ds_pctx *granted)
 	if (!vctx->chaos.every)
 		return;
 	for (unsigned tries = 0; n < DS_PCTX_CACHED && tries < 4 * DS_PCTX_CACHED; tries++) {
-		const struct ds_groups some = some_of(vctx, &granted->groups);
-		struct ds_pctx *pctx = ds_remap_make(vctx, &some, &err);
-		bool known = !pctx;
+		struct ds_groups some;
+		struct ds_pctx *pctx;
+		bool known;
+
+		/* Launches draw, too. */
+		pthread_mutex_lock(&vctx->publishing);
+		some = some_of(vctx, &granted->groups);
+		pthread_mutex_unlock(&vctx->publishing);
+		pctx = ds_remap_make(vctx, &some, &err);
+		known = !pctx;
 
 		for (unsigned i = 0; i < n; i++)
 			known |= chosen[i] == pctx;
