@@ -83,6 +83,19 @@ static int check_same_job(const struct ds_usage_record *records, size_t n, struc
 	return 0;
 }
 
+/* Quantiles of several nodes cannot be added: a job waits for its slowest node. */
+static void add_reported(struct ds_usage_reported *sum, const struct ds_usage_reported *one)
+{
+	sum->launches += one->launches;
+	sum->remaps += one->remaps;
+	sum->stalls += one->stalls;
+	sum->samples += one->samples;
+	sum->busy_gpu_s += one->busy_gpu_s;
+	sum->steps += one->steps;
+	sum->step_p50_us = fmax(sum->step_p50_us, one->step_p50_us);
+	sum->step_p99_us = fmax(sum->step_p99_us, one->step_p99_us);
+}
+
 int ds_usage_merge(const struct ds_usage_record *records, size_t n,
 		   struct ds_usage_summary *summary, struct ds_error *err)
 {
@@ -101,6 +114,7 @@ int ds_usage_merge(const struct ds_usage_record *records, size_t n,
 			continue;
 		summary->granted_sm_s += record->granted_sm_s;
 		summary->programs += record->programs;
+		add_reported(&summary->reported, &record->reported);
 		if (record->step_granted_max_milli > summary->step_granted_max_milli)
 			summary->step_granted_max_milli = record->step_granted_max_milli;
 		if (record->restart != summary->restarts)
@@ -131,13 +145,16 @@ char *ds_usage_summary_format(const struct ds_usage_summary *summary)
 	    milliseconds(summary->seconds), "granted_sm_s", milliseconds(summary->granted_sm_s),
 	    "programs", (json_int_t)summary->programs, "step_granted_max_milli",
 	    (json_int_t)summary->step_granted_max_milli);
+	struct ds_usage_reported reported = summary->reported;
 	char *text = NULL;
 
 	if (!line)
 		return NULL;
-	if (summary->nodes_missing == 0 ||
-	    json_object_set_new(json_object_get(line, "detshare"), "nodes_missing",
-				json_integer(summary->nodes_missing)) == 0)
+	reported.busy_gpu_s = milliseconds(reported.busy_gpu_s);
+	if ((summary->nodes_missing == 0 ||
+	     json_object_set_new(json_object_get(line, "detshare"), "nodes_missing",
+				 json_integer(summary->nodes_missing)) == 0) &&
+	    ds_usage_reported_to_json(&reported, json_object_get(line, "detshare")) == 0)
 		text = json_dumps(line, DS_JSON_FORMAT);
 	json_decref(line);
 	return text;

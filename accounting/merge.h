@@ -21,6 +21,8 @@ struct ds_usage_summary {
 	double granted_sm_s; /* over all nodes and runs */
 	uint64_t programs;   /* likewise */
 	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
+	/* Added up over all nodes and runs; the step times are those of the slowest. */
+	struct ds_usage_reported reported;
 };
 
 /*

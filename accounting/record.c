@@ -17,6 +17,8 @@ enum { RECORD_VERSION = 1 };
 /* Beyond the year 5000, or a thousand years of an H200: not a measurement. */
 #define SECONDS_MAX    1e11
 #define SM_SECONDS_MAX 1e13
+#define STEP_US_MAX    1e10
+#define COUNT_MAX      9.0e15
 
 enum kind { NAME, NAME_OR_EMPTY, UINT32, UINT64, REAL };
 
@@ -45,12 +47,32 @@ static const struct field FIELDS[] = {
 	{"begin_unix_s",           AT(begin_unix_s),           REAL,          0, SECONDS_MAX},
 	{"end_unix_s",             AT(end_unix_s),             REAL,          0, SECONDS_MAX},
 	{"granted_sm_s",           AT(granted_sm_s),           REAL,          0, SM_SECONDS_MAX},
-	{"programs",               AT(programs),               UINT64,        0, 9.0e15},
+	{"programs",               AT(programs),               UINT64,        0, COUNT_MAX},
 	{"step_granted_max_milli", AT(step_granted_max_milli), UINT32,        0, 1000},
 };
 #undef AT
+
+/* The object "reported_by_program": each key is there if it is not zero. */
+#define AT(member) offsetof(struct ds_usage_reported, member), \
+		   sizeof(((struct ds_usage_reported *)NULL)->member)
+static const struct field REPORTED[] = {
+	{"launches",               AT(launches),               UINT64,        0, COUNT_MAX},
+	{"remaps",                 AT(remaps),                 UINT64,        0, COUNT_MAX},
+	{"stalls",                 AT(stalls),                 UINT64,        0, COUNT_MAX},
+	{"samples",                AT(samples),                UINT64,        0, COUNT_MAX},
+	{"busy_gpu_s",             AT(busy_gpu_s),             REAL,          0, SECONDS_MAX},
+	{"steps",                  AT(steps),                  UINT64,        0, COUNT_MAX},
+	{"step_p50_us",            AT(step_p50_us),            REAL,          0, STEP_US_MAX},
+	{"step_p99_us",            AT(step_p99_us),            REAL,          0, STEP_US_MAX},
+};
+#undef AT
 /* clang-format on */
-enum { N_FIELDS = sizeof(FIELDS) / sizeof(FIELDS[0]) };
+enum {
+	N_FIELDS = sizeof(FIELDS) / sizeof(FIELDS[0]),
+	N_REPORTED = sizeof(REPORTED) / sizeof(REPORTED[0]),
+};
+
+static const char REPORTED_KEY[] = "reported_by_program";
 
 static json_t *field_to_json(const struct field *field, const void *value)
 {
@@ -68,6 +90,32 @@ static json_t *field_to_json(const struct field *field, const void *value)
 	return NULL;
 }
 
+static bool is_zero(const struct field *field, const void *value)
+{
+	return field->kind == REAL ? *(const double *)value == 0 : *(const uint64_t *)value == 0;
+}
+
+int ds_usage_reported_to_json(const struct ds_usage_reported *reported, json_t *object)
+{
+	json_t *inner = json_object();
+
+	for (size_t i = 0; i < N_REPORTED; i++) {
+		const char *value = (const char *)reported + REPORTED[i].offset;
+
+		if (!is_zero(&REPORTED[i], value) &&
+		    json_object_set_new(inner, REPORTED[i].key,
+					field_to_json(&REPORTED[i], value)) < 0) {
+			json_decref(inner);
+			return -1;
+		}
+	}
+	if (inner && json_object_size(inner) == 0) {
+		json_decref(inner);
+		return 0;
+	}
+	return json_object_set_new(object, REPORTED_KEY, inner);
+}
+
 json_t *ds_usage_record_to_json(const struct ds_usage_record *record)
 {
 	json_t *object = json_object();
@@ -80,6 +128,8 @@ json_t *ds_usage_record_to_json(const struct ds_usage_record *record)
 		    0)
 			goto fail;
 	}
+	if (ds_usage_reported_to_json(&record->reported, object) < 0)
+		goto fail;
 	return object;
 fail:
 	json_decref(object);
@@ -147,6 +197,25 @@ static int number_from_json(const struct field *field, const json_t *json, void 
 	return 0;
 }
 
+static int reported_from_json(const json_t *object, struct ds_usage_reported *reported,
+			      struct ds_error *err)
+{
+	const json_t *inner = json_object_get(object, REPORTED_KEY);
+
+	if (!inner)
+		return 0;
+	if (!json_is_object(inner))
+		return ds_fail(err, "broken usage record: %s is not a JSON object", REPORTED_KEY);
+	for (size_t i = 0; i < N_REPORTED; i++) {
+		const json_t *json = json_object_get(inner, REPORTED[i].key);
+
+		if (json && number_from_json(&REPORTED[i], json,
+					     (char *)reported + REPORTED[i].offset, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 static int fields_from_json(const json_t *object, struct ds_usage_record *record,
 			    struct ds_error *err)
 {
@@ -178,7 +247,7 @@ static int fields_from_json(const json_t *object, struct ds_usage_record *record
 			       "broken usage record: end_unix_s = %.16g is before "
 			       "begin_unix_s = %.16g",
 			       record->end_unix_s, record->begin_unix_s);
-	return 0;
+	return reported_from_json(object, &record->reported, err);
 }
 
 int ds_usage_record_from_json(const json_t *json, struct ds_usage_record *record,

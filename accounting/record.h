@@ -18,6 +18,22 @@
  */
 enum { DS_USAGE_RECORD_MAX = 4096 }; /* bytes of its JSON */
 
+/*
+ * What the programs said of themselves: never billed, and labelled so wherever it is shown. All zero
+ * when nothing was measured; a figure that is zero is left out of the JSON.
+ */
+struct ds_usage_reported {
+	uint64_t launches; /* of kernels and graphs */
+	uint64_t remaps;   /* times that a stream went to another partition */
+	uint64_t stalls;   /* launches that had to wait for the library */
+	uint64_t
+	    samples; /* launches whose time on the GPU was measured; busy_gpu_s follows from them */
+	double busy_gpu_s;  /* time that kernels ran, all programs together */
+	uint64_t steps;     /* times between host synchronisations that were measured, of which */
+	double step_p50_us; /* the median, */
+	double step_p99_us; /* and the 99th percentile */
+};
+
 struct ds_usage_record {
 	char cluster[64]; /* ClusterName; "": the collector's own */
 	char node[256];
@@ -29,9 +45,10 @@ struct ds_usage_record {
 	char gpu_uuid[48];
 	double begin_unix_s; /* when the allocation joined the ledger */
 	double end_unix_s;
-	double granted_sm_s;             /* integral over time of the SMs of the groups it held */
-	uint64_t programs;               /* processes that were welcomed */
-	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
+	double granted_sm_s;               /* integral over time of the SMs of the groups it held */
+	uint64_t programs;                 /* processes that were welcomed */
+	uint32_t step_granted_max_milli;   /* largest share a step was granted; 0: no step came */
+	struct ds_usage_reported reported; /* optional in the JSON, like each of its figures */
 };
 
 /* One JSON object on one line, malloc'd (the caller frees it), or NULL when memory is out. */

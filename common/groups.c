@@ -3,6 +3,14 @@
 
 #include <stdio.h>
 
+bool ds_groups_has_full(const struct ds_groups *set, const struct ds_gpu_shape *shape)
+{
+	struct ds_groups full = *set;
+
+	ds_groups_remove(&full, shape->n_groups);
+	return !ds_groups_empty(&full);
+}
+
 unsigned ds_groups_sms(const struct ds_groups *set, const struct ds_gpu_shape *shape)
 {
 	struct ds_groups full = *set;

@@ -57,6 +57,11 @@ static inline bool ds_groups_equal(const struct ds_groups *a, const struct ds_gr
 	return a->bits[0] == b->bits[0] && a->bits[1] == b->bits[1];
 }
 
+static inline bool ds_groups_within(const struct ds_groups *some, const struct ds_groups *all)
+{
+	return !((some->bits[0] & ~all->bits[0]) | (some->bits[1] & ~all->bits[1]));
+}
+
 static inline struct ds_groups ds_groups_union(struct ds_groups a, struct ds_groups b)
 {
 	return (struct ds_groups){{a.bits[0] | b.bits[0], a.bits[1] | b.bits[1]}};
@@ -71,6 +76,9 @@ static inline struct ds_groups ds_groups_difference(struct ds_groups a, struct d
 {
 	return (struct ds_groups){{a.bits[0] & ~b.bits[0], a.bits[1] & ~b.bits[1]}};
 }
+
+/* True if there is more in the set than the GPU's remainder. */
+bool ds_groups_has_full(const struct ds_groups *set, const struct ds_gpu_shape *shape);
 
 /* SMs in the set, for a GPU of this shape. */
 unsigned ds_groups_sms(const struct ds_groups *set, const struct ds_gpu_shape *shape);

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 1 };
+enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 2 };
 
 bool ds_allocation_name_valid(const char *name)
 {
@@ -200,4 +200,5 @@ void ds_allocation_record(const struct ds_allocation *allocation, const char *no
 	record->granted_sm_s = allocation->granted_sm_s;
 	record->programs = allocation->programs;
 	record->step_granted_max_milli = allocation->step_granted_max_milli;
+	ds_measured_report(&allocation->measured, &record->reported);
 }

@@ -13,6 +13,7 @@
 #include "common/process.h"
 #include "gres/grant.h"
 #include "noderuntime/ledger.h"
+#include "noderuntime/measured.h"
 
 /*
  * An allocation's directory, RUNTIME_DIR/NAME: port, runtime.pid, task.env, fault and, of the
@@ -38,6 +39,7 @@ struct ds_allocation {
 	double granted_sm_s;
 	uint64_t programs;
 	uint32_t step_granted_max_milli;
+	struct ds_measured measured; /* by the programs that have ended */
 };
 
 /*

@@ -2,6 +2,7 @@
 #ifndef DETSHARE_NODERUNTIME_LEDGER_H
 #define DETSHARE_NODERUNTIME_LEDGER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -32,7 +33,7 @@ struct ds_ledger_resident {
 	uint64_t arrival;         /* grows with every join: the order of residents */
 	uint64_t joined_ns;       /* CLOCK_BOOTTIME */
 	struct ds_groups planned; /* where the plan wants it */
-	struct ds_groups held;    /* what it may use: planned, less what others still hold */
+	struct ds_groups held;    /* what it may use: see ds_ledger_settle */
 	uint32_t weight_milli;    /* ds_plan_partition.weight_milli */
 	uint32_t reserved;
 };
@@ -103,9 +104,10 @@ int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
  * is dead according to `alive` (1: may still use the GPU). A program is removed when it is dead, a
  * resident when its runtime is dead and no program of it is left. A group comes to be held by a
  * resident only when planned for it and not possibly still used by a program of another one, present
- * or gone; what it held already and is still planned stays. Residents that share groups in time
- * (weight < 1000) do not wait for each other there. Returns 0, or -1 with a reason: the shares do
- * not fit.
+ * or gone; what it held already and is still planned stays; what is no longer planned goes at once,
+ * though its programs may still be there, except that one with programs is never left without a full
+ * group. Residents that share groups in time (weight < 1000) do not wait for each other there.
+ * Returns 0, or -1 with a reason: the shares do not fit.
  */
 int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
 		     struct ds_error *err);
@@ -141,6 +143,13 @@ struct ds_ledger_program *ds_ledger_find_program(struct ds_ledger_state *state,
 int ds_ledger_add_program(struct ds_ledger_state *state, const char *resident,
 			  const struct ds_process *process, const struct ds_groups *groups,
 			  struct ds_error *err);
+
+/*
+ * The program has acknowledged that its work is on `in_use`, and will begin only there or on
+ * `granted`, what its page grants. It gains nothing by that. True if it lost a group.
+ */
+bool ds_ledger_shrink_program(struct ds_ledger_program *program, const struct ds_groups *in_use,
+			      const struct ds_groups *granted);
 
 /* Returns 1, or 0 if there was none. */
 int ds_ledger_remove_program(struct ds_ledger_state *state, const struct ds_process *process);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -102,6 +103,11 @@ void ds_page_publish(struct ds_published *published, const struct ds_groups *gra
 	atomic_store_explicit(&page->epoch, epoch + 2, memory_order_release);
 }
 
+uint64_t ds_page_epoch(const struct ds_published *published)
+{
+	return atomic_load_explicit(&published->page->epoch, memory_order_relaxed);
+}
+
 int ds_port_create(struct ds_error *err)
 {
 	int fd = make_memfd("detshare-port", DS_PORT_SIZE);
@@ -116,30 +122,63 @@ int ds_port_create(struct ds_error *err)
 	return fd;
 }
 
-bool ds_port_understand(const void *bytes, size_t size, const struct ds_groups *allowed,
-			struct ds_groups *in_use)
+enum ds_port_word ds_port_understand(const struct ds_port *port, uint64_t epoch,
+				     const struct ds_groups *had, struct ds_groups *in_use)
 {
-	struct ds_port port;
+	const uint64_t acknowledged = atomic_load(&port->acknowledged_epoch);
 
-	if (size < sizeof(port))
-		return false;
-	memcpy(&port, bytes, sizeof(port));
-	if (port.magic != DS_PORT_MAGIC || port.version != DS_PORT_VERSION ||
-	    !atomic_load(&port.acknowledged_epoch) || ds_groups_empty(&port.in_use))
-		return false;
-	struct ds_groups beyond = ds_groups_difference(port.in_use, *allowed);
+	if (!port->magic && !port->version && !acknowledged)
+		return DS_PORT_SILENT; /* has not come to it yet */
+	if (port->magic != DS_PORT_MAGIC || port->version != DS_PORT_VERSION ||
+	    acknowledged > epoch)
+		return DS_PORT_UNFIT;
+	struct ds_groups beyond = ds_groups_difference(port->in_use, *had);
 	if (!ds_groups_empty(&beyond))
-		return false;
-	*in_use = port.in_use;
-	return true;
+		return DS_PORT_UNFIT;
+	if (acknowledged < epoch)
+		return DS_PORT_SILENT;
+	*in_use = port->in_use;
+	return DS_PORT_SAID;
 }
 
-bool ds_port_read(int port_fd, const struct ds_groups *allowed, struct ds_groups *in_use)
+int ds_port_copy(int port_fd, struct ds_port *port)
 {
-	char copy[DS_PORT_SIZE];
-	ssize_t n = pread(port_fd, copy, sizeof(copy), 0);
+	return pread(port_fd, port, sizeof(*port), 0) == (ssize_t)sizeof(*port) ? 0 : -1;
+}
 
-	return n > 0 && ds_port_understand(copy, (size_t)n, allowed, in_use);
+int ds_port_notify(int connection, uint64_t epoch)
+{
+	const struct ds_port_notice notice = {.magic = DS_PORT_MAGIC,
+					      .version = DS_PORT_VERSION,
+					      .kind = DS_PORT_EPOCH,
+					      .epoch = epoch};
+
+	if (send(connection, &notice, sizeof(notice), MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
+		return 0;
+	return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
+}
+
+bool ds_port_is_acknowledgement(const void *bytes, size_t size)
+{
+	struct ds_port_notice notice;
+
+	if (size != sizeof(notice))
+		return false;
+	memcpy(&notice, bytes, sizeof(notice));
+	return notice.magic == DS_PORT_MAGIC && notice.version == DS_PORT_VERSION &&
+	       notice.kind == DS_PORT_ACKNOWLEDGED;
+}
+
+void ds_port_describe(const struct ds_port *port, struct ds_port_reported *reported)
+{
+	reported->acknowledged_epoch = atomic_load(&port->acknowledged_epoch);
+	reported->in_use = port->in_use;
+	reported->pinned = port->pinned;
+	reported->launches = atomic_load(&port->launches);
+	reported->own_contexts = atomic_load(&port->own_contexts);
+	reported->cooperative_too_large = atomic_load(&port->cooperative_too_large);
+	reported->remaps = atomic_load(&port->remaps);
+	reported->pinned_graphs = atomic_load(&port->pinned_graphs);
 }
 
 int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *hello,
@@ -155,7 +194,8 @@ int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *he
 			       "library speaks version %u, node runtime version %d: the same "
 			       "detshare must be installed on the node and in the job's containers",
 			       hello->version, DS_PORT_VERSION);
-	if (hello->kind != DS_PORT_PROGRAM && hello->kind != DS_PORT_STEP)
+	if (hello->kind != DS_PORT_PROGRAM && hello->kind != DS_PORT_STEP &&
+	    hello->kind != DS_PORT_REPORT)
 		return ds_fail(err, "unknown kind of hello: %u", hello->kind);
 	if (hello->kind == DS_PORT_STEP && (hello->share_milli < 1 || hello->share_milli > 1000))
 		return ds_fail(err, "a step's share of %u thousandths is not within 1 to 1000",
@@ -247,4 +287,12 @@ int ds_port_refuse(int connection, const char *reason)
 
 	snprintf(welcome.reason, sizeof(welcome.reason), "%s", reason);
 	return send_reply(connection, &welcome, NULL, 0);
+}
+
+int ds_port_answer_report(int connection, const struct ds_port_report *report)
+{
+	size_t size = offsetof(struct ds_port_report, programs) +
+		      report->n_programs * sizeof(report->programs[0]);
+
+	return send(connection, report, size, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
 }

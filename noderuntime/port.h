@@ -37,16 +37,40 @@ void ds_page_publish(struct ds_published *published, const struct ds_groups *gra
 /* A program's port: a descriptor of DS_PORT_SIZE zero bytes that cannot change its size, or -1. */
 int ds_port_create(struct ds_error *err);
 
-/*
- * Pure: what the bytes of a port (size DS_PORT_SIZE) say. True if the program has acknowledged an epoch
- * and runs in a non-empty part of `allowed`, which is then in `*in_use`. Everything else, above all
- * a claim to groups that it was not given, is as if it had said nothing.
- */
-bool ds_port_understand(const void *bytes, size_t size, const struct ds_groups *allowed,
-			struct ds_groups *in_use);
+enum ds_port_word {
+	DS_PORT_SILENT, /* the program has not acknowledged the present epoch */
+	DS_PORT_SAID,   /* it has */
+	DS_PORT_UNFIT,  /* it says what cannot be: as if it were silent */
+};
 
-/* Copy the port once, then ds_port_understand() the copy. */
-bool ds_port_read(int port_fd, const struct ds_groups *allowed, struct ds_groups *in_use);
+/*
+ * Pure: what the copy of a port says about `epoch`, the page's present one, when the program had
+ * `had` so far. DS_PORT_SAID: its work is in `*in_use`, a part of `had`, and in what is granted. A
+ * claim to groups that it was not given or to an epoch that is still to come is unfit.
+ */
+enum ds_port_word ds_port_understand(const struct ds_port *port, uint64_t epoch,
+				     const struct ds_groups *had, struct ds_groups *in_use);
+
+/* Copy the port once, whatever is written there meanwhile. 0 or -1. */
+int ds_port_copy(int port_fd, struct ds_port *port);
+
+/* The page's present epoch. */
+uint64_t ds_page_epoch(const struct ds_published *published);
+
+/*
+ * Tell a program of `epoch`. Never blocks: if nothing fits any more, notices wait there already, which
+ * is enough. Returns 0, or -1: it was not told.
+ */
+int ds_port_notify(int connection, uint64_t epoch);
+
+/* Pure: `size` bytes that came on a welcomed connection are the notice of an acknowledgement. */
+bool ds_port_is_acknowledgement(const void *bytes, size_t size);
+
+/* What a program says of itself, for a report. Pure. */
+void ds_port_describe(const struct ds_port *port, struct ds_port_reported *reported);
+
+/* Answer DS_PORT_REPORT. Never blocks. 0, or -1: the peer is gone. */
+int ds_port_answer_report(int connection, const struct ds_port_report *report);
 
 /* Pure: a hello of `size` bytes. Returns 0, or -1 with a reason that can be sent back. */
 int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *hello,

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "common/groups.h"
+#include "noderuntime/coroutine/sketch.h"
 
 /*
  * Between a node runtime and what talks to it: programs (through the coroutine library), slurmstepd
@@ -16,11 +17,14 @@
  *   [0] its port: a memfd of DS_PORT_SIZE bytes, sealed against shrinking and growing, written by
  *       the program, copied once and then validated by the runtime;
  *   [1] the allocation's page: DS_PAGE_SIZE bytes, opened read-only, written by the runtime.
+ * After the welcome, both sides send struct ds_port_notice: the runtime whenever the page has a new
+ * epoch, the program when it has acknowledged one. Neither blocks on the other: a notice that does
+ * not fit is left out, since the ones that wait already say "look at the page".
  * Plain C and fixed layout: library and runtime may be of different builds of one version.
  */
 enum {
 	DS_PORT_MAGIC = 0x44535054, /* "DSPT" */
-	DS_PORT_VERSION = 1,
+	DS_PORT_VERSION = 2,
 	DS_PORT_SIZE = 4096,
 	DS_PAGE_SIZE = 4096,
 };
@@ -30,6 +34,13 @@ enum ds_port_kind {
 	DS_PORT_PROGRAM = 1,
 	/* From root: a step starts with `share_milli`. Answered, then closed. */
 	DS_PORT_STEP = 2,
+	/* What its programs say of themselves; the peer is the job's user or root. Answered with
+	 * struct ds_port_report, or a refusal, then closed. */
+	DS_PORT_REPORT = 3,
+	/* Notices. Runtime to program: the page's epoch is `epoch` now. */
+	DS_PORT_EPOCH = 4,
+	/* Program to runtime: the port says that `epoch` is acknowledged. */
+	DS_PORT_ACKNOWLEDGED = 5,
 };
 
 struct ds_port_hello {
@@ -47,10 +58,18 @@ struct ds_port_welcome {
 	char reason[248];
 };
 
+struct ds_port_notice {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t kind;
+	uint64_t epoch;
+};
+
 /*
  * The allocation's page. A reader takes `epoch` (acquire), copies, reads `epoch` again: equal and
- * even means a whole copy. `granted` are the groups its programs may run on now; the runtime never
- * takes one away while a program that was welcomed under it still lives, unless it acknowledged.
+ * even means a whole copy. `granted` are the groups that new work may use from now on. It grows only
+ * by groups that nobody else uses any more; those it loses stay the program's until the program has
+ * acknowledged the epoch, or is gone. While a program lives it holds at least one full group.
  */
 struct ds_page {
 	uint32_t magic;
@@ -64,18 +83,63 @@ struct ds_page {
 	char class_name[32];
 };
 
-/* What the program says of itself; the runtime labels it so. */
+/*
+ * What the program says of itself; the runtime labels it so.
+ *
+ * `in_use` and then `acknowledged_epoch` (release) together promise: no work of this process is left
+ * outside `in_use`, and none will begin outside `in_use` and what the page grants under that epoch or
+ * a later one. `in_use` may lie partly outside `granted`: what cannot be moved stays where it is, and
+ * so does the program's right to it. It may be acknowledged once more under the same epoch with
+ * fewer groups. Only the page's present epoch counts; a program that says nothing keeps what it has.
+ */
 struct ds_port {
 	uint32_t magic;
 	uint16_t version;
 	uint16_t reserved;
-	_Atomic uint64_t acknowledged_epoch; /* the page's epoch whose groups the program runs in */
-	struct ds_groups in_use;             /* groups its physical context spans */
+	_Atomic uint64_t acknowledged_epoch; /* of the page */
+	struct ds_groups in_use;             /* groups that its work may be on */
 	_Atomic uint64_t launches;
 	/* Contexts that the program tried to make of its own, and was refused. */
 	_Atomic uint64_t own_contexts;
 	/* Cooperative grids that the partition could not hold. */
 	_Atomic uint64_t cooperative_too_large;
+	_Atomic uint64_t remaps; /* times that a stream went to another physical context */
+	struct ds_groups pinned; /* groups in `in_use` that work which cannot be moved is on */
+	/* Graphs that stay in the physical context they were made in. */
+	_Atomic uint64_t pinned_graphs;
+	/* Measured by the library (coroutine/measure.h). */
+	_Atomic uint64_t stalls;        /* launches that had to wait for the library */
+	_Atomic uint64_t samples;       /* launches whose time on the GPU was measured */
+	_Atomic uint64_t sampled_ns;    /* which took this long together */
+	_Atomic uint64_t export_tables; /* private tables of the driver that were asked for */
+	struct ds_sketch steps;         /* times between host synchronisations */
+};
+
+enum { DS_PORT_REPORTED_MAX = 64 };
+
+/* One program, as it says itself, but for `pid` and `unfit`. */
+struct ds_port_reported {
+	int32_t pid;
+	uint32_t unfit; /* times that the runtime could not believe it */
+	uint64_t acknowledged_epoch;
+	struct ds_groups in_use;
+	struct ds_groups pinned;
+	uint64_t launches;
+	uint64_t own_contexts;
+	uint64_t cooperative_too_large;
+	uint64_t remaps;
+	uint64_t pinned_graphs;
+};
+
+/* Sent as far as `n_programs` reaches. */
+struct ds_port_report {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t refused; /* never: where a welcome says so */
+	uint32_t n_programs;
+	uint32_t reserved;
+	uint64_t epoch; /* of the page */
+	struct ds_port_reported programs[DS_PORT_REPORTED_MAX];
 };
 
 #endif

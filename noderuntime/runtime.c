@@ -25,10 +25,12 @@
 #include "noderuntime/port.h"
 
 enum {
-	LEDGER_MS = 1000,     /* other runtimes hold the ledger for microseconds */
-	LEAVE_MS = 1500,      /* `end` waits longer before it does it itself */
-	PEERS_MAX = 64,       /* connections that have not said hello, or wait for groups */
-	PATIENCE_S = 8,       /* for a program that waits for groups; it gives up after 10 */
+	LEDGER_MS = 1000,   /* other runtimes hold the ledger for microseconds */
+	LEAVE_MS = 1500,    /* `end` waits longer before it does it itself */
+	PEERS_MAX = 64,     /* connections that have not said hello, or wait for groups */
+	PATIENCE_S = 8,     /* for a program that waits for groups; it gives up after 10 */
+	RETRY_MS = 500,     /* to look at a ledger again that somebody else held too long */
+	USELESS_MAX = 1000, /* messages in a row that change nothing, from a program we listen to */
 	SETTLE_ROUNDS_MAX = 8 /* neighbours that die while we look at them */
 };
 
@@ -39,9 +41,10 @@ enum watch_kind {
 	WATCH_LISTENER,
 	WATCH_OWNER,
 	WATCH_PATIENCE,
+	WATCH_RETRY,
 	WATCH_PEER,      /* a connection before its welcome */
 	WATCH_PROGRAM,   /* a program's pidfd */
-	WATCH_WELCOMED,  /* a program's connection; kept so that it notices our death */
+	WATCH_WELCOMED,  /* a program's connection: notices, and so that it notices our death */
 	WATCH_NEIGHBOUR, /* pidfd of another runtime, or of a program that has none any more */
 };
 
@@ -51,6 +54,11 @@ struct watch {
 	struct watch *next;
 	struct ds_process process; /* PROGRAM, WELCOMED, NEIGHBOUR */
 	int port_fd;               /* PROGRAM */
+	int64_t since_ns;          /* PROGRAM: its welcome, CLOCK_BOOTTIME */
+	uint32_t unfit;            /* PROGRAM: how often it said what cannot be */
+	uint32_t useless;          /* WELCOMED: messages since the last that changed something */
+	uint64_t notified_epoch;   /* WELCOMED: what it was told last */
+	uint64_t heard_epoch;      /* WELCOMED: what it acknowledged last, of any age */
 	bool waits;                /* PEER: said hello, and there were no groups to give */
 	bool wanted;               /* NEIGHBOUR: mark while the list is compared */
 };
@@ -67,6 +75,7 @@ struct runtime {
 	unsigned n_peers;
 	int epoll;
 	int patience; /* timer, armed only while a program waits for groups */
+	int retry;    /* timer, armed only while the ledger could not be had */
 	int state_fd;
 	bool stop;
 };
@@ -86,6 +95,17 @@ static struct watch *watch(struct runtime *rt, enum watch_kind kind, int fd, uin
 	return new;
 }
 
+/* What a program says that it measured goes with its port, so it is kept when the port goes. */
+static void note_measured(struct runtime *rt, const struct watch *program)
+{
+	double lifetime_s = (double)(ds_now_ns(CLOCK_BOOTTIME) - program->since_ns) / 1e9;
+	char copy[DS_PORT_SIZE];
+	ssize_t n = pread(program->port_fd, copy, sizeof(copy), 0);
+
+	if (n > 0)
+		ds_measured_add(&rt->allocation->measured, copy, (size_t)n, lifetime_s);
+}
+
 static void unwatch(struct runtime *rt, struct watch *old)
 {
 	struct watch **link = &rt->watches;
@@ -96,8 +116,10 @@ static void unwatch(struct runtime *rt, struct watch *old)
 		*link = old->next;
 	rt->n_peers -= old->kind == WATCH_PEER;
 	close(old->fd);
-	if (old->port_fd >= 0)
+	if (old->port_fd >= 0) {
+		note_measured(rt, old);
 		close(old->port_fd);
+	}
 	free(old);
 }
 
@@ -171,25 +193,55 @@ static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error
 	return 0;
 }
 
-/*
- * Bring what the ledger says of our programs up to date. One that has acknowledged runs where it
- * says and nowhere else. One that has not may still read our page and run in all that is granted now.
- */
-static void note_programs(struct runtime *rt, struct ds_ledger_state *state)
+/* Our program's watch; NULL for another's, or one of a runtime before us, which keeps what it has. */
+static struct watch *find_ours(struct runtime *rt, const struct ds_ledger_program *program)
 {
-	const struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
+	if (strcmp(program->resident, rt->allocation->name) != 0)
+		return NULL;
+	return find_watch(rt, WATCH_PROGRAM, &program->process);
+}
+
+/* Take from a program what it has acknowledged not to be on any more. True if it lost a group. */
+static bool note_acknowledged(const struct runtime *rt, struct watch *ours,
+			      const struct ds_port *port, struct ds_ledger_program *program)
+{
+	struct ds_groups in_use;
+
+	switch (ds_port_understand(port, ds_page_epoch(&rt->page), &program->groups, &in_use)) {
+	case DS_PORT_SAID:
+		return ds_ledger_shrink_program(program, &in_use, &rt->page.page->granted);
+	case DS_PORT_UNFIT:
+		ours->unfit++;
+		return false;
+	case DS_PORT_SILENT:
+		return false;
+	}
+	return false;
+}
+
+/*
+ * Settle, between two steps for our programs: before it, they lose what they have acknowledged, so that
+ * others can have it; after it, they have what our page is going to grant, so that it is theirs
+ * before they can see it there.
+ */
+static int settle(struct runtime *rt, struct ds_ledger_state *state, struct ds_error *err)
+{
+	struct ds_port port;
 
 	for (uint32_t i = 0; i < state->n_programs; i++) {
+		struct watch *ours = find_ours(rt, &state->programs[i]);
+		if (ours && ds_port_copy(ours->port_fd, &port) == 0)
+			note_acknowledged(rt, ours, &port, &state->programs[i]);
+	}
+	if (ds_ledger_settle(state, ds_process_alive, err) < 0)
+		return -1;
+	const struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
+	for (uint32_t i = 0; self && i < state->n_programs; i++) {
 		struct ds_ledger_program *program = &state->programs[i];
-		struct ds_groups in_use;
-		if (strcmp(program->resident, rt->allocation->name) != 0)
-			continue;
-		const struct watch *ours = find_watch(rt, WATCH_PROGRAM, &program->process);
-		if (ours && ds_port_read(ours->port_fd, &program->groups, &in_use))
-			program->groups = in_use;
-		else if (self)
+		if (find_ours(rt, program))
 			program->groups = ds_groups_union(program->groups, self->held);
 	}
+	return 0;
 }
 
 /*
@@ -205,6 +257,11 @@ static int rejoin(struct runtime *rt, struct ds_ledger_state *state, struct ds_e
 	       rt->allocation->name, rt->allocation->gpu_uuid);
 	if (ds_ledger_join(state, &resident, err) < 0)
 		return -1;
+	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
+	if (rt->page.page)
+		self->held = rt->page.page->granted; /* so that the plan leaves us there */
+	for (uint32_t i = 0; i < state->n_programs; i++)
+		self->held = ds_groups_difference(self->held, state->programs[i].groups);
 	for (uint32_t i = 0; i < old->n_programs && state->n_programs < DS_PROGRAMS_MAX; i++) {
 		const struct ds_ledger_program *program = &old->programs[i];
 		if (!strcmp(program->resident, rt->allocation->name) &&
@@ -223,11 +280,31 @@ static int change_settle(struct ds_ledger_state *state, void *arg, struct ds_err
 	before = *state;
 	if (!ds_ledger_find(state, rt->allocation->name) && rejoin(rt, state, err) < 0)
 		return -1;
-	if (ds_ledger_settle(state, ds_process_alive, err) < 0)
+	if (settle(rt, state, err) < 0)
 		return -1;
-	note_programs(rt, state);
 	rt->seen = *state;
 	return memcmp(&before, state, sizeof(before)) ? 0 : 1;
+}
+
+static bool has_programs(const struct runtime *rt)
+{
+	for (const struct watch *w = rt->watches; w; w = w->next) {
+		if (w->kind == WATCH_PROGRAM)
+			return true;
+	}
+	return false;
+}
+
+/* Tell every program of a new epoch; what it is, it reads on the page. Waits for none of them. */
+static void notify_programs(struct runtime *rt)
+{
+	const uint64_t epoch = ds_page_epoch(&rt->page);
+
+	for (struct watch *w = rt->watches; w; w = w->next) {
+		if (w->kind == WATCH_WELCOMED && w->notified_epoch != epoch &&
+		    ds_port_notify(w->fd, epoch) == 0)
+			w->notified_epoch = epoch;
+	}
 }
 
 /* Publish what we hold now, and account for it. In this order: the ledger knows of it already. */
@@ -237,7 +314,10 @@ static void publish(struct runtime *rt)
 	struct ds_groups held = self ? self->held : (struct ds_groups){{0, 0}};
 	uint32_t sms = ds_groups_sms(&held, &rt->seen.shape);
 
-	ds_page_publish(&rt->page, &held);
+	/* A program is never told to be nowhere: as long as there is nothing else, it keeps what it has. */
+	if (ds_groups_has_full(&held, &rt->seen.shape) || !has_programs(rt))
+		ds_page_publish(&rt->page, &held);
+	notify_programs(rt);
 	if (sms != rt->allocation->held_sms || !rt->allocation->ready)
 		ds_allocation_count(rt->allocation, ds_now_ns(CLOCK_BOOTTIME), sms);
 	if (rt->state_fd >= 0 && ds_allocation_save(rt->state_fd, rt->allocation) < 0)
@@ -322,6 +402,9 @@ static void follow(struct runtime *rt)
 
 	for (int round = 0; round < SETTLE_ROUNDS_MAX && !all_live; round++) {
 		if (ds_ledger_change(rt->ledger, LEDGER_MS, change_settle, rt, &reason) < 0) {
+			const struct itimerspec again = {
+			    .it_value = {.tv_nsec = RETRY_MS * 1000000L}};
+			timerfd_settime(rt->retry, 0, &again, NULL);
 			complain(rt, &reason);
 			return;
 		}
@@ -347,9 +430,8 @@ static int change_admit(struct ds_ledger_state *state, void *arg, struct ds_erro
 	const struct ds_ledger_resident *self;
 
 	admission->no_groups = false;
-	if (ds_ledger_settle(state, ds_process_alive, err) < 0)
+	if (settle(rt, state, err) < 0)
 		return -1;
-	note_programs(rt, state);
 	self = ds_ledger_find(state, rt->allocation->name);
 	if (!self)
 		return ds_fail(err, "%s is not in the ledger of GPU %s", rt->allocation->name,
@@ -360,7 +442,7 @@ static int change_admit(struct ds_ledger_state *state, void *arg, struct ds_erro
 			       "GPU %s serves %u programs, and MPS can serve %d: start it again "
 			       "when another one has ended",
 			       state->gpu_uuid, state->n_programs, DS_MPS_CLIENTS_MAX);
-	if (ds_groups_empty(&self->held)) {
+	if (!ds_groups_has_full(&self->held, &state->shape)) {
 		admission->no_groups = true;
 		return ds_fail(err,
 			       "the SM groups of %s on GPU %s are still used by programs that "
@@ -396,6 +478,63 @@ static void on_program_end(struct runtime *rt, struct watch *program)
 	follow(rt);
 }
 
+/* Hear no more of a program but its end: it keeps what it has. */
+static void stop_listening(struct runtime *rt, struct watch *connection)
+{
+	struct epoll_event quiet = {.events = 0, .data.ptr = connection};
+
+	epoll_ctl(rt->epoll, EPOLL_CTL_MOD, connection->fd, &quiet);
+	syslog(LOG_WARNING,
+	       "%s: process %d sends notices that say nothing new: it is not heard any more and "
+	       "keeps its groups until it ends",
+	       rt->allocation->name, connection->process.pid);
+}
+
+/* True if what the program's port says now takes a group from it. */
+static bool has_news(struct runtime *rt, struct watch *connection)
+{
+	struct watch *ours = find_watch(rt, WATCH_PROGRAM, &connection->process);
+	const struct ds_ledger_program *known =
+	    ds_ledger_find_program(&rt->seen, &connection->process);
+	struct ds_port port;
+
+	if (!ours || !known || ds_port_copy(ours->port_fd, &port) < 0)
+		return false;
+	/* Late ones change nothing, but who sends them means well. */
+	uint64_t epoch = port.acknowledged_epoch;
+	if (epoch > connection->heard_epoch && epoch <= ds_page_epoch(&rt->page)) {
+		connection->heard_epoch = epoch;
+		connection->useless = 0;
+	}
+	struct ds_ledger_program program = *known; /* only to see what would become of it */
+	return note_acknowledged(rt, ours, &port, &program);
+}
+
+/* A program says that it has acknowledged. The message only says where to look. */
+static void on_welcomed(struct runtime *rt, struct watch *connection)
+{
+	char bytes[sizeof(struct ds_port_notice) + 1];
+	ssize_t n = recv(connection->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		unwatch(rt, connection); /* closed; whether the program lives, its pidfd tells */
+		return;
+	}
+	if (!ds_port_is_acknowledgement(bytes, (size_t)n)) {
+		struct watch *ours = find_watch(rt, WATCH_PROGRAM, &connection->process);
+		if (ours)
+			ours->unfit++;
+	} else if (has_news(rt, connection)) {
+		connection->useless = 0;
+		follow(rt);
+		return;
+	}
+	if (++connection->useless == USELESS_MAX)
+		stop_listening(rt, connection);
+}
+
 /* Watch the program and make its port. Returns the watch, which holds both, or NULL. */
 static struct watch *take_on(struct runtime *rt, struct ds_peer *peer, struct ds_error *err)
 {
@@ -415,6 +554,7 @@ static struct watch *take_on(struct runtime *rt, struct ds_peer *peer, struct ds
 	peer->pidfd = -1; /* the watch's now */
 	program->process = peer->process;
 	program->port_fd = port_fd;
+	program->since_ns = ds_now_ns(CLOCK_BOOTTIME);
 	rt->allocation->programs++;
 	return program;
 }
@@ -462,9 +602,7 @@ static bool admit(struct runtime *rt, struct watch *connection, struct ds_peer *
 	rt->n_peers--;
 	connection->kind = WATCH_WELCOMED;
 	connection->process = program->process;
-	/* It has nothing more to say here; what is left to hear is its end. */
-	struct epoll_event quiet = {.events = 0, .data.ptr = connection};
-	epoll_ctl(rt->epoll, EPOLL_CTL_MOD, connection->fd, &quiet);
+	connection->notified_epoch = ds_page_epoch(&rt->page); /* which it reads now */
 	return true;
 }
 
@@ -511,6 +649,32 @@ static void serve_step(struct runtime *rt, struct watch *connection,
 	ds_port_welcome(connection->fd, NULL, 0);
 }
 
+static void serve_report(struct runtime *rt, const struct watch *connection)
+{
+	static struct ds_port_report report;
+	struct ucred who;
+	socklen_t size = sizeof(who);
+
+	if (getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0 ||
+	    (who.uid != 0 && who.uid != rt->allocation->uid)) {
+		ds_port_refuse(connection->fd, "what programs report is for their user and root");
+		return;
+	}
+	report = (struct ds_port_report){
+	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .epoch = ds_page_epoch(&rt->page)};
+	for (const struct watch *w = rt->watches; w; w = w->next) {
+		struct ds_port port;
+		if (w->kind != WATCH_PROGRAM || report.n_programs == DS_PORT_REPORTED_MAX ||
+		    ds_port_copy(w->port_fd, &port) < 0)
+			continue;
+		struct ds_port_reported *reported = &report.programs[report.n_programs++];
+		ds_port_describe(&port, reported);
+		reported->pid = w->process.pid;
+		reported->unfit = w->unfit;
+	}
+	ds_port_answer_report(connection->fd, &report);
+}
+
 static void on_peer(struct runtime *rt, struct watch *connection)
 {
 	struct ds_port_hello hello;
@@ -527,6 +691,8 @@ static void on_peer(struct runtime *rt, struct watch *connection)
 		ds_port_refuse(connection->fd, reason.text);
 	} else if (hello.kind == DS_PORT_STEP) {
 		serve_step(rt, connection, &hello);
+	} else if (hello.kind == DS_PORT_REPORT) {
+		serve_report(rt, connection);
 	} else {
 		keep = serve_program(rt, connection);
 	}
@@ -542,6 +708,14 @@ static void greet_waiting(struct runtime *rt)
 		if (w->kind == WATCH_PEER && w->waits && !serve_program(rt, w))
 			unwatch(rt, w);
 	}
+}
+
+static void on_retry(struct runtime *rt)
+{
+	uint64_t times;
+
+	if (read(rt->retry, &times, sizeof(times)) > 0)
+		follow(rt);
 }
 
 static void on_patience_over(struct runtime *rt)
@@ -638,6 +812,9 @@ static void dispatch(struct runtime *rt, struct watch *w)
 	case WATCH_PATIENCE:
 		on_patience_over(rt);
 		break;
+	case WATCH_RETRY:
+		on_retry(rt);
+		break;
 	case WATCH_PEER:
 		on_peer(rt, w);
 		break;
@@ -645,7 +822,7 @@ static void dispatch(struct runtime *rt, struct watch *w)
 		on_program_end(rt, w);
 		break;
 	case WATCH_WELCOMED:
-		unwatch(rt, w); /* closed; whether the program lives, its pidfd tells */
+		on_welcomed(rt, w);
 		break;
 	case WATCH_NEIGHBOUR:
 		unwatch(rt, w);
@@ -778,6 +955,9 @@ static int set_up(struct runtime *rt, const struct ds_runtime_start *start, stru
 		return -1;
 	rt->patience = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (watch_or_fail(rt, WATCH_PATIENCE, rt->patience, "a timer", err) < 0)
+		return -1;
+	rt->retry = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (watch_or_fail(rt, WATCH_RETRY, rt->retry, "a timer", err) < 0)
 		return -1;
 	if (ds_gpu_dir(rt->config->runtime_dir, allocation->gpu_uuid, rt->gpu_dir,
 		       sizeof(rt->gpu_dir)) < 0)

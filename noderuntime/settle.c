@@ -133,6 +133,15 @@ int ds_ledger_add_program(struct ds_ledger_state *state, const char *resident,
 	return 0;
 }
 
+bool ds_ledger_shrink_program(struct ds_ledger_program *program, const struct ds_groups *in_use,
+			      const struct ds_groups *granted)
+{
+	struct ds_groups before = program->groups;
+
+	program->groups = ds_groups_intersection(before, ds_groups_union(*in_use, *granted));
+	return !ds_groups_equal(&before, &program->groups);
+}
+
 int ds_ledger_remove_program(struct ds_ledger_state *state, const struct ds_process *process)
 {
 	struct ds_ledger_program *program = ds_ledger_find_program(state, process);
@@ -192,6 +201,30 @@ static struct ds_groups used_by_others(const struct ds_ledger_state *state,
 	return used;
 }
 
+/*
+ * A resident whose programs run keeps a full group to run on, until one of those planned for it is
+ * free. It can only be one that a program of it is known to be on: others wait for that one.
+ */
+static void keep_floor(const struct ds_ledger_state *state,
+		       const struct ds_ledger_resident *const *owners, struct ds_ledger_resident *r,
+		       const struct ds_groups *held_before)
+{
+	if (ds_groups_has_full(&r->held, &state->shape))
+		return;
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		if (owners[i] != r)
+			continue;
+		struct ds_groups kept =
+		    ds_groups_intersection(*held_before, state->programs[i].groups);
+		for (unsigned g = 0; g < state->shape.n_groups; g++) {
+			if (!ds_groups_has(&kept, g))
+				continue;
+			ds_groups_add(&r->held, g);
+			return;
+		}
+	}
+}
+
 int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
 		     struct ds_error *err)
 {
@@ -226,9 +259,12 @@ int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds
 		struct ds_ledger_resident *r = &state->residents[i];
 		struct ds_groups blocked = used_by_others(state, owners, r);
 
+		struct ds_groups before = r->held;
+
 		/* What it held before nobody was let into, unless it shared it in time then. */
-		blocked = ds_groups_difference(blocked, r->held);
+		blocked = ds_groups_difference(blocked, before);
 		r->held = ds_groups_difference(r->planned, blocked);
+		keep_floor(state, owners, r, &before);
 	}
 	return 0;
 }

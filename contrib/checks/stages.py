@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which stages there are."""
 
-from . import builds, lint
+from . import builds, lint, model
 
 # In the order in which they run: what most often fails and is quick comes first. (function, limit in seconds:
 # several times what it takes on two quiet cores, since the machine may have other work)
@@ -10,6 +10,7 @@ STAGES = {
     "unit": (builds.unit, 300),
     "scripts": (builds.scripts, 420),
     "cluster": (builds.cluster, 720),
+    "model": (model.model, 240),
     "style": (lint.style, 60),
     "shellcheck": (lint.shellcheck, 60),
     "man": (lint.man, 60),

@@ -11,6 +11,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "noderuntime/command/reported.h"
+
+enum { ANSWER_MS = 200, PATIENCE_TIMES = 5 };
+
 static const char PREFIX[] = "gpu-";
 
 static int is_gpu(const struct dirent *entry)
@@ -63,8 +67,44 @@ fail:
 	return rv;
 }
 
+int ds_gpu_list_ask(const char *runtime_dir, struct ds_gpu_list *list, struct ds_error *err)
+{
+	unsigned patience = PATIENCE_TIMES;
+
+	for (uint32_t i = 0; i < list->n; i++) {
+		struct ds_gpu_view *view = &list->gpus[i];
+		if (!view->state.n_residents)
+			continue;
+		view->reports = calloc(view->state.n_residents, sizeof(*view->reports));
+		if (!view->reports)
+			return ds_fail(err, "cannot ask node runtimes: %s", strerror(errno));
+		for (uint32_t r = 0; patience && r < view->state.n_residents; r++) {
+			const struct ds_ledger_resident *resident = &view->state.residents[r];
+			if (ds_gpu_view_programs(&view->state, r) &&
+			    ds_process_alive(&resident->runtime) &&
+			    !ds_reported_read(runtime_dir, resident->name, ANSWER_MS,
+					      &view->reports[r]))
+				patience--;
+		}
+	}
+	return 0;
+}
+
+const struct ds_port_reported *ds_gpu_view_reported(const struct ds_gpu_view *view, uint32_t p)
+{
+	const struct ds_ledger_program *program = &view->state.programs[p];
+
+	for (uint32_t i = 0; view->reports && i < view->state.n_residents; i++) {
+		if (!strcmp(view->state.residents[i].name, program->resident))
+			return ds_reported_find(&view->reports[i], program->process.pid);
+	}
+	return NULL;
+}
+
 void ds_gpu_list_free(struct ds_gpu_list *list)
 {
+	for (uint32_t i = 0; i < list->n; i++)
+		free(list->gpus[i].reports);
 	free(list->gpus);
 	*list = (struct ds_gpu_list){0};
 }

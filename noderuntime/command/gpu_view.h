@@ -7,13 +7,16 @@
 
 #include "common/error.h"
 #include "noderuntime/ledger.h"
+#include "noderuntime/port_protocol.h"
 
-/* What `detshare status` knows of one GPU: the ledger, and what follows from it. */
+/* What `detshare status` knows of one GPU: the ledger, what follows from it, and what it was told. */
 struct ds_gpu_view {
 	char uuid[48];
 	bool unused;            /* no ledger: nobody came since boot */
 	struct ds_error reason; /* not empty: the ledger could not be read, why */
 	struct ds_ledger_state state;
+	/* What the programs of each resident say of themselves, in the residents' order. Owned. */
+	struct ds_port_report *reports;
 };
 
 struct ds_gpu_list {
@@ -28,6 +31,15 @@ struct ds_gpu_list {
  */
 int ds_gpu_list_read(const char *runtime_dir, struct ds_gpu_list *list, struct ds_error *err);
 void ds_gpu_list_free(struct ds_gpu_list *list);
+
+/*
+ * Ask all node runtimes what their programs report. One that does not answer is left out; waits for
+ * such no longer than a second or so in all. Returns 0, or -1 when there is no memory.
+ */
+int ds_gpu_list_ask(const char *runtime_dir, struct ds_gpu_list *list, struct ds_error *err);
+
+/* What program `p` of the ledger reports of itself, or NULL: nothing was heard. */
+const struct ds_port_reported *ds_gpu_view_reported(const struct ds_gpu_view *view, uint32_t p);
 
 /* Groups that no resident is planned for. */
 struct ds_groups ds_gpu_view_free(const struct ds_ledger_state *state);

@@ -59,7 +59,8 @@ int ds_command_status(int argc, char **argv)
 
 	argp_parse(&argp, argc, argv, 0, NULL, &arguments);
 	if (ds_node_config_read(arguments.config, arguments.node_name, &config, &err) ||
-	    ds_gpu_list_read(config.runtime_dir, &list, &err))
+	    ds_gpu_list_read(config.runtime_dir, &list, &err) ||
+	    ds_gpu_list_ask(config.runtime_dir, &list, &err))
 		goto fail;
 	if (arguments.json ? ds_status_json(&list, config.runtime_dir, &err)
 			   : ds_status_text(&list, config.runtime_dir, &err))

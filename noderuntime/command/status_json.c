@@ -3,6 +3,7 @@
 #include "noderuntime/command/status.h"
 
 #include <jansson.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,17 +16,40 @@ static json_t *groups(const struct ds_groups *set, const struct ds_gpu_shape *sh
 	return json_string(ds_groups_format(set, shape, text, sizeof(text)));
 }
 
-static json_t *program(const struct ds_ledger_state *state, uint32_t p)
+/* JSON's integers end where a program may have written on. */
+static json_int_t count(uint64_t said)
 {
-	const struct ds_ledger_program *program = &state->programs[p];
-
-	return json_pack("{s:s, s:i, s:b, s:o}", "allocation", program->resident, "pid",
-			 (int)program->process.pid, "alive", ds_process_alive(&program->process),
-			 "groups", groups(&program->groups, &state->shape));
+	return said < INT64_MAX ? (json_int_t)said : INT64_MAX;
 }
 
-static json_t *waits(const struct ds_ledger_state *state, uint32_t i)
+static json_t *reported(const struct ds_port_reported *said, const struct ds_gpu_shape *shape)
 {
+	return json_pack("{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "acknowledged_epoch",
+			 count(said->acknowledged_epoch), "in_use", groups(&said->in_use, shape),
+			 "pinned", groups(&said->pinned, shape), "launches", count(said->launches),
+			 "remaps", count(said->remaps), "pinned_graphs", count(said->pinned_graphs),
+			 "own_contexts", count(said->own_contexts), "cooperative_too_large",
+			 count(said->cooperative_too_large), "not_believed", count(said->unfit));
+}
+
+static json_t *program(const struct ds_gpu_view *view, uint32_t p)
+{
+	const struct ds_ledger_program *program = &view->state.programs[p];
+	const struct ds_port_reported *said = ds_gpu_view_reported(view, p);
+	json_t *object =
+	    json_pack("{s:s, s:i, s:b, s:o}", "allocation", program->resident, "pid",
+		      (int)program->process.pid, "alive", ds_process_alive(&program->process),
+		      "groups", groups(&program->groups, &view->state.shape));
+
+	if (said)
+		json_object_set_new(object, "reported_by_program",
+				    reported(said, &view->state.shape));
+	return object;
+}
+
+static json_t *waits(const struct ds_gpu_view *view, uint32_t i)
+{
+	const struct ds_ledger_state *state = &view->state;
 	struct ds_groups missing = ds_gpu_view_missing(state, i);
 	json_t *list = json_array();
 
@@ -35,22 +59,23 @@ static json_t *waits(const struct ds_ledger_state *state, uint32_t i)
 
 		if (ds_groups_empty(&blocked))
 			continue;
-		wait = program(state, p);
+		wait = program(view, p);
 		json_object_set_new(wait, "groups", groups(&blocked, &state->shape));
 		json_array_append_new(list, wait);
 	}
 	return list;
 }
 
-static json_t *resident(const struct ds_ledger_state *state, uint32_t i)
+static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 {
+	const struct ds_ledger_state *state = &view->state;
 	const struct ds_ledger_resident *r = &state->residents[i];
 	char user[64];
 	json_t *programs = json_array();
 
 	for (uint32_t p = 0; p < state->n_programs; p++) {
 		if (!strcmp(state->programs[p].resident, r->name))
-			json_array_append_new(programs, program(state, p));
+			json_array_append_new(programs, program(view, p));
 	}
 	return json_pack(
 	    "{s:s, s:I, s:I, s:s, s:s, s:s, s:f, s:I, s:o, s:o, s:I, s:f, s:I, s:o, s:i, s:b, s:o}",
@@ -63,7 +88,7 @@ static json_t *resident(const struct ds_ledger_state *state, uint32_t i)
 	    r->weight_milli / 1000.0, "since_unix_s",
 	    (json_int_t)ds_gpu_view_since_unix_s(state, i), "programs", programs, "runtime_pid",
 	    (int)r->runtime.pid, "runtime_alive", ds_process_alive(&r->runtime), "waits_for",
-	    waits(state, i));
+	    waits(view, i));
 }
 
 /* NULL when an entry could not be made. */
@@ -77,10 +102,10 @@ static json_t *ledger(const struct ds_gpu_view *view)
 	int rc = 0;
 
 	for (uint32_t i = 0; i < state->n_residents; i++)
-		rc |= json_array_append_new(residents, resident(state, i));
+		rc |= json_array_append_new(residents, resident(view, i));
 	for (uint32_t p = 0; p < state->n_programs; p++) {
 		if (ds_gpu_view_orphaned(state, p))
-			rc |= json_array_append_new(orphans, program(state, p));
+			rc |= json_array_append_new(orphans, program(view, p));
 	}
 	if (rc) {
 		json_decref(residents);

@@ -100,6 +100,33 @@ static void print_waits(const struct ds_ledger_state *state, uint32_t i)
 		    ds_groups_format(&unexplained, &state->shape, text, sizeof(text)));
 }
 
+/* Programs that moved, or cannot: by their own word. */
+static void print_reported(const struct ds_gpu_view *view)
+{
+	char text[GROUPS_TEXT_SIZE];
+
+	for (uint32_t p = 0; p < view->state.n_programs; p++) {
+		const struct ds_ledger_program *program = &view->state.programs[p];
+		const struct ds_port_reported *said = ds_gpu_view_reported(view, p);
+
+		if (!said)
+			continue;
+		if (said->remaps)
+			printf("%s: process %" PRId32 " reports %" PRIu64 " remaps\n",
+			       program->resident, program->process.pid, said->remaps);
+		if (!ds_groups_empty(&said->pinned))
+			printf("%s: process %" PRId32 " reports work that cannot be moved (%" PRIu64
+			       " graphs) on groups %s\n",
+			       program->resident, program->process.pid, said->pinned_graphs,
+			       ds_groups_format(&said->pinned, &view->state.shape, text,
+						sizeof(text)));
+		if (said->unfit)
+			printf("%s: process %" PRId32 " said %" PRIu32
+			       " times what cannot be, and was not believed\n",
+			       program->resident, program->process.pid, said->unfit);
+	}
+}
+
 static void print_orphans(const struct ds_ledger_state *state)
 {
 	char text[GROUPS_TEXT_SIZE];
@@ -140,6 +167,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 	for (uint32_t i = 0; i < state->n_residents; i++)
 		print_waits(state, i);
 	print_orphans(state);
+	print_reported(view);
 
 	struct ds_groups free_groups = ds_gpu_view_free(state);
 	uint32_t free_milli = ds_gpu_view_free_milli(state);

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compare hooks.def with cuda.h: name every driver call that takes a stream and is not in the table.
+"""Compare hooks.def with cuda.h: name every driver call that takes or gives a stream, event, context, graph
+or memory, by itself or somewhere inside a struct, and is neither in the table nor in unmapped.txt, which
+says why it need not be.
 
 Run by `make check` with DS_CPP (the preprocessor, with the path of cuda.h), DS_TABLE (hooks.def) and
 DS_LIBRARY (the built library). Ends 0, or 1 with one line per finding.
@@ -11,12 +13,19 @@ import shlex
 import subprocess
 import sys
 
+TABLE_VERSION = 13000  # of the newest headers that the table knows
+
 
 def preprocessed(include):
     source = f"#define __CUDA_API_VERSION_INTERNAL\n#include <{include}>\n"
     run = subprocess.run(shlex.split(os.environ["DS_CPP"]) + ["-P", "-x", "c", "-"],
                          input=source, capture_output=True, text=True, check=True)
     return re.sub(r"\s+", " ", run.stdout)
+
+
+def with_paths(include):
+    return subprocess.run(shlex.split(os.environ["DS_CPP"]) + ["-x", "c", "-"], input=f"#include <{include}>\n",
+                          capture_output=True, text=True, check=True).stdout
 
 
 def cuda_version():
@@ -31,17 +40,81 @@ def functions(text):
     return dict(re.findall(r"CUresult (cu[A-Z]\w*) ?\(([^;]*?)\) ?;", text))
 
 
-def stream_types(text):
-    """CUstream, and every struct (by any name it has) that holds one."""
-    types = {"CUstream"}
-    for tag, body, name in re.findall(r"typedef struct (\w+) \{([^{}]*)\} (\w+) ?;", text):
-        if re.search(r"\bCUstream \w+ ?;", body):
-            types |= {tag, name}
-    for _ in range(3):  # typedefs of typedefs
-        for old, new in re.findall(r"typedef (?:struct )?(\w+) (\w+) ?;", text):
-            if old in types:
-                types.add(new)
+# What a call may take. Every opaque type of cuda.h is here, or the check does not know what it is about.
+HANDLES = {
+    "a stream": {"CUstream"},
+    "an event": {"CUevent"},
+    "a context": {"CUcontext", "CUgreenCtx", "CUdevResourceDesc"},
+    "a graph": {"CUgraph", "CUgraphNode", "CUgraphDeviceNode", "CUgraphConditionalHandle"},
+    "an executable graph": {"CUgraphExec"},
+    "memory": {"CUdeviceptr", "CUdeviceptr_v1", "CUdeviceptr_v2", "CUarray", "CUmipmappedArray", "CUmemoryPool",
+               "CUmemGenericAllocationHandle", "CUexternalMemory", "CUexternalSemaphore", "CUgraphicsResource"},
+}
+# Code is the primary context's and launched on any stream of it; the rest has nothing to do with streams.
+OTHER_HANDLES = {"CUmodule", "CUfunction", "CUlibrary", "CUkernel", "CUtexref", "CUsurfref", "CUlinkState",
+                 "CUuserObject", "CUeglStreamConnection", "CUasyncCallbackHandle", "CUcoredumpCallbackHandle",
+                 "CUlogsCallbackHandle", "CUdevWorkqueueConfigResource"}
+
+
+def braced(text, start):
+    """The end of the block whose brace opens at `start`."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "{") - (text[i] == "}")
+        if not depth:
+            return i
+    raise ValueError("unbalanced braces")
+
+
+def structs(text):
+    """(names, the words inside) of every struct and union at file level, whatever is nested in it."""
+    at, found = 0, []
+    while match := re.compile(r"(typedef )?(?:struct|union)(?: __attribute__ ?\(\(.*?\)\))? ?(\w*) ?\{").search(text, at):
+        end = braced(text, match.end() - 1)
+        after = re.match(r"\s*([\w, *]*);", text[end + 1:]) if match[1] else None
+        names = set(re.findall(r"\w+", after[1] if after else "")) | {match[2]} - {""}
+        found.append((names, set(re.findall(r"\w+", text[match.end():end]))))
+        at = end
+    return found
+
+
+def carriers(text, handles):
+    """The handles, and every type that holds one, by any name it has."""
+    types, size = set(handles), 0
+    blocks, aliases = structs(text), re.findall(r"typedef (?:struct |union )?(\w+) \*? ?(\w+) ?;", text)
+    while size != len(types):
+        size = len(types)
+        for names, inside in blocks:
+            if inside & types:
+                types |= names
+        types |= {new for old, new in aliases if old in types}
     return types
+
+
+def graphics(text):
+    """Entry points of the headers beside cuda.h, which cannot be preprocessed without the graphics libraries'."""
+    folders = {os.path.dirname(path) for path in re.findall(r'^# \d+ "(.*/cuda\.h)"', text, re.M)}
+    known = {}
+    for folder in folders:
+        for name in ("cudaGL.h", "cudaEGL.h", "cudaVDPAU.h"):
+            path = os.path.join(folder, name)
+            if os.path.exists(path):
+                code = re.sub(r"/\*.*?\*/|^ *#.*?$", " ", open(path).read(), flags=re.S | re.M)
+                known |= dict(re.findall(r"CUresult CUDAAPI (cu[A-Z]\w*) ?\(([^;]*?)\) ?;", re.sub(r"\s+", " ", code)))
+    return known
+
+
+def unmapped(path):
+    """Calls that need no mapping, each with the reason."""
+    reason, found = None, {}
+    for line in open(path):
+        if line.startswith("#") or not line.strip():
+            continue
+        if line[0].isspace():
+            found |= {name: reason for name in line.split()}
+        else:
+            reason = line.strip()
+    return found
 
 
 def table(path):
@@ -51,7 +124,7 @@ def table(path):
                      if not line.startswith("#"))
     rows = {}
     pattern = (r"^DS_(STREAM|SYNC|SETTLE|FREE|SPECIAL|PLAIN)(_PT)?\("
-               r"(?:(?:LAUNCH|WORK|WAIT|MAP|CAPTURE), )?\s*(\w+),\s*(\w+),\s*(\d+)(?:,\s*(\d+))?")
+               r"(?:[A-Z]+, )?\s*(\w+),\s*(\w+),\s*(\d+)(?:,\s*(\d+))?")
     for kind, twin, symbol, base, since, since_pt in re.findall(pattern, text, re.M):
         rows[symbol] = (base, int(since), "", kind)
         if twin:
@@ -75,22 +148,40 @@ def exported(library):
 def main():
     header = preprocessed("cuda.h")
     known = functions(header)
-    carriers = stream_types(header)
     rows = table(os.environ["DS_TABLE"])
+    left_alone = unmapped(os.path.join(os.path.dirname(os.path.realpath(__file__)), "unmapped.txt"))
     handed_out = typedef_versions(preprocessed("cudaTypedefs.h"))
+    version = cuda_version()
     findings = []
 
-    takers = {name for name, params in known.items()
-              if carriers & set(re.findall(r"\w+", params))}
-    if len(takers) < 100:
-        findings.append(f"only {len(takers)} calls with a stream found in cuda.h: is it parsed right?")
-    for name in sorted(takers - rows.keys()):
-        findings.append(f"{name} takes a stream and is not in the table")
+    opaque = set(re.findall(r"typedef struct \w+ \* ?(\w+) ?;", header))
+    for name in sorted(opaque - set().union(*HANDLES.values()) - OTHER_HANDLES):
+        if name.startswith("CU"):
+            findings.append(f"{name} is a handle that this check does not know: say what it stands for")
+    everything = known | graphics(with_paths("cuda.h"))
+    taken = {what: carriers(header, handles) for what, handles in HANDLES.items()}
+    takers = {name: [what for what, types in taken.items() if types & set(re.findall(r"\w+", params))]
+              for name, params in everything.items()}
+    n_takers = sum(map(bool, takers.values()))
+    if sum("a stream" in what for what in takers.values()) < 100 or n_takers < 350:
+        findings.append(f"only {n_takers} calls with a handle found in cuda.h: is it parsed right?")
+    for name, what in sorted(takers.items()):
+        if what and name not in rows and name not in left_alone:
+            findings.append(f"{name} takes {what[0]} and is not in the table")
+        # What the program has as one executable are several: no call may take the handle for the thing.
+        if "an executable graph" in what and name in left_alone:
+            findings.append(f"{name} takes an executable graph and belongs into the table, not unmapped.txt")
+    for name in sorted(left_alone):
+        if name in rows:
+            findings.append(f"{name} is in the table and in unmapped.txt")
+        elif name in everything and not takers[name]:
+            findings.append(f"{name} is in unmapped.txt, but takes nothing that could be mapped")
+        elif name not in everything and version >= TABLE_VERSION:
+            findings.append(f"{name} is in unmapped.txt and in no header")
     for name in sorted(rows):
         for suffix in ("_ptsz", "_ptds"):
             if name + suffix in known and name + suffix not in rows:
                 findings.append(f"{name}{suffix}, the per-thread twin of {name}, is not in the table")
-    version = cuda_version()
     for name, (base, since, suffix, _) in sorted(rows.items()):
         if since <= version and (base, since, suffix) not in handed_out:
             findings.append(f"{name}: cudaTypedefs.h knows no {base} of version {since}{suffix}")
@@ -105,8 +196,8 @@ def main():
 
     for finding in findings:
         print("check_hooks:", finding)
-    print(f"check_hooks: {len(takers)} calls of CUDA {version} take a stream, {len(rows)} rows, "
-          f"{len(findings)} findings")
+    print(f"check_hooks: {n_takers} calls of CUDA {version} take a handle: {len(rows)} rows, "
+          f"{len(left_alone)} calls left alone, {len(findings)} findings")
     return 1 if findings else 0
 
 

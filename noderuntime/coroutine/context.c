@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "noderuntime/coroutine/vctx.h"
+#include "noderuntime/coroutine/measure.h"
+#include "noderuntime/coroutine/remap.h"
 
 /* Contexts: the primary one's life, and those that cannot be held inside a partition. */
 
@@ -17,19 +18,27 @@ DS_EXPORT(cuDevicePrimaryCtxRetain);
 
 CUresult ds_cuDevicePrimaryCtxReset_v2(CUdevice dev)
 {
+	CUresult result;
+
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
 	ds_vctx_drop(dev);
-	return ds_real.cuDevicePrimaryCtxReset_v2(dev);
+	result = ds_real.cuDevicePrimaryCtxReset_v2(dev);
+	ds_vctx_dropped();
+	return result;
 }
 DS_EXPORT(cuDevicePrimaryCtxReset_v2);
 
 CUresult ds_cuDevicePrimaryCtxReset(CUdevice dev)
 {
+	CUresult result;
+
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
 	ds_vctx_drop(dev);
-	return ds_real.cuDevicePrimaryCtxReset(dev);
+	result = ds_real.cuDevicePrimaryCtxReset(dev);
+	ds_vctx_dropped();
+	return result;
 }
 DS_EXPORT(cuDevicePrimaryCtxReset);
 
@@ -98,24 +107,66 @@ static bool may_wait(CUcontext context)
 
 CUresult ds_cuCtxSynchronize(void)
 {
+	CUresult result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
-	return may_wait(NULL) ? ds_real.cuCtxSynchronize() : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+	if (may_wait(NULL))
+		result = ds_real.cuCtxSynchronize();
+	ds_measure_sync();
+	return result;
 }
 DS_EXPORT(cuCtxSynchronize);
 
 CUresult ds_cuCtxSynchronize_v2(CUcontext ctx)
 {
+	CUresult result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
-	return may_wait(ctx) ? ds_real.cuCtxSynchronize_v2(ctx)
-			     : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+	if (may_wait(ctx))
+		result = ds_real.cuCtxSynchronize_v2(ctx);
+	ds_measure_sync();
+	return result;
 }
 DS_EXPORT(cuCtxSynchronize_v2);
 
-/* An event over all work of the primary context, which is all in the partition. */
+/*
+ * An event over all work of the primary context, which is in one partition or in several. A stream that
+ * waits for them all stands for them, so that none has to wait for another.
+ */
+static CUresult record_all(struct ds_vctx *vctx, CUevent event)
+{
+	CUresult result = ds_streams_join(vctx);
+
+	for (unsigned slot = 0; result == CUDA_SUCCESS && slot < DS_PCTX_MAX; slot++) {
+		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
+
+		if (!pctx)
+			continue;
+		result = ds_real.cuGreenCtxRecordEvent(pctx->green, vctx->joined);
+		if (result == CUDA_SUCCESS)
+			result = ds_real.cuStreamWaitEvent(vctx->join, vctx->joined, 0);
+	}
+	return result == CUDA_SUCCESS ? ds_real.cuEventRecord(event, vctx->join) : result;
+}
+
+/* A partition that work moves to later is waited in by way of the streams that move. */
+static CUresult wait_all(struct ds_vctx *vctx, CUevent event)
+{
+	CUresult result = CUDA_SUCCESS;
+
+	for (unsigned slot = 0; result == CUDA_SUCCESS && slot < DS_PCTX_MAX; slot++) {
+		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
+
+		if (pctx)
+			result = ds_real.cuGreenCtxWaitEvent(pctx->green, event);
+	}
+	return result;
+}
+
 static CUresult over_context(CUcontext context, CUevent event,
-			     CUresult (*over_green)(CUgreenCtx, CUevent),
+			     CUresult (*over_ours)(struct ds_vctx *, CUevent),
 			     CUresult (*over_own)(CUcontext, CUevent))
 {
 	struct ds_vctx *vctx;
@@ -123,18 +174,22 @@ static CUresult over_context(CUcontext context, CUevent event,
 
 	if (result != CUDA_SUCCESS)
 		return result;
-	return vctx && context == vctx->primary ? over_green(vctx->pctx.green, event)
-						: over_own(context, event);
+	if (!vctx || context != vctx->primary)
+		return over_own(context, event);
+	pthread_mutex_lock(&vctx->moving);
+	result = over_ours(vctx, event);
+	pthread_mutex_unlock(&vctx->moving);
+	return result;
 }
 
 CUresult ds_cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent)
 {
-	return over_context(hCtx, hEvent, ds_real.cuGreenCtxRecordEvent, ds_real.cuCtxRecordEvent);
+	return over_context(hCtx, hEvent, record_all, ds_real.cuCtxRecordEvent);
 }
 DS_EXPORT(cuCtxRecordEvent);
 
 CUresult ds_cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent)
 {
-	return over_context(hCtx, hEvent, ds_real.cuGreenCtxWaitEvent, ds_real.cuCtxWaitEvent);
+	return over_context(hCtx, hEvent, wait_all, ds_real.cuCtxWaitEvent);
 }
 DS_EXPORT(cuCtxWaitEvent);

@@ -1,15 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/graph_retarget.h"
 #include "noderuntime/coroutine/op.h"
 
 /*
- * Graph nodes run where they were made, whatever stream the graph is launched on. Captured nodes are made
- * on a shadow and so in the partition; nodes that the program adds or changes itself are made with the
- * partition's context current. For a kernel given as a CUfunction the current context decides, for one
- * given as a CUkernel and for other nodes the context in the parameters does.
+ * Graph nodes run where they were made, whatever stream the graph is launched on. Nodes that the program adds
+ * or changes itself are made with the first physical context current, and captured ones are brought there
+ * when the capture ends, so that a program's graphs are all in one place, which lasts. For a kernel given as
+ * a CUfunction the current context decides, for one given as a CUkernel and for other nodes the context in
+ * the parameters does.
  */
 struct placing {
 	struct ds_vctx *vctx; /* NULL: none of ours */
 };
+
+static struct ds_pctx *home(struct ds_vctx *vctx)
+{
+	return ds_remap_slot(vctx, 0);
+}
 
 static CUresult place(struct placing *placing)
 {
@@ -23,7 +30,7 @@ static CUresult place(struct placing *placing)
 		return CUDA_SUCCESS;
 	}
 	pthread_mutex_lock(&placing->vctx->green_current);
-	result = ds_real.cuCtxPushCurrent_v2(placing->vctx->pctx.context);
+	result = ds_real.cuCtxPushCurrent_v2(home(placing->vctx)->context);
 	if (result != CUDA_SUCCESS)
 		pthread_mutex_unlock(&placing->vctx->green_current);
 	return result;
@@ -44,7 +51,7 @@ static CUresult placed(struct placing *placing, CUresult result)
 static CUcontext physical(const struct placing *placing, CUcontext context)
 {
 	return placing->vctx && (!context || context == placing->vctx->primary)
-		   ? placing->vctx->pctx.context
+		   ? home(placing->vctx)->context
 		   : context;
 }
 
@@ -53,7 +60,7 @@ static CUcontext as_seen(CUcontext context)
 {
 	const struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
 
-	return vctx && context == vctx->pctx.context ? vctx->primary : context;
+	return vctx && ds_remap_is_physical(vctx, context) ? vctx->primary : context;
 }
 
 /* Parameters that name no context: where the call is made is enough. */
@@ -73,9 +80,6 @@ PLACED(cuGraphAddKernelNode,
        (phGraphNode, hGraph, dependencies, numDependencies, nodeParams));
 PLACED(cuGraphKernelNodeSetParams,
        (CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams), (hNode, nodeParams));
-PLACED(cuGraphExecKernelNodeSetParams,
-       (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams),
-       (hGraphExec, hNode, nodeParams));
 PLACED(cuGraphMemsetNodeSetParams, (CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *nodeParams),
        (hNode, nodeParams));
 
@@ -104,10 +108,6 @@ PLACED_STRUCT(cuGraphAddKernelNode_v2, CUDA_KERNEL_NODE_PARAMS,
 	      (phGraphNode, hGraph, dependencies, numDependencies, nodeParams));
 PLACED_STRUCT(cuGraphKernelNodeSetParams_v2, CUDA_KERNEL_NODE_PARAMS,
 	      (CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams), (hNode, nodeParams));
-PLACED_STRUCT(cuGraphExecKernelNodeSetParams_v2, CUDA_KERNEL_NODE_PARAMS,
-	      (CUgraphExec hGraphExec, CUgraphNode hNode,
-	       const CUDA_KERNEL_NODE_PARAMS *nodeParams),
-	      (hGraphExec, hNode, nodeParams));
 PLACED_STRUCT(cuGraphAddBatchMemOpNode, CUDA_BATCH_MEM_OP_NODE_PARAMS,
 	      (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 	       size_t numDependencies, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams),
@@ -115,11 +115,6 @@ PLACED_STRUCT(cuGraphAddBatchMemOpNode, CUDA_BATCH_MEM_OP_NODE_PARAMS,
 PLACED_STRUCT(cuGraphBatchMemOpNodeSetParams, CUDA_BATCH_MEM_OP_NODE_PARAMS,
 	      (CUgraphNode hNode, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams),
 	      (hNode, nodeParams));
-PLACED_STRUCT(cuGraphExecBatchMemOpNodeSetParams, CUDA_BATCH_MEM_OP_NODE_PARAMS,
-	      (CUgraphExec hGraphExec, CUgraphNode hNode,
-	       const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams),
-	      (hGraphExec, hNode, nodeParams));
-
 /* Calls with a context among their parameters. */
 #define PLACED_CONTEXT(symbol, params, args)                  \
 	CUresult ds_##symbol params                           \
@@ -143,15 +138,6 @@ PLACED_CONTEXT(cuGraphAddMemcpyNode,
 	       (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 		size_t numDependencies, const CUDA_MEMCPY3D *copyParams, CUcontext ctx),
 	       (phGraphNode, hGraph, dependencies, numDependencies, copyParams, ctx));
-PLACED_CONTEXT(cuGraphExecMemsetNodeSetParams,
-	       (CUgraphExec hGraphExec, CUgraphNode hNode,
-		const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx),
-	       (hGraphExec, hNode, memsetParams, ctx));
-PLACED_CONTEXT(cuGraphExecMemcpyNodeSetParams,
-	       (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMCPY3D *copyParams,
-		CUcontext ctx),
-	       (hGraphExec, hNode, copyParams, ctx));
-
 /* The context that a node of any type names, or NULL: it names none, or one that need not be changed. */
 static CUcontext *context_in(CUgraphNodeParams *params)
 {
@@ -201,10 +187,6 @@ PLACED_ANY(cuGraphAddNode_v2,
 	   (phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams));
 PLACED_ANY(cuGraphNodeSetParams, (CUgraphNode hNode, CUgraphNodeParams *nodeParams),
 	   (hNode, nodeParams));
-PLACED_ANY(cuGraphExecNodeSetParams,
-	   (CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams *nodeParams),
-	   (hGraphExec, hNode, nodeParams));
-
 CUresult ds_cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
 	CUresult result;
@@ -231,44 +213,3 @@ CUresult ds_cuGraphBatchMemOpNodeGetParams(CUgraphNode hNode,
 	return result;
 }
 DS_EXPORT(cuGraphBatchMemOpNodeGetParams);
-
-/* The stream that the executable is uploaded on hides in the parameters, which also take results. */
-static CUresult instantiate(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params,
-			    bool per_thread,
-			    CUresult (*const *real)(CUgraphExec *, CUgraph,
-						    CUDA_GRAPH_INSTANTIATE_PARAMS *))
-{
-	struct ds_op op;
-	CUresult result;
-	CUstream seen;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	if (!params || !(params->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD))
-		return (*real)(exec, graph, params);
-	seen = params->hUploadStream;
-	result = ds_op_begin(&op, seen, per_thread);
-	if (result != CUDA_SUCCESS)
-		return result;
-	params->hUploadStream = op.target;
-	result = (*real)(exec, graph, params);
-	params->hUploadStream = seen;
-	ds_op_end(&op);
-	return result;
-}
-
-CUresult ds_cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph,
-					 CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
-{
-	return instantiate(phGraphExec, hGraph, instantiateParams, false,
-			   &ds_real.cuGraphInstantiateWithParams);
-}
-DS_EXPORT(cuGraphInstantiateWithParams);
-
-CUresult ds_cuGraphInstantiateWithParams_ptsz(CUgraphExec *phGraphExec, CUgraph hGraph,
-					      CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams)
-{
-	return instantiate(phGraphExec, hGraph, instantiateParams, true,
-			   &ds_real.cuGraphInstantiateWithParams_ptsz);
-}
-DS_EXPORT(cuGraphInstantiateWithParams_ptsz);

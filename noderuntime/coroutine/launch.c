@@ -1,26 +1,51 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/op.h"
 
 #include <stdlib.h>
 
 /* Launches whose stream hides in a struct, and old ones that name none. */
 
+/*
+ * An event of ours between a kernel and the one that it may overlap with, as its attributes allow it to,
+ * would keep them apart.
+ */
+static bool overlaps(const CUlaunchConfig *config)
+{
+	for (unsigned i = 0; config->attrs && i < config->numAttrs; i++)
+		if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION ||
+		    config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT)
+			return true;
+	return false;
+}
+
 static inline CUresult
 launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extra, bool per_thread,
 	  CUresult (*const *real)(const CUlaunchConfig *, CUfunction, void **, void **))
 {
+	struct ds_sample *sample = NULL;
 	CUlaunchConfig mapped;
 	struct ds_op op;
 	CUresult result;
 
-	result = ds_op_begin(&op, config ? config->hStream : NULL, per_thread);
+	result = ds_op_begin_hot(&op, config ? config->hStream : NULL, per_thread);
 	if (ds_unlikely(result != CUDA_SUCCESS))
 		return result;
-	if (ds_unlikely(!config))
+	if (ds_unlikely(!config)) {
+		ds_op_abandon(&op);
 		return (*real)(config, f, params, extra);
+	}
 	mapped = *config;
 	mapped.hStream = op.target;
+	if (ds_measure_due())
+		sample =
+		    ds_measure_look(f,
+				    &(struct ds_launch_shape){
+					{config->gridDimX, config->gridDimY, config->gridDimZ},
+					{config->blockDimX, config->blockDimY, config->blockDimZ}},
+				    op.stream && !overlaps(config), op.target);
 	result = (*real)(&mapped, f, params, extra);
+	ds_measure_launched(sample, op.target, result);
 	ds_op_launched(&op, result);
 	return result;
 }
@@ -89,8 +114,11 @@ CUresult ds_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParam
 	for (n = 0; n < numDevices; n++) {
 		mapped[n] = launchParamsList[n];
 		result = ds_op_begin(&ops[n], mapped[n].hStream, false);
-		if (result != CUDA_SUCCESS)
+		if (result != CUDA_SUCCESS) {
+			while (n--)
+				ds_op_abandon(&ops[n]);
 			goto done;
+		}
 		mapped[n].hStream = ops[n].target;
 	}
 	result = ds_real.cuLaunchCooperativeKernelMultiDevice(mapped, numDevices, flags);

@@ -2,17 +2,20 @@
 #ifndef DETSHARE_COROUTINE_OP_H
 #define DETSHARE_COROUTINE_OP_H
 
-#include "noderuntime/coroutine/vctx.h"
+#include "noderuntime/coroutine/remap.h"
 
 /*
  * One operation of the program on one of its streams: ds_op_begin says where it really goes and has it
  * wait for what it must wait for, ds_op_end marks that it is there. This is the path of every kernel
- * launch: no lock, no system call, no allocation, unless the legacy order asks for an event.
+ * launch: no lock, no system call, no allocation, unless the stream has to move or the legacy order
+ * asks for an event. Between the two the calling thread is marked (mark.h).
  */
 struct ds_op {
 	struct ds_vctx *vctx;
 	struct ds_vstream *stream; /* NULL: not ours, goes to the driver as it came */
 	CUstream target;
+	struct ds_mark *mark; /* with a stream, from begin to end */
+	uint64_t epoch;       /* of the stream when it had this target */
 };
 
 #define ds_likely(x)   __builtin_expect(!!(x), 1)
@@ -28,8 +31,9 @@ static inline bool ds_is_legacy(CUstream handle, bool per_thread)
 	return handle == CU_STREAM_LEGACY || (!handle && !per_thread);
 }
 
-/* Find the stream, without ordering anything. */
-static inline CUresult ds_op_map(struct ds_op *op, CUstream handle, bool per_thread)
+/* Find the stream. Only whose it is: where it runs may change at any time. */
+static inline __attribute__((always_inline)) CUresult ds_op_map(struct ds_op *op, CUstream handle,
+								bool per_thread)
 {
 	*op = (struct ds_op){
 	    .vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire),
@@ -53,8 +57,62 @@ static inline CUresult ds_op_map(struct ds_op *op, CUstream handle, bool per_thr
 		if (ds_unlikely(result != CUDA_SUCCESS))
 			return result;
 	}
-	if (ds_likely(op->stream != NULL))
-		op->target = op->stream->shadow;
+	return CUDA_SUCCESS;
+}
+
+/* Nothing came of the operation, or it puts nothing on the stream. */
+static inline void ds_op_abandon(const struct ds_op *op)
+{
+	if (op->stream)
+		ds_mark_end(op->mark);
+}
+
+/*
+ * Find the stream and the shadow that runs its work now, which stays valid until ds_op_abandon. For what
+ * puts no work on it.
+ */
+static inline CUresult ds_op_look(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	CUresult result = ds_op_map(op, handle, per_thread);
+
+	if (result != CUDA_SUCCESS || !op->stream)
+		return result;
+	op->mark = ds_mark_get();
+	if (!op->mark)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	ds_mark_begin(op->mark);
+	op->target = atomic_load_explicit(&op->stream->shadow, memory_order_acquire);
+	return CUDA_SUCCESS;
+}
+
+/*
+ * Find the shadow to wait for, which stays valid until ds_op_awaited. Not marked meanwhile: it may take
+ * long. The present shadow waits for all others the stream has had.
+ */
+static inline CUresult ds_op_await(struct ds_op *op)
+{
+	op->mark = ds_mark_get();
+	if (!op->mark)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	op->target = ds_mark_wait_for(op->mark, &op->stream->shadow);
+	return CUDA_SUCCESS;
+}
+
+static inline void ds_op_awaited(const struct ds_op *op)
+{
+	if (op->stream)
+		ds_mark_waited(op->mark);
+}
+
+/* Bring the stream to where new work goes. Marked. */
+static inline CUresult ds_op_follow(struct ds_op *op)
+{
+	struct ds_vstream *stream = op->stream;
+
+	op->epoch = ds_remap_epoch(op->vctx);
+	if (ds_unlikely(atomic_load_explicit(&stream->epoch, memory_order_acquire) != op->epoch))
+		return ds_remap_stream(op->vctx, stream, &op->epoch, &op->target);
+	op->target = atomic_load_explicit(&stream->shadow, memory_order_acquire);
 	return CUDA_SUCCESS;
 }
 
@@ -68,21 +126,38 @@ static inline CUresult ds_op_order(struct ds_op *op)
 	if (stream->kind == DS_STREAM_NULL) {
 		if (ds_likely(!atomic_load_explicit(&op->vctx->any_dirty, memory_order_acquire)))
 			return CUDA_SUCCESS;
-		return ds_order_null(op->vctx);
+		return ds_order_null(op->vctx, &op->target);
 	}
 	if (ds_likely(atomic_load_explicit(&stream->seen, memory_order_acquire) ==
 		      atomic_load_explicit(&op->vctx->null_work, memory_order_acquire)))
 		return CUDA_SUCCESS;
-	return ds_order_blocking(op->vctx, stream);
+	return ds_order_blocking(op->vctx, stream, &op->target);
 }
 
-static inline CUresult ds_op_begin(struct ds_op *op, CUstream handle, bool per_thread)
+/* The same as ds_op_begin, without the call: for the launches that programs make most. */
+static inline __attribute__((always_inline)) CUresult
+ds_op_begin_hot(struct ds_op *op, CUstream handle, bool per_thread)
 {
 	CUresult result = ds_op_map(op, handle, per_thread);
 
-	if (ds_unlikely(result != CUDA_SUCCESS))
+	if (ds_unlikely(result != CUDA_SUCCESS || !op->stream))
 		return result;
-	return ds_op_order(op);
+	op->mark = ds_mark_get();
+	if (ds_unlikely(!op->mark))
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	ds_mark_begin(op->mark);
+	result = ds_op_follow(op);
+	if (ds_likely(result == CUDA_SUCCESS))
+		result = ds_op_order(op);
+	if (ds_unlikely(result != CUDA_SUCCESS))
+		ds_mark_end(op->mark);
+	return result;
+}
+
+static __attribute__((noinline, unused)) CUresult ds_op_begin(struct ds_op *op, CUstream handle,
+							      bool per_thread)
+{
+	return ds_op_begin_hot(op, handle, per_thread);
 }
 
 /* The driver has taken the operation (or refused it: then an unneeded event comes of it, no more). */
@@ -90,18 +165,21 @@ static inline void ds_op_end(const struct ds_op *op)
 {
 	struct ds_vstream *stream = op->stream;
 
-	if (!stream || stream->kind == DS_STREAM_FREE)
+	if (!stream)
 		return;
+	if (ds_unlikely(atomic_load_explicit(&stream->epoch, memory_order_acquire) != op->epoch))
+		ds_remap_late(stream, op->target);
 	if (stream->kind == DS_STREAM_NULL) {
 		atomic_fetch_add_explicit(&op->vctx->null_work, 1, memory_order_release);
-		return;
+	} else if (stream->kind == DS_STREAM_BLOCKING) {
+		/*
+		 * Stored even if set: the flag may be on its way to being cleared for work before
+		 * ours, and to look first would be to look before our work is seen to be there.
+		 */
+		atomic_store_explicit(&stream->dirty, true, memory_order_release);
+		atomic_store_explicit(&op->vctx->any_dirty, DS_DIRTY, memory_order_release);
 	}
-	/*
-	 * Stored even if set: the flag may be on its way to being cleared for work before ours, and
-	 * to look first would be to look before our work is seen to be there.
-	 */
-	atomic_store_explicit(&stream->dirty, true, memory_order_release);
-	atomic_store_explicit(&op->vctx->any_dirty, true, memory_order_release);
+	ds_mark_end(op->mark);
 }
 
 static inline void ds_op_launched(const struct ds_op *op, CUresult result)
@@ -110,6 +188,8 @@ static inline void ds_op_launched(const struct ds_op *op, CUresult result)
 	if (!op->stream)
 		return;
 	atomic_fetch_add_explicit(op->vctx->launches, 1, memory_order_relaxed);
+	if (ds_unlikely(op->vctx->chaos.every))
+		ds_chaos_launched(op->vctx);
 	if (ds_unlikely(result == CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE))
 		ds_vctx_too_large();
 }

@@ -53,22 +53,25 @@ int ds_pctx_create(struct ds_pctx *pctx, CUdevice device, const struct ds_gpu_sh
 	CUdevResource chosen[DS_GROUPS_MAX];
 	CUdevResourceDesc description;
 	unsigned n_chosen = 0;
+	CUcontext context = NULL;
 	CUresult result;
 
-	*pctx = (struct ds_pctx){0};
 	if (choose(device, shape, groups, chosen, &n_chosen, err) < 0)
 		return -1;
 	result = ds_real.cuDevResourceGenerateDesc(&description, chosen, n_chosen);
+	pctx->green = NULL;
 	if (result == CUDA_SUCCESS)
 		result = ds_real.cuGreenCtxCreate(&pctx->green, description, device,
 						  CU_GREEN_CTX_DEFAULT_STREAM);
 	if (result == CUDA_SUCCESS)
-		result = ds_real.cuCtxFromGreenCtx(&pctx->context, pctx->green);
+		result = ds_real.cuCtxFromGreenCtx(&context, pctx->green);
 	if (result != CUDA_SUCCESS) {
 		ds_pctx_destroy(pctx);
 		return ds_fail(err, "cannot make a green context over %u SM groups: %s", n_chosen,
 			       ds_cuda_error(result));
 	}
+	pctx->groups = *groups;
+	atomic_store_explicit(&pctx->context, context, memory_order_release);
 	return 0;
 }
 
@@ -76,5 +79,6 @@ void ds_pctx_destroy(struct ds_pctx *pctx)
 {
 	if (pctx->green)
 		ds_real.cuGreenCtxDestroy(pctx->green);
-	*pctx = (struct ds_pctx){0};
+	pctx->green = NULL;
+	atomic_store_explicit(&pctx->context, NULL, memory_order_release);
 }

@@ -33,11 +33,13 @@ static void close_fd(int fd)
 }
 
 /* Programs count on the lowest free numbers (shells, daemons that close 3..n and reopen). */
-static int move_high(int fd)
+int ds_session_move_high(int fd)
 {
 	struct rlimit limit;
 	int high, floor = HIGH_FD;
 
+	if (fd < 0)
+		return -1;
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < HIGH_FD + 16)
 		floor = limit.rlim_cur > 32 ? (int)limit.rlim_cur - 16 : 16;
 	high = fcntl(fd, F_DUPFD_CLOEXEC, floor);
@@ -60,7 +62,7 @@ static int connect_to(const char *path, struct ds_error *err)
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return ds_fail(err, "cannot make a socket: %s", strerror(errno));
-	fd = move_high(fd);
+	fd = ds_session_move_high(fd);
 	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) < 0) {
 		ds_fail(err, "cannot set a time limit on the port: %s", strerror(errno));
@@ -227,7 +229,20 @@ static bool copy_page(const struct ds_page *page, struct ds_granted *granted)
 	return !(epoch & 1) && epoch == atomic_load_explicit(&page->epoch, memory_order_relaxed);
 }
 
-static bool has_full_group(const struct ds_granted *granted)
+bool ds_session_look(const struct ds_session *session, struct ds_granted *granted)
+{
+	for (unsigned tries = 0; tries < 1000; tries++)
+		if (copy_page(session->page, granted))
+			return true;
+	return false;
+}
+
+uint64_t ds_session_epoch(const struct ds_session *session)
+{
+	return atomic_load_explicit(&session->page->epoch, memory_order_acquire);
+}
+
+bool ds_session_has_full_group(const struct ds_granted *granted)
 {
 	for (unsigned i = 0; i < granted->shape.n_groups; i++)
 		if (ds_groups_has(&granted->groups, i))
@@ -241,7 +256,7 @@ int ds_session_granted(const struct ds_session *session, unsigned timeout_ms,
 	const struct timespec nap = {.tv_nsec = POLL_MS * 1000000L};
 
 	for (unsigned waited_ms = 0;; waited_ms += POLL_MS) {
-		if (copy_page(session->page, granted) && has_full_group(granted))
+		if (copy_page(session->page, granted) && ds_session_has_full_group(granted))
 			return 0;
 		if (waited_ms >= timeout_ms)
 			return ds_fail(err,
@@ -251,13 +266,47 @@ int ds_session_granted(const struct ds_session *session, unsigned timeout_ms,
 	}
 }
 
-void ds_session_use(struct ds_session *session, const struct ds_groups *groups)
+static void write_groups(struct ds_groups *to, const struct ds_groups *groups)
 {
 	for (size_t i = 0; i < sizeof(groups->bits) / sizeof(groups->bits[0]); i++)
-		__atomic_store_n(&session->port->in_use.bits[i], groups->bits[i], __ATOMIC_RELEASE);
+		__atomic_store_n(&to->bits[i], groups->bits[i], __ATOMIC_RELEASE);
+}
+
+void ds_session_use(struct ds_session *session, const struct ds_groups *groups)
+{
+	session->in_use = *groups;
+	write_groups(&session->port->in_use, groups);
+}
+
+void ds_session_pinned(struct ds_session *session, const struct ds_groups *groups)
+{
+	write_groups(&session->port->pinned, groups);
 }
 
 void ds_session_acknowledge(struct ds_session *session, uint64_t epoch)
 {
+	const struct ds_port_notice notice = {.magic = DS_PORT_MAGIC,
+					      .version = DS_PORT_VERSION,
+					      .kind = DS_PORT_ACKNOWLEDGED,
+					      .epoch = epoch};
+
 	atomic_store_explicit(&session->port->acknowledged_epoch, epoch, memory_order_release);
+	/* If it does not fit, those that wait say the same: look at the port. */
+	while (send(session->fd, &notice, sizeof(notice), MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
+	       errno == EINTR)
+		;
+}
+
+int ds_session_hear(struct ds_session *session)
+{
+	struct ds_port_notice notice;
+	ssize_t got;
+
+	for (;;) {
+		got = recv(session->fd, &notice, sizeof(notice), MSG_DONTWAIT);
+		if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+			return -1;
+		if (got < 0 && errno == EAGAIN)
+			return 0;
+	}
 }

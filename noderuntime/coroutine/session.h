@@ -16,6 +16,7 @@ struct ds_session {
 	int fd; /* -1: not connected */
 	struct ds_port *port;
 	const struct ds_page *page;
+	struct ds_groups in_use; /* as the port says */
 };
 
 #define DS_SESSION_NONE ((struct ds_session){.fd = -1})
@@ -45,10 +46,31 @@ void ds_session_close(struct ds_session *session);
 int ds_session_granted(const struct ds_session *session, unsigned timeout_ms,
 		       struct ds_granted *granted, struct ds_error *err);
 
+/* Copy the page as it is now. False: it is being written, all the time. */
+bool ds_session_look(const struct ds_session *session, struct ds_granted *granted);
+
+/* The page's epoch. */
+uint64_t ds_session_epoch(const struct ds_session *session);
+
+/* Whether work can run there: the rest alone is nobody's partition. Pure. */
+bool ds_session_has_full_group(const struct ds_granted *granted);
+
 /* Tell the runtime which groups this process may be using from now on. Before the first use of them. */
 void ds_session_use(struct ds_session *session, const struct ds_groups *groups);
 
-/* Tell the runtime that the process now runs in the groups of `epoch`. */
+/* Tell the runtime which of them are in use by work that cannot be moved. */
+void ds_session_pinned(struct ds_session *session, const struct ds_groups *groups);
+
+/*
+ * Tell the runtime that all work is in the groups last given to ds_session_use, and that new work goes
+ * where the page of this epoch says. Does not block.
+ */
 void ds_session_acknowledge(struct ds_session *session, uint64_t epoch);
+
+/* Read the notices that are there. Returns -1 if the runtime is gone. Does not block. */
+int ds_session_hear(struct ds_session *session);
+
+/* Move a descriptor out of the way of the program's own. Takes and returns -1 as such. */
+int ds_session_move_high(int fd);
 
 #endif

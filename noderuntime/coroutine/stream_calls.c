@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
+#include "noderuntime/coroutine/graph_retarget.h"
 #include "noderuntime/coroutine/op.h"
 
 /* The driver calls that make, end and describe streams. */
@@ -18,7 +19,7 @@ CUresult ds_cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, i
 		return ds_real.cuStreamCreateWithPriority(phStream, flags, priority);
 	result = ds_streams_create(vctx, flags, priority, &stream);
 	if (result == CUDA_SUCCESS)
-		*phStream = stream->shadow;
+		*phStream = stream->handle;
 	return result;
 }
 DS_EXPORT(cuStreamCreateWithPriority);
@@ -181,8 +182,10 @@ static CUresult add_callback(CUstream handle, CUstreamCallback function, void *u
 		return result;
 	if (op.stream && op.target != handle && function) {
 		callback = malloc(sizeof(*callback));
-		if (!callback)
+		if (!callback) {
+			ds_op_abandon(&op);
 			return CUDA_ERROR_OUT_OF_MEMORY;
+		}
 		*callback = (struct callback){function, user_data, handle};
 		result = real(op.target, call_back, callback, flags);
 		if (result != CUDA_SUCCESS)
@@ -209,6 +212,47 @@ CUresult ds_cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback
 }
 DS_EXPORT(cuStreamAddCallback_ptsz);
 
+/*
+ * Attributes are the handle's, and those of every other shadow there is; one made later gets those
+ * that were ever set.
+ */
+static CUresult set_attribute(CUstream handle, CUstreamAttrID attribute,
+			      const CUstreamAttrValue *value, bool per_thread,
+			      CUresult (*real)(CUstream, CUstreamAttrID, const CUstreamAttrValue *))
+{
+	struct ds_op op;
+	CUresult result = ds_op_map(&op, handle, per_thread);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (!op.stream)
+		return real(handle, attribute, value);
+	pthread_mutex_lock(&op.stream->lock);
+	result = real(op.stream->handle, attribute, value);
+	for (unsigned slot = 0; result == CUDA_SUCCESS && slot < DS_PCTX_MAX; slot++)
+		if (op.stream->shadows[slot] && op.stream->shadows[slot] != op.stream->handle)
+			result = real(op.stream->shadows[slot], attribute, value);
+	if (result == CUDA_SUCCESS && (unsigned)attribute < DS_ATTRIBUTES_MAX)
+		op.stream->attributes |= 1U << (unsigned)attribute;
+	pthread_mutex_unlock(&op.stream->lock);
+	return result;
+}
+
+CUresult ds_cuStreamSetAttribute(CUstream hStream, CUstreamAttrID attr,
+				 const CUstreamAttrValue *param)
+{
+	return set_attribute(hStream, attr, param, false, ds_real.cuStreamSetAttribute);
+}
+DS_EXPORT(cuStreamSetAttribute);
+
+CUresult ds_cuStreamSetAttribute_ptsz(CUstream hStream, CUstreamAttrID attr,
+				      const CUstreamAttrValue *param)
+{
+	return set_attribute(hStream, attr, param, true, ds_real.cuStreamSetAttribute_ptsz);
+}
+DS_EXPORT(cuStreamSetAttribute_ptsz);
+
+/* Between handles, which are of one context, as the driver wants it; then to the other shadows. */
 static CUresult copy_attributes(CUstream to, CUstream from, bool per_thread,
 				CUresult (*real)(CUstream, CUstream))
 {
@@ -217,7 +261,19 @@ static CUresult copy_attributes(CUstream to, CUstream from, bool per_thread,
 
 	if (result == CUDA_SUCCESS)
 		result = ds_op_map(&from_op, from, per_thread);
-	return result == CUDA_SUCCESS ? real(to_op.target, from_op.target) : result;
+	if (result == CUDA_SUCCESS)
+		result = real(to_op.stream ? to_op.stream->handle : to,
+			      from_op.stream ? from_op.stream->handle : from);
+	if (result != CUDA_SUCCESS || !to_op.stream)
+		return result;
+	pthread_mutex_lock(&to_op.stream->lock);
+	to_op.stream->attributes |= from_op.stream ? from_op.stream->attributes : UINT32_MAX;
+	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++)
+		if (to_op.stream->shadows[slot] &&
+		    to_op.stream->shadows[slot] != to_op.stream->handle)
+			ds_remap_copy_attributes(to_op.stream, to_op.stream->shadows[slot]);
+	pthread_mutex_unlock(&to_op.stream->lock);
+	return CUDA_SUCCESS;
 }
 
 CUresult ds_cuStreamCopyAttributes(CUstream dstStream, CUstream srcStream)
@@ -233,9 +289,34 @@ CUresult ds_cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
 DS_EXPORT(cuStreamCopyAttributes_ptsz);
 
 /*
- * While something is captured, the event may be a captured one, which the legacy stream may not wait
- * for, but its shadow might: the driver is asked about its own legacy stream first.
+ * While something is captured, the event may be a captured one: then the legacy stream may not wait for
+ * it, but its shadow might, so the driver is asked about its own legacy stream first; and another stream
+ * is captured from here on, so what it did before is noted.
  */
+static CUresult wait_captured(struct ds_op *op, CUstream handle, CUevent event, unsigned flags,
+			      CUresult (*real)(CUstream, CUevent, unsigned))
+{
+	CUresult result;
+
+	if (op->stream->kind == DS_STREAM_NULL) {
+		result = real(handle, event, flags);
+		return result == CUDA_SUCCESS ? real(op->target, event, flags) : result;
+	}
+	pthread_mutex_lock(&op->stream->lock);
+	ds_streams_note_uncaptured(op->vctx, op->stream);
+	result = real(op->target, event, flags);
+	/*
+	 * The graph is where its capture began, and is moved as a whole. With nodes of two partitions it
+	 * may have some that cannot be moved: those stay where they are, always.
+	 */
+	if (ds_order_captured(op->target) &&
+	    ds_remap_of_stream(op->stream) !=
+		atomic_load_explicit(&op->vctx->captured_in, memory_order_relaxed))
+		ds_remap_pin(ds_remap_of_stream(op->stream));
+	pthread_mutex_unlock(&op->stream->lock);
+	return result;
+}
+
 static CUresult wait_event(CUstream handle, CUevent event, unsigned flags, bool per_thread,
 			   CUresult (*real)(CUstream, CUevent, unsigned))
 {
@@ -244,13 +325,10 @@ static CUresult wait_event(CUstream handle, CUevent event, unsigned flags, bool 
 
 	if (result != CUDA_SUCCESS)
 		return result;
-	if (op.stream && op.stream->kind == DS_STREAM_NULL &&
-	    atomic_load_explicit(&op.vctx->captures, memory_order_relaxed) > 0) {
-		result = real(handle, event, flags);
-		if (result != CUDA_SUCCESS)
-			return result;
-	}
-	result = real(op.target, event, flags);
+	if (op.stream && atomic_load_explicit(&op.vctx->captures, memory_order_relaxed) > 0)
+		result = wait_captured(&op, handle, event, flags, real);
+	else
+		result = real(op.target, event, flags);
 	ds_op_end(&op);
 	return result;
 }
@@ -268,8 +346,11 @@ CUresult ds_cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned in
 DS_EXPORT(cuStreamWaitEvent_ptsz);
 
 /*
- * Where a capture begins or ends: on the shadow. The legacy stream is the driver's to refuse, after the
- * legacy order had its say.
+ * Where a capture begins: on the shadow in the partition of the day, where the stream stays until the
+ * capture ends. The legacy stream is the driver's to refuse, after the legacy order had its say.
+ *
+ * The stream's lock is held from here until capture_began: who looks whether the stream's work has
+ * ended must know whether it is captured, for to ask would end the capture.
  */
 static CUresult capture_begins(struct ds_op *op, CUstream *handle, bool per_thread)
 {
@@ -277,8 +358,26 @@ static CUresult capture_begins(struct ds_op *op, CUstream *handle, bool per_thre
 
 	if (result != CUDA_SUCCESS || !op->stream)
 		return result;
-	if (op->stream->kind == DS_STREAM_NULL)
-		return ds_op_order(op);
+	if (op->stream->kind == DS_STREAM_NULL) {
+		CUstream shadow;
+
+		result = ds_order_null(op->vctx, &shadow);
+		op->stream = NULL;
+		return result;
+	}
+	op->mark = ds_mark_get();
+	if (!op->mark)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	ds_mark_begin(op->mark);
+	result = ds_op_follow(op);
+	if (result != CUDA_SUCCESS) {
+		ds_mark_end(op->mark);
+		return result;
+	}
+	pthread_mutex_lock(&op->stream->lock);
+	op->target = atomic_load_explicit(&op->stream->shadow, memory_order_relaxed);
+	op->epoch = atomic_load_explicit(&op->stream->epoch, memory_order_relaxed);
+	ds_streams_note_uncaptured(op->vctx, op->stream);
 	*handle = op->target;
 	return CUDA_SUCCESS;
 }
@@ -286,10 +385,18 @@ static CUresult capture_begins(struct ds_op *op, CUstream *handle, bool per_thre
 /* Marked as if it had work: the NULL stream must look at it and find it captured. */
 static CUresult capture_began(const struct ds_op *op, CUresult result)
 {
-	if (result == CUDA_SUCCESS && op->stream) {
+	if (!op->stream)
+		return result;
+	if (result == CUDA_SUCCESS) {
 		atomic_fetch_add_explicit(&op->vctx->captures, 1, memory_order_relaxed);
-		ds_op_end(op);
+		atomic_store_explicit(&op->vctx->captured_in, ds_remap_of_stream(op->stream),
+				      memory_order_relaxed);
 	}
+	pthread_mutex_unlock(&op->stream->lock);
+	if (result == CUDA_SUCCESS)
+		ds_op_end(op);
+	else
+		ds_op_abandon(op);
 	return result;
 }
 
@@ -326,16 +433,30 @@ static CUresult end_capture(CUstream handle, CUgraph *graph, bool per_thread,
 			    CUresult (*real)(CUstream, CUgraph *))
 {
 	struct ds_op op;
-	CUresult result = capture_begins(&op, &handle, per_thread);
+	CUresult result = ds_op_look(&op, handle, per_thread);
 	bool was_captured;
 
 	if (result != CUDA_SUCCESS)
 		return result;
-	was_captured = op.stream && op.stream->kind != DS_STREAM_NULL && ds_order_captured(handle);
-	result = real(handle, graph);
+	if (!op.stream)
+		return real(handle, graph);
+	if (op.stream->kind == DS_STREAM_NULL) {
+		CUstream shadow;
+
+		result = ds_order_null(op.vctx, &shadow);
+		if (result == CUDA_SUCCESS)
+			result = real(handle, graph);
+		ds_op_abandon(&op);
+		return result;
+	}
+	was_captured = ds_order_captured(op.target);
+	result = real(op.target, graph);
 	/* With an error, too, as a rule; not from the wrong thread or stream. */
-	if (was_captured && !ds_order_captured(handle))
+	if (was_captured && !ds_order_captured(op.target))
 		atomic_fetch_sub_explicit(&op.vctx->captures, 1, memory_order_relaxed);
+	if (result == CUDA_SUCCESS && graph && *graph)
+		ds_graph_captured(op.vctx, *graph, ds_remap_of_stream(op.stream));
+	ds_op_abandon(&op);
 	return result;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "noderuntime/coroutine/vctx.h"
+#include "noderuntime/coroutine/remap.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /*
  * Handle -> stream, read at every launch: open addressing, written under the context's lock, read
@@ -126,113 +127,249 @@ static void link_blocking(struct ds_vctx *vctx, struct ds_vstream *stream)
 	vctx->blocking = stream;
 }
 
-/* The driver's part of a stream: a shadow in the partition and, if it takes part in the order, an event. */
-static CUresult make_shadow(struct ds_vctx *vctx, struct ds_vstream *stream, int priority)
+static void link_all(struct ds_vstream **list, struct ds_vstream *stream)
 {
-	CUresult result = ds_real.cuGreenCtxStreamCreate(&stream->shadow, vctx->pctx.green,
-							 CU_STREAM_NON_BLOCKING, priority);
+	stream->all_next = *list;
+	stream->all_link = list;
+	if (stream->all_next)
+		stream->all_next->all_link = &stream->all_next;
+	*list = stream;
+}
 
-	if (result != CUDA_SUCCESS || stream->kind == DS_STREAM_FREE)
-		return result;
+static void unlink_all(struct ds_vstream *stream)
+{
+	*stream->all_link = stream->all_next;
+	if (stream->all_next)
+		stream->all_next->all_link = stream->all_link;
+}
+
+static void destroy_event(CUevent *event)
+{
+	if (*event)
+		ds_real.cuEventDestroy_v2(*event);
+	*event = NULL;
+}
+
+static CUresult make_event(struct ds_vctx *vctx, CUevent *event)
+{
+	CUcontext popped;
+	CUresult result;
+
 	/* An event belongs to the current context, which may be another's. */
 	result = ds_real.cuCtxPushCurrent_v2(vctx->primary);
-	if (result == CUDA_SUCCESS) {
-		CUcontext popped;
-
-		result = ds_real.cuEventCreate(&stream->event, CU_EVENT_DISABLE_TIMING);
-		ds_real.cuCtxPopCurrent_v2(&popped);
-	}
-	if (result != CUDA_SUCCESS) {
-		ds_real.cuStreamDestroy_v2(stream->shadow);
-		stream->shadow = NULL;
-	}
+	if (result != CUDA_SUCCESS)
+		return result;
+	result = ds_real.cuEventCreate(event, CU_EVENT_DISABLE_TIMING);
+	ds_real.cuCtxPopCurrent_v2(&popped);
 	return result;
+}
+
+/*
+ * The driver's part of a stream: a shadow in the first partition, which is its handle, and one where new
+ * work goes now; an event for when it moves and, if it takes part in the order, another.
+ */
+static CUresult make_real(struct ds_vctx *vctx, struct ds_vstream *stream)
+{
+	struct ds_pctx *first = ds_remap_slot(vctx, 0);
+	struct ds_mark *mark = ds_mark_get();
+	CUresult result;
+
+	if (!mark)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	result = ds_real.cuGreenCtxStreamCreate(&stream->handle, first->green,
+						CU_STREAM_NON_BLOCKING, stream->priority);
+	if (result != CUDA_SUCCESS)
+		return result;
+	result = make_event(vctx, &stream->moved);
+	if (result == CUDA_SUCCESS && stream->kind != DS_STREAM_FREE)
+		result = make_event(vctx, &stream->event);
+	if (result != CUDA_SUCCESS) {
+		destroy_event(&stream->moved);
+		ds_real.cuStreamDestroy_v2(stream->handle);
+		return result;
+	}
+	stream->shadows[first->slot] = stream->handle;
+	stream->worked = 1U << first->slot;
+	atomic_store_explicit(&stream->pctx, first, memory_order_relaxed);
+	atomic_store_explicit(&stream->shadow, stream->handle, memory_order_relaxed);
+	/* If this fails, the first operation tries again and says so. */
+	ds_mark_begin(mark);
+	ds_remap_prepare(stream, ds_remap_target(vctx));
+	ds_mark_end(mark);
+	return CUDA_SUCCESS;
+}
+
+static void vstream_init(struct ds_vstream *stream, enum ds_stream_kind kind, unsigned flags,
+			 int priority)
+{
+	*stream = (struct ds_vstream){.kind = kind, .flags = flags, .priority = priority};
+	atomic_store_explicit(&stream->epoch, UINT64_MAX, memory_order_relaxed); /* never looked */
+	pthread_mutex_init(&stream->lock, NULL);
+}
+
+static struct ds_vstream *vstream_new(enum ds_stream_kind kind, unsigned flags, int priority)
+{
+	struct ds_vstream *stream = malloc(sizeof(*stream));
+
+	if (stream)
+		vstream_init(stream, kind, flags, priority);
+	return stream;
+}
+
+static void vstream_free(struct ds_vstream *stream)
+{
+	pthread_mutex_destroy(&stream->lock);
+	free(stream);
 }
 
 CUresult ds_streams_init(struct ds_vctx *vctx)
 {
 	struct ds_stream_table *table = table_new(FIRST_ENTRIES, NULL);
+	CUresult result;
 
 	if (!table)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	atomic_store_explicit(&vctx->streams, table, memory_order_relaxed);
-	vctx->null = (struct ds_vstream){.kind = DS_STREAM_NULL};
-	return make_shadow(vctx, &vctx->null, 0);
-}
-
-static struct ds_vstream *vstream_new(enum ds_stream_kind kind, unsigned flags)
-{
-	struct ds_vstream *stream = calloc(1, sizeof(*stream));
-
-	if (stream) {
-		stream->kind = kind;
-		stream->flags = flags;
-	}
-	return stream;
+	vctx->destroyed_end = &vctx->destroyed;
+	vstream_init(&vctx->null, DS_STREAM_NULL, 0, 0);
+	result = make_real(vctx, &vctx->null);
+	if (result == CUDA_SUCCESS)
+		link_all(&vctx->all, &vctx->null);
+	return result;
 }
 
 CUresult ds_streams_create(struct ds_vctx *vctx, unsigned flags, int priority,
 			   struct ds_vstream **out)
 {
 	struct ds_vstream *stream = vstream_new(
-	    flags & CU_STREAM_NON_BLOCKING ? DS_STREAM_FREE : DS_STREAM_BLOCKING, flags);
+	    flags & CU_STREAM_NON_BLOCKING ? DS_STREAM_FREE : DS_STREAM_BLOCKING, flags, priority);
 	CUresult result;
 
 	*out = NULL;
 	if (!stream)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	result = make_shadow(vctx, stream, priority);
+	result = make_real(vctx, stream);
 	if (result != CUDA_SUCCESS) {
-		free(stream);
+		vstream_free(stream);
 		return result;
 	}
 	pthread_mutex_lock(&vctx->lock);
 	if (table_make_room(vctx)) {
 		table_put(atomic_load_explicit(&vctx->streams, memory_order_relaxed),
-			  stream->shadow, stream);
+			  stream->handle, stream);
 		if (stream->kind == DS_STREAM_BLOCKING)
 			link_blocking(vctx, stream);
+		link_all(&vctx->all, stream);
 		*out = stream;
 	}
 	pthread_mutex_unlock(&vctx->lock);
 	if (!*out) {
-		ds_real.cuStreamDestroy_v2(stream->shadow);
-		free(stream);
+		for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++)
+			if (stream->shadows[slot])
+				ds_real.cuStreamDestroy_v2(stream->shadows[slot]);
+		destroy_event(&stream->moved);
+		destroy_event(&stream->event);
+		vstream_free(stream);
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	return CUDA_SUCCESS;
 }
 
+CUresult ds_streams_join(struct ds_vctx *vctx)
+{
+	CUresult result = CUDA_SUCCESS;
+
+	if (!vctx->joined)
+		result = make_event(vctx, &vctx->joined);
+	if (result == CUDA_SUCCESS && !vctx->join)
+		result = ds_real.cuGreenCtxStreamCreate(&vctx->join, ds_remap_slot(vctx, 0)->green,
+							CU_STREAM_NON_BLOCKING, 0);
+	return result;
+}
+
+void ds_streams_note_uncaptured(struct ds_vctx *vctx, struct ds_vstream *stream)
+{
+	CUstream shadow = atomic_load_explicit(&stream->shadow, memory_order_relaxed);
+
+	if (!shadow || ds_order_captured(shadow))
+		return;
+	if (stream->uncaptured || make_event(vctx, &stream->uncaptured) == CUDA_SUCCESS)
+		ds_real.cuEventRecord(stream->uncaptured, shadow);
+}
+
+void ds_streams_leave_order(struct ds_vstream *stream)
+{
+	*stream->link = stream->next;
+	if (stream->next)
+		stream->next->link = stream->link;
+	stream->link = NULL;
+	destroy_event(&stream->event);
+}
+
+enum { REAP_FEW = 4 };
+
+void ds_streams_reap(struct ds_vctx *vctx, bool all)
+{
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+	unsigned left = all ? UINT32_MAX : REAP_FEW;
+	struct ds_vstream *next;
+
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	pthread_mutex_lock(&vctx->lock);
+	for (struct ds_vstream *stream = vctx->destroyed; stream && left; stream = next, left--) {
+		next = stream->all_next;
+		if (stream->users || stream->link ||
+		    (stream->moved_recorded &&
+		     ds_real.cuEventQuery(stream->moved) == CUDA_ERROR_NOT_READY))
+			continue;
+		if (vctx->destroyed_end == &stream->all_next)
+			vctx->destroyed_end = stream->all_link;
+		unlink_all(stream);
+		destroy_event(&stream->moved);
+		destroy_event(&stream->uncaptured);
+		vstream_free(stream);
+	}
+	pthread_mutex_unlock(&vctx->lock);
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+}
+
 /*
- * A blocking stream whose work the NULL stream has not waited for leaves its event behind: the NULL
- * stream's next operation waits for it and forgets the stream (see order.c).
+ * A blocking stream whose work the NULL stream has not waited for leaves an event behind: the NULL
+ * stream's next operation waits for it (see order.c). And every stream leaves one behind that tells
+ * when the partitions it worked in are done with it (see acknowledger.c).
  */
 static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in_table)
 {
-	CUstream shadow = stream->shadow;
-	bool left_behind = false;
+	CUstream shadow, shadows[DS_PCTX_MAX];
 	CUresult result;
+	bool captured;
 
 	pthread_mutex_lock(&vctx->lock);
 	if (in_table)
-		table_remove(vctx, shadow);
-	if (stream->kind == DS_STREAM_BLOCKING) {
-		left_behind = atomic_load_explicit(&stream->dirty, memory_order_acquire) &&
-			      !ds_order_captured(shadow) &&
-			      ds_real.cuEventRecord(stream->event, shadow) == CUDA_SUCCESS;
-		if (left_behind) {
-			stream->shadow = NULL;
-		} else {
-			*stream->link = stream->next;
-			if (stream->next)
-				stream->next->link = stream->link;
-			ds_real.cuEventDestroy_v2(stream->event);
-		}
-	}
+		table_remove(vctx, stream->handle);
+	pthread_mutex_lock(&stream->lock);
+	shadow = atomic_load_explicit(&stream->shadow, memory_order_relaxed);
+	captured = ds_order_captured(shadow);
+	if (stream->link &&
+	    (!atomic_load_explicit(&stream->dirty, memory_order_acquire) || captured ||
+	     ds_real.cuEventRecord(stream->event, shadow) != CUDA_SUCCESS))
+		ds_streams_leave_order(stream);
+	stream->moved_recorded =
+	    !captured && ds_real.cuEventRecord(stream->moved, shadow) == CUDA_SUCCESS;
+	atomic_store_explicit(&stream->shadow, NULL, memory_order_relaxed);
+	memcpy(shadows, stream->shadows, sizeof(shadows));
+	memset(stream->shadows, 0, sizeof(stream->shadows));
+	pthread_mutex_unlock(&stream->lock);
+	unlink_all(stream);
+	/* At the end: the longest destroyed is the first to be done. */
+	link_all(vctx->destroyed_end, stream);
+	vctx->destroyed_end = &stream->all_next;
 	pthread_mutex_unlock(&vctx->lock);
 	result = ds_real.cuStreamDestroy_v2(shadow);
-	if (!left_behind)
-		free(stream);
+	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++)
+		if (shadows[slot] && shadows[slot] != shadow)
+			ds_real.cuStreamDestroy_v2(shadows[slot]);
+	ds_streams_reap(vctx, false);
 	return result;
 }
 
@@ -243,45 +380,42 @@ CUresult ds_streams_destroy(struct ds_vctx *vctx, struct ds_vstream *stream)
 
 bool ds_streams_break_captures(struct ds_vctx *vctx)
 {
-	struct ds_stream_table *table;
 	bool any = false;
 
 	if (atomic_load_explicit(&vctx->captures, memory_order_relaxed) <= 0)
 		return false;
 	pthread_mutex_lock(&vctx->lock);
-	for (struct ds_vstream *stream = vctx->blocking; stream; stream = stream->next)
-		any |= stream->shadow && ds_order_break_capture(stream->shadow);
-	table = atomic_load_explicit(&vctx->streams, memory_order_relaxed);
-	for (size_t i = 0; i <= table->mask; i++) {
-		CUstream handle =
-		    atomic_load_explicit(&table->entries[i].handle, memory_order_relaxed);
-
-		if (handle && handle != TOMBSTONE)
-			any |= ds_order_break_capture(handle);
+	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
+		pthread_mutex_lock(&stream->lock);
+		any |= ds_order_break_capture(
+		    atomic_load_explicit(&stream->shadow, memory_order_relaxed));
+		pthread_mutex_unlock(&stream->lock);
 	}
 	pthread_mutex_unlock(&vctx->lock);
 	return any;
+}
+
+static void free_list(struct ds_vctx *vctx, struct ds_vstream **list)
+{
+	while (*list) {
+		struct ds_vstream *stream = *list;
+
+		*list = stream->all_next;
+		if (stream != &vctx->null)
+			vstream_free(stream);
+	}
 }
 
 void ds_streams_drop(struct ds_vctx *vctx)
 {
 	struct ds_stream_table *table = atomic_load_explicit(&vctx->streams, memory_order_relaxed);
 
-	for (size_t i = 0; table && i <= table->mask; i++) {
-		CUstream handle =
-		    atomic_load_explicit(&table->entries[i].handle, memory_order_relaxed);
-		struct ds_vstream *stream =
-		    atomic_load_explicit(&table->entries[i].stream, memory_order_relaxed);
-
-		if (handle && handle != TOMBSTONE && stream->kind == DS_STREAM_FREE)
-			free(stream);
-	}
-	while (vctx->blocking) {
-		struct ds_vstream *stream = vctx->blocking;
-
-		vctx->blocking = stream->next;
-		free(stream);
-	}
+	free_list(vctx, &vctx->all);
+	free_list(vctx, &vctx->destroyed);
+	vctx->destroyed_end = &vctx->destroyed;
+	vctx->blocking = NULL;
+	vctx->join = NULL;
+	vctx->joined = NULL;
 	while (table) {
 		struct ds_stream_table *older = table->older;
 
@@ -311,20 +445,21 @@ static void make_thread_key(void)
 static CUresult make_thread_default(struct ds_vctx *vctx, struct ds_vstream **out)
 {
 	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-	struct ds_vstream *stream = vstream_new(DS_STREAM_BLOCKING, 0);
+	struct ds_vstream *stream = vstream_new(DS_STREAM_BLOCKING, 0, 0);
 	CUresult result;
 
 	if (!stream)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
-	result = make_shadow(vctx, stream, 0);
+	result = make_real(vctx, stream);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	if (result != CUDA_SUCCESS) {
-		free(stream);
+		vstream_free(stream);
 		return result;
 	}
 	pthread_mutex_lock(&vctx->lock);
 	link_blocking(vctx, stream);
+	link_all(&vctx->all, stream);
 	pthread_mutex_unlock(&vctx->lock);
 	pthread_once(&thread_key_once, make_thread_key);
 	pthread_setspecific(thread_key, stream);

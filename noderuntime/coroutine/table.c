@@ -49,12 +49,21 @@ const struct ds_hook *ds_hook_by_symbol(const char *symbol)
 	return NULL;
 }
 
+/* CUDA 12 gave the name of one call to another, which keeps its own name, too. */
+static const char *renamed(const char *base, int version)
+{
+	return version >= 12000 && !strcmp(base, "cuGraphInstantiate")
+		   ? "cuGraphInstantiateWithFlags"
+		   : base;
+}
+
 const struct ds_hook *ds_hook_by_version(const char *base, int version, bool per_thread)
 {
 	const struct ds_hook *best = NULL;
 
 	if (version > DS_TABLE_VERSION)
 		return NULL;
+	base = renamed(base, version);
 	for (size_t i = 0; i < ds_n_hooks; i++) {
 		const struct ds_hook *hook = &ds_hooks[i];
 

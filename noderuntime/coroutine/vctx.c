@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/vctx.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "noderuntime/coroutine/acknowledger.h"
+#include "noderuntime/coroutine/remap.h"
+#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/session.h"
+#include "noderuntime/coroutine/vgraph.h"
 
 enum {
 	OLDEST_DRIVER = 12050, /* the first with streams in green contexts */
@@ -29,6 +34,8 @@ static pthread_mutex_t decide_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ds_session session = {.fd = -1};
 static struct ds_vctx the_vctx = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
+    .publishing = PTHREAD_MUTEX_INITIALIZER,
+    .moving = PTHREAD_MUTEX_INITIALIZER,
     .green_current = PTHREAD_MUTEX_INITIALIZER,
 };
 
@@ -39,6 +46,29 @@ static struct ds_vctx the_vctx = {
 static char port_path[PATH_MAX];
 static bool partition_required, environment_read;
 
+/* "EVERY[:SEED]": for tests, move every so many launches. */
+static void read_chaos(const char *text)
+{
+	unsigned long every, seed = 1;
+	char *end;
+
+	if (!text || !*text)
+		return;
+	errno = 0;
+	every = strtoul(text, &end, 10);
+	if (*end == ':' && end[1])
+		seed = strtoul(end + 1, &end, 10);
+	if (errno || *end || *text < '0' || *text > '9' || !every || every > UINT_MAX) {
+		fprintf(stderr,
+			"detshare: DETSHARE_CHAOS=%s is ignored: it must be EVERY or EVERY:SEED, "
+			"in launches\n",
+			text);
+		return;
+	}
+	the_vctx.chaos.every = (unsigned)every;
+	the_vctx.chaos.random = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
+}
+
 /* Started by the node runtime, a program must have its partition unless the site says otherwise. */
 __attribute__((constructor)) static void read_environment(void)
 {
@@ -46,6 +76,7 @@ __attribute__((constructor)) static void read_environment(void)
 	const char *required = getenv("DETSHARE_REQUIRED");
 
 	environment_read = true;
+	read_chaos(getenv("DETSHARE_CHAOS"));
 	if (path)
 		snprintf(port_path, sizeof(port_path), "%s", path);
 	partition_required = required && *required ? strcmp(required, "0") != 0 : path && *path;
@@ -75,11 +106,13 @@ static void give_up(const char *reason)
 static void after_fork_in_child(void)
 {
 	pthread_mutex_init(&decide_lock, NULL);
+	ds_acknowledger_forked();
 	if (session.fd < 0)
 		return;
 	session.port = NULL; /* not inherited */
 	session.page = NULL;
 	ds_session_close(&session);
+	ds_measure_forget();
 	atomic_store(&ds_vctx, NULL);
 	atomic_store(&standing, ASIDE);
 }
@@ -113,6 +146,7 @@ static void decide(void)
 		return;
 	}
 	atomic_store_explicit(&standing, WELCOME, memory_order_release);
+	ds_acknowledger_start(&session, &the_vctx);
 }
 
 /* Under decide_lock. Returns CUDA_SUCCESS with the standing WELCOME or ASIDE, or the refusal. */
@@ -156,7 +190,7 @@ static bool is_primary(CUcontext context, CUdevice device)
 	return primary == context;
 }
 
-/* Under decide_lock. */
+/* Under decide_lock, with `moving` locked. */
 static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, struct ds_error *err)
 {
 	struct ds_granted granted;
@@ -165,27 +199,33 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 	if (ds_session_granted(&session, GRANT_TIMEOUT_MS, &granted, err) < 0)
 		return -1;
 	ds_session_use(&session, &granted.groups);
-	if (ds_pctx_create(&vctx->pctx, device, &granted.shape, &granted.groups, err) < 0)
-		goto fail;
 	vctx->device = device;
 	vctx->primary = primary;
 	vctx->generation++;
 	vctx->launches = &session.port->launches;
+	vctx->remaps = &session.port->remaps;
+	vctx->pinned_graphs = &session.port->pinned_graphs;
 	vctx->null_recorded = 0;
 	atomic_store(&vctx->null_work, 0);
-	atomic_store(&vctx->any_dirty, false);
+	atomic_store(&vctx->any_dirty, DS_CLEAN);
 	atomic_store(&vctx->captures, 0);
+	if (ds_remap_init(vctx, &granted.shape, &granted.groups, err) < 0)
+		goto fail;
 	result = ds_streams_init(vctx);
 	if (result != CUDA_SUCCESS) {
 		ds_fail(err, "cannot make a stream in the partition: %s", ds_cuda_error(result));
 		goto fail;
 	}
+	ds_chaos_choose(vctx, ds_remap_target(vctx));
+	ds_measure_start(session.port, primary);
 	ds_session_acknowledge(&session, granted.epoch);
 	atomic_store_explicit(&ds_vctx, vctx, memory_order_release);
+	if (ds_session_epoch(&session) != granted.epoch)
+		ds_acknowledger_look();
 	return 0;
 fail:
 	ds_streams_drop(vctx);
-	ds_pctx_destroy(&vctx->pctx);
+	ds_remap_drop(vctx);
 	ds_session_use(&session, &(struct ds_groups){{0}});
 	return -1;
 }
@@ -202,7 +242,9 @@ static CUresult first_use(CUcontext current)
 	    !is_primary(current, device))
 		return CUDA_SUCCESS;
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	pthread_mutex_lock(&the_vctx.moving);
 	rc = set_up(&the_vctx, device, current, &err);
+	pthread_mutex_unlock(&the_vctx.moving);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	if (rc == 0)
 		return CUDA_SUCCESS;
@@ -216,7 +258,9 @@ CUresult ds_vctx_enter(struct ds_vctx **vctx)
 	CUcontext current = NULL;
 	CUresult result;
 
-	*vctx = NULL;
+	*vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
+	if (*vctx)
+		return CUDA_SUCCESS;
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
 	if (now == ASIDE)
@@ -281,11 +325,24 @@ void ds_vctx_drop(CUdevice device)
 	pthread_mutex_lock(&decide_lock);
 	vctx = atomic_load_explicit(&ds_vctx, memory_order_relaxed);
 	if (vctx && vctx->device == device) {
+		pthread_mutex_lock(&vctx->moving);
 		atomic_store_explicit(&ds_vctx, NULL, memory_order_release);
+		ds_measure_drop();
+		ds_vgraph_drop();
 		ds_streams_drop(vctx);
-		ds_pctx_destroy(&vctx->pctx);
+		ds_remap_drop(vctx);
+		ds_acknowledger_resetting(true);
+		pthread_mutex_unlock(&vctx->moving);
 	}
 	pthread_mutex_unlock(&decide_lock);
+}
+
+void ds_vctx_dropped(void)
+{
+	pthread_mutex_lock(&the_vctx.moving);
+	ds_acknowledger_resetting(false);
+	pthread_mutex_unlock(&the_vctx.moving);
+	ds_acknowledger_look();
 }
 
 void ds_vctx_too_large(void)

@@ -8,15 +8,17 @@
 #include <stdint.h>
 
 #include "noderuntime/coroutine/driver.h"
+#include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/pctx.h"
 #include "noderuntime/port_protocol.h"
 
 /*
  * The virtual context: the primary context of the allocation's device, as the program sees it. Each of
- * its streams has a shadow, the stream that really runs its work, in the physical context.
+ * its streams has shadows, one per physical context it has been in, of which the present one runs its
+ * work. The present shadow waits for all the others, so it alone stands for the stream.
  *
- * The handle of a stream that the program made is its shadow, so that whatever we do not know of
- * still finds a stream of the driver's, inside the partition.
+ * The handle of a stream that the program made is its first shadow, so that whatever we do not know of
+ * still finds a stream of the driver's, with the properties that the program gave it.
  *
  * Streams of green contexts are always non-blocking for the driver. That the legacy NULL stream and
  * the blocking streams wait for each other is kept here, with events, and lazily: a blocking stream
@@ -30,34 +32,75 @@ enum ds_stream_kind {
 	DS_STREAM_FREE,     /* CU_STREAM_NON_BLOCKING */
 };
 
+/* What there is of blocking streams' work that the NULL stream has not waited for. */
+enum { DS_CLEAN, DS_DIRTY, DS_ORDERING /* being waited for just now */ };
+
+enum { DS_ATTRIBUTES_MAX = 32 /* above every CUstreamAttrID */ };
+
 struct ds_vstream {
-	CUstream shadow; /* NULL: destroyed, kept until the NULL stream has waited for its work */
+	_Atomic(CUstream) shadow; /* NULL: destroyed, kept until its work has been waited for */
+	_Atomic uint64_t
+	    epoch; /* of the virtual context's targets when it last looked; see remap.c */
+	_Atomic(struct ds_pctx *) pctx; /* where `shadow` is */
 	enum ds_stream_kind kind;
-	unsigned flags;                  /* as the program gave them */
 	atomic_bool dirty;               /* blocking: work since the NULL stream last waited */
 	_Atomic uint64_t seen;           /* blocking: waits for the NULL stream's work up to here */
+	unsigned flags;                  /* as the program gave them */
+	int priority;                    /* as the program gave it */
+	CUstream handle;                 /* the shadow in the first physical context */
 	CUevent event;                   /* null, blocking: orders what comes after it */
-	struct ds_vstream *next, **link; /* among the blocking ones */
+	struct ds_vstream *next, **link; /* among the blocking ones; link is NULL if not there */
+	/* Under the virtual context's lock: */
+	struct ds_vstream *all_next, **all_link; /* among all that live, or among the destroyed */
+	unsigned users;                          /* who look at it without the lock */
+	/* Under its own lock, which may be taken when the virtual context's is held, not before: */
+	pthread_mutex_t lock;
+	CUstream shadows[DS_PCTX_MAX]; /* by slot */
+	uint32_t worked;               /* slots whose shadow may have work that nobody saw end */
+	uint32_t attributes;           /* CUstreamAttrIDs that the program set */
+	CUevent moved;                 /* recorded where the stream left, or behind its last work */
+	CUevent uncaptured;            /* behind its work before a capture; made at the first one */
+	bool moved_recorded;           /* destroyed: `moved` stands behind its last work */
 };
 
 struct ds_stream_table; /* streams.c */
 
+/* Moves for tests: every few launches to another of a few partitions; see remap.c. */
+struct ds_chaos {
+	unsigned every; /* launches; 0: none of this */
+	uint64_t random;
+	_Atomic uint64_t launches;
+	unsigned n_partitions;
+	struct ds_pctx *partitions[DS_PCTX_CACHED];
+};
+
 struct ds_vctx {
 	CUdevice device;
 	CUcontext primary;
-	struct ds_pctx pctx;
 	unsigned generation; /* of the device's primary context: a reset ends all streams */
-	_Atomic uint64_t *launches;
+	_Atomic uint64_t *launches, *remaps, *pinned_graphs; /* in the port */
+	_Atomic uint64_t epoch;                              /* counts the targets */
+	_Atomic(struct ds_pctx *) target;                    /* where new work goes */
+	struct ds_chaos chaos;
 	struct ds_vstream null;
 	_Atomic uint64_t null_work;                /* operations on the NULL stream so far */
-	atomic_bool any_dirty;                     /* a blocking stream may be dirty */
+	atomic_int any_dirty;                      /* DS_DIRTY: a blocking stream may be dirty */
 	atomic_int captures;                       /* stream captures under way, about */
+	_Atomic(struct ds_pctx *) captured_in;     /* where the last one began; only compared */
 	_Atomic(struct ds_stream_table *) streams; /* handle -> stream */
 	/* Under the lock: */
 	pthread_mutex_t lock;
 	uint64_t null_recorded; /* null.event stands behind this much of null_work */
 	struct ds_vstream *blocking;
-	pthread_mutex_t green_current; /* a green context is current to one thread at a time */
+	struct ds_vstream *all, *destroyed, **destroyed_end;
+	pthread_mutex_t publishing; /* epoch, target, chaos; the innermost lock */
+	/* Under `moving`, the outermost lock, which no thread of the program waits for when it launches: */
+	pthread_mutex_t moving;
+	struct ds_gpu_shape shape;
+	CUstream join; /* for an event over all partitions, with `joined`; made at the first one */
+	CUevent joined;
+	struct ds_pctx pctxs[DS_PCTX_MAX]; /* the first one lasts */
+	pthread_mutex_t green_current;     /* a green context is current to one thread at a time */
 };
 
 /* The one virtual context of this process; NULL: none (not yet, or the library stands aside). */
@@ -80,6 +123,9 @@ CUresult ds_vctx_own_context(CUdevice device, const char *call);
 /* The primary context of `device` is about to be reset: its streams are gone. */
 void ds_vctx_drop(CUdevice device);
 
+/* The reset is done: no work is left. */
+void ds_vctx_dropped(void);
+
 /* A launch failed because its cooperative grid does not fit into the partition. */
 void ds_vctx_too_large(void);
 
@@ -92,7 +138,7 @@ struct ds_vstream *ds_streams_find(struct ds_vctx *vctx, CUstream handle);
 CUresult ds_streams_create(struct ds_vctx *vctx, unsigned flags, int priority,
 			   struct ds_vstream **stream);
 
-/* Forget the stream; its shadow ends when its work has. */
+/* Forget the stream; its shadows end when its work has. */
 CUresult ds_streams_destroy(struct ds_vctx *vctx, struct ds_vstream *stream);
 
 /* Make the NULL stream. */
@@ -107,16 +153,28 @@ bool ds_streams_break_captures(struct ds_vctx *vctx);
 /* The calling thread's per-thread default stream, made at its first use. */
 CUresult ds_streams_of_thread(struct ds_vctx *vctx, struct ds_vstream **stream);
 
+/* The stream may become captured: note what it did before. Under its lock. */
+void ds_streams_note_uncaptured(struct ds_vctx *vctx, struct ds_vstream *stream);
+
+/* Make vctx->join and vctx->joined, if they are not there. With `moving` locked. */
+CUresult ds_streams_join(struct ds_vctx *vctx);
+
+/* The NULL stream has waited for a destroyed stream. Under the context's lock. */
+void ds_streams_leave_order(struct ds_vstream *stream);
+
+/* Free destroyed streams whose work has ended, all or only the few longest destroyed. */
+void ds_streams_reap(struct ds_vctx *vctx, bool all);
+
 /* order.c: the legacy order. */
 
 /* Whether the stream is being captured. */
 bool ds_order_captured(CUstream shadow);
 
-/* Make the NULL stream wait for all work of blocking streams. */
-CUresult ds_order_null(struct ds_vctx *vctx);
+/* Make the NULL stream wait for all work of blocking streams. *shadow is the one that waits. */
+CUresult ds_order_null(struct ds_vctx *vctx, CUstream *shadow);
 
-/* Make a blocking stream wait for all work of the NULL stream. */
-CUresult ds_order_blocking(struct ds_vctx *vctx, struct ds_vstream *stream);
+/* Make a blocking stream wait for all work of the NULL stream. *shadow is the one that waits. */
+CUresult ds_order_blocking(struct ds_vctx *vctx, struct ds_vstream *stream, CUstream *shadow);
 
 /* If the stream is captured, make the capture invalid. Returns whether it was. */
 bool ds_order_break_capture(CUstream shadow);

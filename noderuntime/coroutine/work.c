@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/reach.h"
 
@@ -13,6 +14,17 @@ static CUresult begin_LAUNCH(struct ds_op *op, CUstream handle, bool per_thread)
 }
 
 static void end_LAUNCH(const struct ds_op *op, CUresult result)
+{
+	ds_op_launched(op, result);
+}
+
+static inline __attribute__((always_inline)) CUresult begin_KERNEL(struct ds_op *op,
+								   CUstream handle, bool per_thread)
+{
+	return ds_op_begin_hot(op, handle, per_thread);
+}
+
+static void end_KERNEL(const struct ds_op *op, CUresult result)
 {
 	ds_op_launched(op, result);
 }
@@ -32,18 +44,39 @@ static CUresult begin_WAIT(struct ds_op *op, CUstream handle, bool per_thread)
 {
 	CUresult result = ds_op_map(op, handle, per_thread);
 
-	if (result != CUDA_SUCCESS || !op->stream || op->stream->kind != DS_STREAM_NULL)
+	if (result != CUDA_SUCCESS || !op->stream)
 		return result;
-	return ds_op_order(op);
+	if (op->stream->kind == DS_STREAM_NULL)
+		result = ds_op_order(op);
+	if (result == CUDA_SUCCESS)
+		result = ds_op_await(op);
+	return result;
 }
 
 static void end_WAIT(const struct ds_op *op, CUresult result)
 {
+	ds_op_awaited(op);
 }
 
+static CUresult begin_AWAIT(struct ds_op *op, CUstream handle, bool per_thread)
+{
+	return begin_WAIT(op, handle, per_thread);
+}
+
+static void end_AWAIT(const struct ds_op *op, CUresult result)
+{
+	end_WAIT(op, result);
+	ds_measure_sync();
+}
+
+/* Properties are kept with the handle and the same everywhere. */
 static CUresult begin_MAP(struct ds_op *op, CUstream handle, bool per_thread)
 {
-	return ds_op_map(op, handle, per_thread);
+	CUresult result = ds_op_map(op, handle, per_thread);
+
+	if (result == CUDA_SUCCESS && op->stream)
+		op->target = op->stream->handle;
+	return result;
 }
 
 static void end_MAP(const struct ds_op *op, CUresult result)
@@ -53,28 +86,46 @@ static void end_MAP(const struct ds_op *op, CUresult result)
 /* The legacy stream is never captured: the driver says so of its own. */
 static CUresult begin_CAPTURE(struct ds_op *op, CUstream handle, bool per_thread)
 {
-	CUresult result = ds_op_map(op, handle, per_thread);
+	CUresult result = ds_op_look(op, handle, per_thread);
 
 	if (result != CUDA_SUCCESS || !op->stream || op->stream->kind != DS_STREAM_NULL)
 		return result;
 	op->target = handle;
-	return ds_order_null_may_ask(op->vctx);
+	result = ds_order_null_may_ask(op->vctx);
+	if (result != CUDA_SUCCESS)
+		ds_op_abandon(op);
+	return result;
 }
 
 static void end_CAPTURE(const struct ds_op *op, CUresult result)
 {
+	ds_op_abandon(op);
 }
+
+/* What is measured of a use, by the parameters' names. */
+#define SAMPLE_KERNEL                                                                       \
+	ds_measure_launch(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, \
+			  op.stream != NULL, op.target)
+#define SAMPLE_LAUNCH  NULL
+#define SAMPLE_WORK    NULL
+#define SAMPLE_WAIT    NULL
+#define SAMPLE_AWAIT   NULL
+#define SAMPLE_MAP     NULL
+#define SAMPLE_CAPTURE NULL
 
 #define DS_STREAM_(use, symbol, base, since, per_thread, params, handle, args) \
 	CUresult ds_##symbol params                                            \
 	{                                                                      \
+		struct ds_sample *sample;                                      \
 		struct ds_op op;                                               \
 		CUresult result = begin_##use(&op, handle, per_thread);        \
                                                                                \
 		if (ds_unlikely(result != CUDA_SUCCESS))                       \
 			return result;                                         \
 		handle = op.target;                                            \
+		sample = SAMPLE_##use;                                         \
 		result = ds_real.symbol args;                                  \
+		ds_measure_launched(sample, op.target, result);                \
 		end_##use(&op, result);                                        \
 		return result;                                                 \
 	}                                                                      \
@@ -100,6 +151,7 @@ static void end_settled(const struct ds_op *op, CUresult result)
 	ds_real.cuStreamSynchronize(op->stream->kind == DS_STREAM_NULL ? CU_STREAM_LEGACY
 								       : CU_STREAM_PER_THREAD);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	ds_measure_sync();
 }
 
 static bool capturing(const struct ds_op *op)
@@ -107,32 +159,46 @@ static bool capturing(const struct ds_op *op)
 	return atomic_load_explicit(&op->vctx->captures, memory_order_relaxed) > 0;
 }
 
+/* The wait is not part of the operation: a thread that waits must not keep its partition. */
+static CUresult end_sync(struct ds_op *op, CUresult result, bool wait)
+{
+	const CUstream target = op->target;
+
+	if (wait)
+		atomic_store_explicit(&op->mark->waits_for, target, memory_order_relaxed);
+	ds_op_end(op);
+	if (wait) {
+		result = ds_real.cuStreamSynchronize(target);
+		ds_mark_waited(op->mark);
+		ds_measure_sync();
+	}
+	return result;
+}
+
 #define UNPACK(...) __VA_ARGS__
 
-#define DS_SYNC_(symbol, base, since, per_thread, params, args, async, wait) \
-	CUresult ds_##symbol params                                          \
-	{                                                                    \
-		struct ds_op op;                                             \
-		CUresult result = ds_op_begin(&op, NULL, per_thread);        \
-                                                                             \
-		if (result != CUDA_SUCCESS)                                  \
-			return result;                                       \
-		if (!op.stream)                                              \
-			return ds_real.symbol args;                          \
-		if (capturing(&op)) {                                        \
-			result = begin_settled(&op);                         \
-			if (result != CUDA_SUCCESS)                          \
-				return result;                               \
-			result = ds_real.symbol args;                        \
-			end_settled(&op, result);                            \
-			return result;                                       \
-		}                                                            \
-		result = ds_real.async(UNPACK args, op.target);              \
-		ds_op_end(&op);                                              \
-		if (result == CUDA_SUCCESS && (wait))                        \
-			result = ds_real.cuStreamSynchronize(op.target);     \
-		return result;                                               \
-	}                                                                    \
+#define DS_SYNC_(symbol, base, since, per_thread, params, args, async, wait)    \
+	CUresult ds_##symbol params                                             \
+	{                                                                       \
+		struct ds_op op;                                                \
+		CUresult result = ds_op_begin(&op, NULL, per_thread);           \
+                                                                                \
+		if (result != CUDA_SUCCESS)                                     \
+			return result;                                          \
+		if (!op.stream)                                                 \
+			return ds_real.symbol args;                             \
+		if (capturing(&op)) {                                           \
+			ds_op_abandon(&op);                                     \
+			result = begin_settled(&op);                            \
+			if (result != CUDA_SUCCESS)                             \
+				return result;                                  \
+			result = ds_real.symbol args;                           \
+			end_settled(&op, result);                               \
+			return result;                                          \
+		}                                                               \
+		result = ds_real.async(UNPACK args, op.target);                 \
+		return end_sync(&op, result, result == CUDA_SUCCESS && (wait)); \
+	}                                                                       \
 	DS_EXPORT(symbol);
 
 #define DS_SETTLE_(symbol, base, since, per_thread, params, args)     \
@@ -145,6 +211,7 @@ static bool capturing(const struct ds_op *op)
 			return result;                                \
 		if (!op.stream)                                       \
 			return ds_real.symbol args;                   \
+		ds_op_abandon(&op);                                   \
 		result = begin_settled(&op);                          \
 		if (result != CUDA_SUCCESS)                           \
 			return result;                                \

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Contexts: primary, made by cuCtxCreate, and green. */
 #include "tests/emugpu/driver.h"
+#include "tests/emugpu/graph.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { STACK_MAX = 64 };
+
+struct CUctx_st *emu_contexts;
 
 static _Thread_local struct {
 	struct CUctx_st *stack[STACK_MAX];
@@ -65,15 +68,23 @@ static struct CUctx_st *new_context(struct emu_device *dev, struct CUctx_st *roo
 	ctx->streams->null_stream = true;
 	emu_handle_remove(ctx->streams);
 	emu_handle_add(ctx, EMU_HANDLE_CONTEXT);
+	ctx->next = emu_contexts;
+	emu_contexts = ctx;
 	return ctx;
 }
 
 static void free_context(struct CUctx_st *ctx)
 {
+	struct CUctx_st **p = &emu_contexts;
+
 	emu_wait_context(ctx);
 	emu_handle_remove(ctx);
+	emu_streams_prune(ctx);
 	while (ctx->streams)
 		emu_stream_free(ctx->streams);
+	while (*p != ctx)
+		p = &(*p)->next;
+	*p = ctx->next;
 	free(ctx);
 }
 
@@ -410,7 +421,9 @@ CUresult CUDAAPI cuCtxSynchronize(void)
 
 	if (rc)
 		return rc;
-	rc = emu_wait_context(ctx);
+	rc = emu_capture_none_in(ctx);
+	if (!rc)
+		rc = emu_wait_context(ctx);
 	emu_exit();
 	return rc;
 }
@@ -619,11 +632,14 @@ static CUresult record_context(struct CUctx_st *ctx, CUevent event)
 
 	if (!emu_handle_is(event, EMU_HANDLE_EVENT) || event->root_id != ctx->root->id)
 		return CUDA_ERROR_INVALID_HANDLE;
-	rc = joint(ctx, &op);
+	rc = emu_capture_none_in(ctx);
+	if (!rc)
+		rc = joint(ctx, &op);
 	if (rc) {
 		emu_op_unref(op);
 		return rc;
 	}
+	emu_capture_forget_event(event);
 	emu_op_unref(event->op);
 	event->op = op;
 	return CUDA_SUCCESS;
@@ -632,10 +648,12 @@ static CUresult record_context(struct CUctx_st *ctx, CUevent event)
 /* All future work of the context waits: every stream that there is gets a joint. */
 static CUresult make_context_wait(struct CUctx_st *ctx, CUevent event)
 {
-	CUresult rc = CUDA_SUCCESS;
+	CUresult rc = emu_capture_none_in(ctx);
 
 	if (!emu_handle_is(event, EMU_HANDLE_EVENT))
 		return CUDA_ERROR_INVALID_HANDLE;
+	if (!rc)
+		rc = emu_capture_not_this_event(event);
 	for (struct CUstream_st *s = ctx->streams; s && !rc && event->op; s = s->next) {
 		struct emu_op *op = emu_op_new(EMU_OP_NOP, s);
 		if (!op)

@@ -28,6 +28,19 @@ enum { EMU_CUDA_VERSION = 13000 };
 #undef cuEventDestroy
 #undef cuStreamGetCaptureInfo
 #undef cuStreamBeginCapture
+#undef cuStreamUpdateCaptureDependencies
+#undef cuGraphInstantiate
+#undef cuGraphExecUpdate
+#undef cuGraphAddKernelNode
+#undef cuGraphKernelNodeGetParams
+#undef cuGraphKernelNodeSetParams
+#undef cuGraphExecKernelNodeSetParams
+#undef cuGraphGetEdges
+#undef cuGraphNodeGetDependencies
+#undef cuGraphNodeGetDependentNodes
+#undef cuGraphAddDependencies
+#undef cuGraphRemoveDependencies
+#undef cuGraphAddNode
 #undef cuMemHostRegister
 #undef cuStreamBatchMemOp
 #undef cuStreamWaitValue32
@@ -64,6 +77,48 @@ EMU_VERSION_OF(cuStreamGetCaptureInfo_v2, (CUstream, CUstreamCaptureStatus *, cu
 EMU_VERSION_OF(cuStreamGetCaptureInfo_v3,
 	       (CUstream, CUstreamCaptureStatus *, cuuint64_t *, CUgraph *, const CUgraphNode **,
 		const CUgraphEdgeData **, size_t *))
+EMU_VERSION_OF(cuStreamBeginCapture, (CUstream))
+EMU_VERSION_OF(cuStreamGetCaptureInfo, (CUstream, CUstreamCaptureStatus *, cuuint64_t *))
+EMU_VERSION_OF(cuStreamUpdateCaptureDependencies, (CUstream, CUgraphNode *, size_t, unsigned))
+EMU_VERSION_OF(cuStreamUpdateCaptureDependencies_v2,
+	       (CUstream, CUgraphNode *, const CUgraphEdgeData *, size_t, unsigned))
+EMU_VERSION_OF(cuGraphInstantiate, (CUgraphExec *, CUgraph, CUgraphNode *, char *, size_t))
+EMU_VERSION_OF(cuGraphInstantiate_v2, (CUgraphExec *, CUgraph, CUgraphNode *, char *, size_t))
+EMU_VERSION_OF(cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long))
+EMU_VERSION_OF(cuGraphExecUpdate, (CUgraphExec, CUgraph, CUgraphNode *, CUgraphExecUpdateResult *))
+EMU_VERSION_OF(cuGraphExecUpdate_v2, (CUgraphExec, CUgraph, CUgraphExecUpdateResultInfo *))
+EMU_VERSION_OF(cuGraphAddKernelNode, (CUgraphNode *, CUgraph, const CUgraphNode *, size_t,
+				      const CUDA_KERNEL_NODE_PARAMS_v1 *))
+EMU_VERSION_OF(cuGraphAddKernelNode_v2, (CUgraphNode *, CUgraph, const CUgraphNode *, size_t,
+					 const CUDA_KERNEL_NODE_PARAMS *))
+EMU_VERSION_OF(cuGraphKernelNodeGetParams, (CUgraphNode, CUDA_KERNEL_NODE_PARAMS_v1 *))
+EMU_VERSION_OF(cuGraphKernelNodeGetParams_v2, (CUgraphNode, CUDA_KERNEL_NODE_PARAMS *))
+EMU_VERSION_OF(cuGraphKernelNodeSetParams, (CUgraphNode, const CUDA_KERNEL_NODE_PARAMS_v1 *))
+EMU_VERSION_OF(cuGraphKernelNodeSetParams_v2, (CUgraphNode, const CUDA_KERNEL_NODE_PARAMS *))
+EMU_VERSION_OF(cuGraphExecKernelNodeSetParams,
+	       (CUgraphExec, CUgraphNode, const CUDA_KERNEL_NODE_PARAMS_v1 *))
+EMU_VERSION_OF(cuGraphExecKernelNodeSetParams_v2,
+	       (CUgraphExec, CUgraphNode, const CUDA_KERNEL_NODE_PARAMS *))
+EMU_VERSION_OF(cuGraphGetEdges, (CUgraph, CUgraphNode *, CUgraphNode *, size_t *))
+EMU_VERSION_OF(cuGraphGetEdges_v2,
+	       (CUgraph, CUgraphNode *, CUgraphNode *, CUgraphEdgeData *, size_t *))
+EMU_VERSION_OF(cuGraphNodeGetDependencies, (CUgraphNode, CUgraphNode *, size_t *))
+EMU_VERSION_OF(cuGraphNodeGetDependencies_v2,
+	       (CUgraphNode, CUgraphNode *, CUgraphEdgeData *, size_t *))
+EMU_VERSION_OF(cuGraphNodeGetDependentNodes, (CUgraphNode, CUgraphNode *, size_t *))
+EMU_VERSION_OF(cuGraphNodeGetDependentNodes_v2,
+	       (CUgraphNode, CUgraphNode *, CUgraphEdgeData *, size_t *))
+EMU_VERSION_OF(cuGraphAddDependencies, (CUgraph, const CUgraphNode *, const CUgraphNode *, size_t))
+EMU_VERSION_OF(cuGraphAddDependencies_v2,
+	       (CUgraph, const CUgraphNode *, const CUgraphNode *, const CUgraphEdgeData *, size_t))
+EMU_VERSION_OF(cuGraphRemoveDependencies,
+	       (CUgraph, const CUgraphNode *, const CUgraphNode *, size_t))
+EMU_VERSION_OF(cuGraphRemoveDependencies_v2,
+	       (CUgraph, const CUgraphNode *, const CUgraphNode *, const CUgraphEdgeData *, size_t))
+EMU_VERSION_OF(cuGraphAddNode,
+	       (CUgraphNode *, CUgraph, const CUgraphNode *, size_t, CUgraphNodeParams *))
+EMU_VERSION_OF(cuGraphAddNode_v2, (CUgraphNode *, CUgraph, const CUgraphNode *,
+				   const CUgraphEdgeData *, size_t, CUgraphNodeParams *))
 EMU_VERSION_OF(cuStreamBatchMemOp_v2, (CUstream, unsigned, CUstreamBatchMemOpParams *, unsigned))
 EMU_VERSION_OF(cuCtxRecordEvent, (CUcontext, CUevent))
 EMU_VERSION_OF(cuCtxWaitEvent, (CUcontext, CUevent))

@@ -16,6 +16,8 @@ static const char usage[] =
     "Usage: emugpu-host create DIR [--gpus N] [--sms N] [--group-sms N] [--groups N]\n"
     "                              [--memory-mib N]\n"
     "       emugpu-host trace DIR GPU      blocks that ran, one JSON object per line\n"
+    "       emugpu-host check DIR GPU      did processes share an SM since the last clear? Exit 1: "
+    "yes\n"
     "       emugpu-host clear DIR GPU      forget the trace\n"
     "       emugpu-host clients DIR GPU    processes that use the GPU, one JSON object per line\n"
     "       emugpu-host destroy DIR\n"
@@ -176,6 +178,7 @@ static int with_gpu(int argc, char **argv)
 {
 	struct emu_map map;
 	unsigned long gpu;
+	bool good = true;
 
 	if (argc != 3) {
 		fputs(usage, stderr);
@@ -191,7 +194,9 @@ static int with_gpu(int argc, char **argv)
 	if (!strcmp(argv[0], "trace"))
 		emu_print_trace(map.gpu, stdout);
 	else if (!strcmp(argv[0], "clear"))
-		map.gpu->n_trace = 0;
+		emu_clear_trace(map.gpu);
+	else if (!strcmp(argv[0], "check"))
+		good = emu_print_check(map.gpu, stdout);
 	else
 		for (int i = 0; i < EMU_CLIENTS_MAX; i++) {
 			const struct emu_client *c = &map.gpu->clients[i];
@@ -202,7 +207,7 @@ static int with_gpu(int argc, char **argv)
 		}
 	emu_unlock(map.gpu);
 	emu_gpu_close(&map);
-	return fflush(stdout) ? fail("cannot write: %s", strerror(errno)) : 0;
+	return fflush(stdout) ? fail("cannot write: %s", strerror(errno)) : !good;
 }
 
 /* Remove what create made, and nothing else. */
@@ -239,8 +244,8 @@ int main(int argc, char **argv)
 		return fputs(usage, stdout) < 0;
 	if (argc > 2 && !strcmp(argv[1], "create"))
 		return create(argc - 1, argv + 1);
-	if (argc > 2 &&
-	    (!strcmp(argv[1], "trace") || !strcmp(argv[1], "clear") || !strcmp(argv[1], "clients")))
+	if (argc > 2 && (!strcmp(argv[1], "trace") || !strcmp(argv[1], "check") ||
+			 !strcmp(argv[1], "clear") || !strcmp(argv[1], "clients")))
 		return with_gpu(argc - 1, argv + 1);
 	if (argc == 3 && !strcmp(argv[1], "destroy"))
 		return destroy(argv[2]);

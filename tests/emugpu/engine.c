@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/emugpu/engine.h"
+#include "tests/emugpu/graph.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -106,32 +107,59 @@ void emu_op_ref(struct emu_op *op)
 		op->refs++;
 }
 
+void emu_work_free(struct emu_work *work)
+{
+	if (work->kind == EMU_OP_KERNEL)
+		free(work->u.launch.buffer);
+	if (work->kind == EMU_OP_COPY)
+		free(work->u.copy.staged);
+	*work = (struct emu_work){.kind = EMU_OP_NOP};
+}
+
+bool emu_work_copy(struct emu_work *to, const struct emu_work *from)
+{
+	*to = *from;
+	if (from->kind != EMU_OP_KERNEL || !from->u.launch.buffer)
+		return true;
+	to->u.launch.buffer = malloc(from->u.launch.buffer_size);
+	if (!to->u.launch.buffer)
+		return false;
+	memcpy(to->u.launch.buffer, from->u.launch.buffer, from->u.launch.buffer_size);
+	for (unsigned i = 0; i < from->u.launch.kernel->n_params; i++)
+		to->u.launch.run.params[i] =
+		    (char *)to->u.launch.buffer + ((const char *)from->u.launch.run.params[i] -
+						   (const char *)from->u.launch.buffer);
+	return true;
+}
+
 void emu_op_unref(struct emu_op *op)
 {
 	if (!op || --op->refs)
 		return;
-	if (op->kind == EMU_OP_KERNEL)
-		free(op->u.launch.buffer);
-	if (op->kind == EMU_OP_COPY)
-		free(op->u.copy.staged);
+	emu_work_free(&op->work);
 	free(op->followers);
 	free(op);
 }
 
-struct emu_op *emu_op_new(enum emu_op_kind kind, struct CUstream_st *stream)
+struct emu_op *emu_op_new(enum emu_op_kind kind, const struct CUstream_st *stream)
+{
+	return emu_op_new_in(kind, stream->ctx, stream->priority);
+}
+
+struct emu_op *emu_op_new_in(enum emu_op_kind kind, struct CUctx_st *ctx, int priority)
 {
 	struct emu_op *op = calloc(1, sizeof(*op));
 
 	if (!op)
 		return NULL;
-	op->kind = kind;
+	op->work.kind = kind;
 	op->refs = 1;
-	op->ctx = stream->ctx;
-	op->root = stream->ctx->root;
-	op->dev = stream->ctx->dev;
-	op->sms = stream->ctx->sms;
-	op->renumber_smid = stream->ctx->green && emu.server_pid;
-	op->priority = stream->priority;
+	op->ctx = ctx;
+	op->root = ctx->root;
+	op->dev = ctx->dev;
+	op->sms = ctx->sms;
+	op->renumber_smid = ctx->green && emu.server_pid;
+	op->priority = priority;
 	op->n_waits_for = 1; /* its own submission */
 	op->ready_ns = emu_now_ns();
 	return op;
@@ -155,6 +183,23 @@ void emu_op_after(struct emu_op *op, struct emu_op *before)
 	more[before->n_followers++] = op;
 	emu_op_ref(op);
 	op->n_waits_for++;
+}
+
+bool emu_forget(const char *kind)
+{
+	static const char *text;
+	static unsigned long every, n;
+	static size_t length;
+
+	if (!text) {
+		const char *colon;
+		text = getenv("EMUGPU_DROP");
+		text = text ? text : "";
+		colon = strchr(text, ':');
+		length = colon ? (size_t)(colon - text) : 0;
+		every = colon ? strtoul(colon + 1, NULL, 10) : 0;
+	}
+	return every && strlen(kind) == length && !strncmp(text, kind, length) && ++n % every == 0;
 }
 
 static void pending_add(struct emu_op *op)
@@ -261,49 +306,59 @@ CUresult emu_device_fault(struct emu_device *dev)
 
 static uint64_t read_value(const struct emu_op *op)
 {
-	if (op->u.value.size == 8)
-		return __atomic_load_n((uint64_t *)op->u.value.address, __ATOMIC_SEQ_CST);
-	return __atomic_load_n((uint32_t *)op->u.value.address, __ATOMIC_SEQ_CST);
+	if (op->work.u.value.size == 8)
+		return __atomic_load_n((uint64_t *)op->work.u.value.address, __ATOMIC_SEQ_CST);
+	return __atomic_load_n((uint32_t *)op->work.u.value.address, __ATOMIC_SEQ_CST);
 }
 
 static bool value_arrived(const struct emu_op *op)
 {
-	uint64_t have = read_value(op), want = op->u.value.value;
+	uint64_t have = read_value(op), want = op->work.u.value.value;
 
-	switch (op->u.value.flags & 3) {
+	switch (op->work.u.value.flags & 3) {
 	case CU_STREAM_WAIT_VALUE_GEQ:
-		return op->u.value.size == 8 ? (int64_t)(have - want) >= 0
-					     : (int32_t)(uint32_t)(have - want) >= 0;
+		return op->work.u.value.size == 8 ? (int64_t)(have - want) >= 0
+						  : (int32_t)(uint32_t)(have - want) >= 0;
 	case CU_STREAM_WAIT_VALUE_EQ:
 		return have == want;
 	case CU_STREAM_WAIT_VALUE_AND:
 		return (have & want) != 0;
 	default:
-		return (op->u.value.size == 8 ? ~(have | want) : (uint32_t) ~(have | want)) != 0;
+		return (op->work.u.value.size == 8 ? ~(have | want) : (uint32_t) ~(have | want)) !=
+		       0;
 	}
 }
 
 static void write_value(const struct emu_op *op)
 {
-	if (op->u.value.size == 8)
-		__atomic_store_n((uint64_t *)op->u.value.address, op->u.value.value,
+	if (op->work.u.value.size == 8)
+		__atomic_store_n((uint64_t *)op->work.u.value.address, op->work.u.value.value,
 				 __ATOMIC_SEQ_CST);
 	else
-		__atomic_store_n((uint32_t *)op->u.value.address, (uint32_t)op->u.value.value,
-				 __ATOMIC_SEQ_CST);
+		__atomic_store_n((uint32_t *)op->work.u.value.address,
+				 (uint32_t)op->work.u.value.value, __ATOMIC_SEQ_CST);
+}
+
+static void move_bytes(const struct emu_copy *c)
+{
+	for (size_t z = 0; z < c->depth; z++)
+		for (size_t y = 0; y < c->height; y++)
+			memmove(c->to + z * c->to_slice + y * c->to_pitch,
+				c->from + z * c->from_slice + y * c->from_pitch, c->width);
 }
 
 static void fill(const struct emu_op *op)
 {
-	unsigned char *row = op->u.set.to;
+	unsigned char *row = op->work.u.set.to;
 
-	for (size_t y = 0; y < op->u.set.height; y++, row += op->u.set.pitch) {
-		if (op->u.set.size == 1) {
-			memset(row, (int)op->u.set.value, op->u.set.width);
+	for (size_t y = 0; y < op->work.u.set.height; y++, row += op->work.u.set.pitch) {
+		if (op->work.u.set.size == 1) {
+			memset(row, (int)op->work.u.set.value, op->work.u.set.width);
 			continue;
 		}
-		for (size_t x = 0; x < op->u.set.width; x++)
-			memcpy(row + x * op->u.set.size, &op->u.set.value, op->u.set.size);
+		for (size_t x = 0; x < op->work.u.set.width; x++)
+			memcpy(row + x * op->work.u.set.size, &op->work.u.set.value,
+			       op->work.u.set.size);
 	}
 }
 
@@ -325,10 +380,11 @@ static void *host_thread(void *arg)
 			host.end = &host.first;
 		CUresult fault = emu_device_fault(op->dev);
 		emu_exit();
-		if (op->u.host.callback)
-			op->u.host.callback(op->u.host.stream, fault, op->u.host.data);
+		if (op->work.u.host.callback)
+			op->work.u.host.callback(op->work.u.host.stream, fault,
+						 op->work.u.host.data);
 		else if (!fault)
-			op->u.host.fn(op->u.host.data);
+			op->work.u.host.fn(op->work.u.host.data);
 		emu_enter();
 		op_done(op, fault, emu_now_ns());
 	}
@@ -407,12 +463,13 @@ static void start_op(struct emu_device *dev, struct emu_op *op)
 {
 	CUresult fault = emu_device_fault(dev);
 
-	if (fault && op->kind != EMU_OP_HOST && op->kind != EMU_OP_FREE) {
+	if (fault && op->work.kind != EMU_OP_HOST && op->work.kind != EMU_OP_FREE) {
 		op_done(op, fault, emu_now_ns());
 		return;
 	}
-	switch (op->kind) {
+	switch (op->work.kind) {
 	case EMU_OP_KERNEL:
+		emu_kernel_begins(&dev->map, dev->client, &op->sms);
 		append(&dev->active, op);
 		return;
 	case EMU_OP_WAIT_VALUE:
@@ -427,7 +484,7 @@ static void start_op(struct emu_device *dev, struct emu_op *op)
 		return;
 	case EMU_OP_COPY:
 		emu_exit();
-		memmove(op->u.copy.to, op->u.copy.from, op->u.copy.bytes);
+		move_bytes(&op->work.u.copy);
 		emu_enter();
 		break;
 	case EMU_OP_SET:
@@ -436,7 +493,7 @@ static void start_op(struct emu_device *dev, struct emu_op *op)
 		emu_enter();
 		break;
 	case EMU_OP_FREE:
-		emu_memory_free(dev, op->u.memory);
+		emu_memory_free(dev, op->work.u.memory);
 		break;
 	case EMU_OP_WRITE_VALUE:
 		write_value(op);
@@ -445,7 +502,7 @@ static void start_op(struct emu_device *dev, struct emu_op *op)
 		break;
 	}
 	/* A joint takes no time: it is done when what it waited for was. */
-	op_done(op, CUDA_SUCCESS, op->kind == EMU_OP_NOP ? op->ready_ns : emu_now_ns());
+	op_done(op, CUDA_SUCCESS, op->work.kind == EMU_OP_NOP ? op->ready_ns : emu_now_ns());
 }
 
 static void check_values(struct emu_device *dev)
@@ -498,16 +555,15 @@ static unsigned issue(struct emu_device *dev, bool *starved)
 	*starved = false;
 	client_of(dev)->wanted = (struct emu_sms){{0}};
 	for (struct emu_op *op = dev->active; op; op = op->queue_next) {
-		struct emu_run *run = &op->u.launch.run;
-		while (op->u.launch.issued < op->u.launch.n_blocks &&
-		       dev->n_running < EMU_SMS_MAX) {
+		struct emu_run *run = &op->work.u.launch.run;
+		while (op->issued < op->work.u.launch.n_blocks && dev->n_running < EMU_SMS_MAX) {
 			struct emu_running *r = &dev->running[dev->n_running];
-			uint64_t i = op->u.launch.issued;
+			uint64_t i = op->issued;
 			uint32_t index[3] = {(uint32_t)(i % run->grid[0]),
 					     (uint32_t)(i / run->grid[0] % run->grid[1]),
 					     (uint32_t)(i / run->grid[0] / run->grid[1])};
 			int sm = emu_claim(dev->map.gpu, dev->client, &turn, &op->sms,
-					   op->u.launch.kernel->name, index, op->ready_ns,
+					   op->work.u.launch.kernel->name, index, op->ready_ns,
 					   &r->claim, &r->end_ns);
 			if (sm < 0) {
 				*starved = true;
@@ -515,10 +571,11 @@ static unsigned issue(struct emu_device *dev, bool *starved)
 				break;
 			}
 			r->op = op;
+			memcpy(r->index, index, sizeof(r->index));
 			r->sm = (unsigned)sm;
 			r->ended = false;
-			op->u.launch.issued++;
-			op->u.launch.running++;
+			op->issued++;
+			op->running++;
 			dev->n_running++;
 			n++;
 		}
@@ -534,10 +591,10 @@ static int run_blocks(struct emu_device *dev, unsigned n)
 	for (unsigned i = dev->n_running - n; i < dev->n_running; i++) {
 		struct emu_running *r = &dev->running[i];
 		struct emu_slot *slot = &dev->map.gpu->slots[r->sm];
-		struct emu_run run = r->op->u.launch.run;
+		struct emu_run run = r->op->work.u.launch.run;
 		memcpy(run.index, slot->block.index, sizeof(run.index));
 		run.smid = visible_smid(r->op, r->sm);
-		int64_t ns = r->op->u.launch.kernel->block(&run);
+		int64_t ns = r->op->work.u.launch.kernel->block(&run);
 		if (ns == EMU_ILLEGAL_ADDRESS)
 			fault = 1;
 		r->end_ns = ns > 0 ? r->end_ns + (uint64_t)ns : emu_now_ns();
@@ -558,11 +615,27 @@ static void end_blocks(struct emu_device *dev, uint64_t now, bool all)
 	}
 }
 
+/* What a block does when it ends; false: it faulted. */
+static bool end_of_block(const struct emu_running *r)
+{
+	const struct emu_kernel *kernel = r->op->work.u.launch.kernel;
+	struct emu_run run = r->op->work.u.launch.run;
+
+	memcpy(run.index, r->index, sizeof(run.index));
+	return !kernel->at_end || kernel->at_end(&run) != EMU_ILLEGAL_ADDRESS;
+}
+
 /* After end_blocks, under the mutex: kernels whose last block ended are done. */
 static void account_ended(struct emu_device *dev)
 {
 	unsigned kept = 0;
 	CUresult fault = emu_device_fault(dev);
+
+	for (unsigned i = 0; i < dev->n_running && !fault; i++)
+		if (dev->running[i].ended && !end_of_block(&dev->running[i])) {
+			raise_fault(dev, CUDA_ERROR_ILLEGAL_ADDRESS);
+			fault = CUDA_ERROR_ILLEGAL_ADDRESS;
+		}
 
 	for (unsigned i = 0; i < dev->n_running; i++) {
 		struct emu_running *r = &dev->running[i];
@@ -570,19 +643,21 @@ static void account_ended(struct emu_device *dev)
 			dev->running[kept++] = *r;
 			continue;
 		}
-		r->op->u.launch.running--;
+		r->op->running--;
 		if (r->end_ns > r->op->done_ns)
 			r->op->done_ns = r->end_ns;
 	}
 	dev->n_running = kept;
 	for (struct emu_op **p = &dev->active; *p;) {
 		struct emu_op *op = *p;
-		bool all_issued = fault || op->u.launch.issued == op->u.launch.n_blocks;
-		if (!all_issued || op->u.launch.running) {
+		bool all_issued = fault || op->issued == op->work.u.launch.n_blocks;
+		if (!all_issued || op->running) {
 			p = &op->queue_next;
 			continue;
 		}
 		*p = op->queue_next;
+		/* Before anybody can know that it is done. */
+		emu_kernel_ends(&dev->map, dev->client, &op->sms);
 		op_done(op, fault, op->done_ns ? op->done_ns : emu_now_ns());
 	}
 }
@@ -672,35 +747,62 @@ static void add_legacy_order(struct emu_op *op, struct CUstream_st *stream)
 
 	if (ctx->green)
 		return;
+	emu_streams_prune(ctx);
 	if (stream->null_stream) {
 		for (struct CUstream_st *s = ctx->streams; s; s = s->next)
-			if (s->blocking && s != stream)
+			if (s->blocking && s != stream && !emu_forget("legacy"))
 				emu_op_after(op, s->tail);
 	} else if (stream->blocking) {
 		for (struct CUstream_st *s = ctx->streams; s; s = s->next)
-			if (s->null_stream)
+			if (s->null_stream && !emu_forget("legacy"))
 				emu_op_after(op, s->tail);
 	}
 }
 
+CUresult emu_op_prepare(enum emu_op_kind kind, struct emu_device *dev)
+{
+	CUresult rc = need_device_thread(dev);
+
+	return !rc && kind == EMU_OP_HOST ? need_host_thread() : rc;
+}
+
+static void begin_waiting(struct emu_op *op)
+{
+	pending_add(op);
+	if (!--op->n_waits_for)
+		op_ready(op);
+}
+
+CUresult emu_op_start(struct emu_op *op)
+{
+	CUresult rc = emu_op_prepare(op->work.kind, op->dev);
+
+	if (!rc)
+		begin_waiting(op);
+	return rc;
+}
+
 CUresult emu_op_submit(struct emu_op *op, struct CUstream_st *stream)
 {
-	CUresult rc = need_device_thread(op->dev);
+	CUresult rc;
 
-	if (!rc && op->kind == EMU_OP_HOST)
-		rc = need_host_thread();
+	if (stream->capture) {
+		rc = emu_capture_work(stream, &op->work);
+		emu_op_unref(op);
+		return rc;
+	}
+	rc = emu_op_prepare(op->work.kind, op->dev);
 	if (rc) {
 		emu_op_unref(op);
 		return rc;
 	}
-	emu_op_after(op, stream->tail);
+	if (!emu_forget("stream"))
+		emu_op_after(op, stream->tail);
 	add_legacy_order(op, stream);
-	pending_add(op);
 	emu_op_unref(stream->tail);
 	emu_op_ref(op);
 	stream->tail = op;
-	if (!--op->n_waits_for)
-		op_ready(op);
+	begin_waiting(op);
 	emu_op_unref(op);
 	return CUDA_SUCCESS;
 }

@@ -31,10 +31,14 @@ enum emu_kind {
 	EMU_HANDLE_MODULE,
 	EMU_HANDLE_FUNCTION,
 	EMU_HANDLE_DESC,
+	EMU_HANDLE_GRAPH,
+	EMU_HANDLE_NODE,
+	EMU_HANDLE_EXEC,
 };
 
 struct emu_device;
 struct emu_op;
+struct emu_capture;
 
 /* A context: primary, made by cuCtxCreate, or green. */
 struct CUctx_st {
@@ -49,6 +53,13 @@ struct CUctx_st {
 	struct emu_sms sms;
 	CUdevResource resource;
 	struct CUstream_st *streams; /* all of the context, the NULL stream first */
+	struct CUctx_st *next;       /* of all contexts */
+};
+
+/* Some nodes of one graph. */
+struct emu_nodes {
+	CUgraphNode *all;
+	size_t n;
 };
 
 struct CUgreenCtx_st {
@@ -61,16 +72,22 @@ struct CUstream_st {
 	struct emu_op *tail; /* the last operation; NULL: never used */
 	bool null_stream;
 	bool blocking;   /* ordered with the legacy NULL stream */
+	bool destroyed;  /* kept while it has work that the NULL stream waits for */
 	uint64_t thread; /* per-thread default stream of this thread; 0: none */
 	int priority;
 	unsigned flags;
 	unsigned long long id;
+	struct emu_capture *capture; /* NULL: its work is run, not captured */
+	struct emu_nodes after;      /* what the next captured node comes after */
+	CUgraphEdgeData *edges;      /* zeros, one for each of them, for who asks */
 };
 
 struct CUevent_st {
 	unsigned long long root_id; /* of its context's root */
 	unsigned flags;
-	struct emu_op *op; /* the latest record; NULL: none */
+	struct emu_op *op;             /* the latest record; NULL: none */
+	unsigned long long capture_id; /* the latest record was captured; 0: it was not */
+	struct emu_nodes after;        /* then: what came before it */
 };
 
 struct emu_function {
@@ -100,36 +117,30 @@ enum emu_op_kind {
 	EMU_OP_FREE,
 };
 
-struct emu_op {
+/* Bytes to move: `depth` slices of `height` rows of `width` bytes. */
+struct emu_copy {
+	char *to;
+	const char *from;
+	size_t width, height, depth;
+	size_t to_pitch, to_slice, from_pitch, from_slice;
+	void *staged; /* freed afterwards */
+};
+
+/* What an operation does: also what a graph's node will do each time it is launched. */
+struct emu_work {
 	enum emu_op_kind kind;
-	unsigned refs;
-	struct emu_device *dev;
-	struct CUctx_st *ctx, *root;
-	uint64_t serial;
-	unsigned n_waits_for;
-	struct emu_op **followers;
-	unsigned n_followers;
-	struct emu_op *queue_next;                  /* in the list of ready or active ones */
-	struct emu_op *pending_prev, *pending_next; /* in the device's list of unfinished ones */
-	bool done;
-	CUresult result;
-	uint64_t ready_ns, done_ns;
-	struct emu_sms sms;
-	bool renumber_smid; /* from 0: what %smid shows in a green context under MPS */
-	int priority;
 	union {
 		struct {
-			struct emu_run run;
+			struct emu_run run; /* its params point into the buffer */
+			const struct emu_function *function;
 			const struct emu_kernel *kernel;
-			uint64_t n_blocks, issued, running;
+			uint64_t n_blocks;
+			unsigned shared;
+			bool cooperative;
 			void *buffer;
+			size_t buffer_size;
 		} launch;
-		struct {
-			void *to;
-			const void *from;
-			size_t bytes;
-			void *staged; /* freed afterwards */
-		} copy;
+		struct emu_copy copy;
 		struct {
 			void *to;
 			size_t pitch, width, height;
@@ -150,10 +161,31 @@ struct emu_op {
 	} u;
 };
 
+struct emu_op {
+	struct emu_work work;
+	unsigned refs;
+	struct emu_device *dev;
+	struct CUctx_st *ctx, *root;
+	uint64_t serial;
+	unsigned n_waits_for;
+	struct emu_op **followers;
+	unsigned n_followers;
+	struct emu_op *queue_next;                  /* in the list of ready or active ones */
+	struct emu_op *pending_prev, *pending_next; /* in the device's list of unfinished ones */
+	bool done;
+	CUresult result;
+	uint64_t ready_ns, done_ns;
+	struct emu_sms sms;
+	bool renumber_smid; /* from 0: what %smid shows in a green context under MPS */
+	int priority;
+	uint64_t issued, running; /* blocks of a kernel */
+};
+
 /* A block that holds an SM. */
 struct emu_running {
 	struct emu_op *op;
 	unsigned sm;
+	uint32_t index[3]; /* the block's */
 	uint64_t claim, end_ns;
 	bool ended;
 };
@@ -189,6 +221,8 @@ struct emu_state {
 extern struct emu_state emu;
 extern _Thread_local bool emu_in_host_function;
 
+extern struct CUctx_st *emu_contexts;
+
 void emu_enter(void);
 void emu_exit(void);
 
@@ -197,12 +231,28 @@ void emu_handle_add(const void *handle, enum emu_kind kind);
 void emu_handle_remove(const void *handle);
 bool emu_handle_is(const void *handle, enum emu_kind kind);
 
-/* A new op for `stream` in `ctx` (normally the stream's), not yet submitted; NULL: no memory. */
-struct emu_op *emu_op_new(enum emu_op_kind kind, struct CUstream_st *stream);
+/* A new op for `stream`, not yet submitted; NULL: no memory. */
+struct emu_op *emu_op_new(enum emu_op_kind kind, const struct CUstream_st *stream);
+/* The same for no stream: started with emu_op_start. */
+struct emu_op *emu_op_new_in(enum emu_op_kind kind, struct CUctx_st *ctx, int priority);
 /* Make `op` wait for `before`, if that is not done. */
 void emu_op_after(struct emu_op *op, struct emu_op *before);
-/* Append to the stream, with the ordering that the stream's kind asks for. Takes the reference. */
+/*
+ * Does EMUGPU_DROP=KIND:N ask for a driver that forgets every Nth wait of this kind ("stream", "event",
+ * "legacy", "graph", "launch")? For tests that must find that out.
+ */
+bool emu_forget(const char *kind);
+/*
+ * Append to the stream, with the ordering that the stream's kind asks for. Takes the reference. If the
+ * stream is captured, the work becomes a node of the graph instead.
+ */
 CUresult emu_op_submit(struct emu_op *op, struct CUstream_st *stream);
+/* Run when what it waits for is done, in no stream. Takes no reference. */
+CUresult emu_op_start(struct emu_op *op);
+/* Threads that ops of this kind need; emu_op_start cannot fail afterwards. */
+CUresult emu_op_prepare(enum emu_op_kind kind, struct emu_device *dev);
+bool emu_work_copy(struct emu_work *to, const struct emu_work *from);
+void emu_work_free(struct emu_work *work);
 void emu_op_ref(struct emu_op *op);
 void emu_op_unref(struct emu_op *op);
 
@@ -215,6 +265,12 @@ CUresult emu_device_fault(struct emu_device *dev);
 
 /* Become a client of the GPU, when its first context is made. */
 CUresult emu_device_join(struct emu_device *dev);
+
+/* Forget destroyed streams whose work is done (stream.c). */
+void emu_streams_prune(struct CUctx_st *ctx);
+
+/* The number of this thread, from 1. */
+uint64_t emu_thread(void);
 
 /* Free device memory (memory.c); under the mutex. */
 void emu_memory_free(struct emu_device *dev, void *address);

@@ -131,12 +131,40 @@ static int64_t trap(const struct emu_run *run)
 	return 0;
 }
 
+/*
+ * mix(unsigned *x, const unsigned *y, unsigned n, unsigned a, unsigned b, unsigned us), of
+ * random_program.c: takes `us` microseconds, and then makes x = (x ^ y) * a + b.
+ */
+static int64_t mix(const struct emu_run *run)
+{
+	return (int64_t)PARAM(run, 5, uint32_t) * 1000;
+}
+
+static int64_t mix_ends(const struct emu_run *run)
+{
+	uint32_t *x = PARAM(run, 0, uint32_t *), n = PARAM(run, 2, uint32_t);
+	const uint32_t *y = PARAM(run, 1, const uint32_t *);
+	uint32_t a = PARAM(run, 3, uint32_t), b = PARAM(run, 4, uint32_t);
+	size_t begin = (size_t)run->index[0] * run->block[0], end = begin + run->block[0];
+
+	end = end < n ? end : n;
+	if (begin >= end)
+		return 0;
+	if (!emu_device_may_touch(x + begin, (end - begin) * sizeof(*x)) ||
+	    !emu_device_may_touch(y + begin, (end - begin) * sizeof(*y)))
+		return EMU_ILLEGAL_ADDRESS;
+	for (size_t i = begin; i < end; i++)
+		x[i] = (x[i] ^ y[i]) * a + b;
+	return 0;
+}
+
 static const struct emu_kernel kernels[] = {
-    {"vector_add", 5, {8, 8, 8, 4, 8}, vector_add},
-    {"reduce_sum", 4, {8, 8, 4, 8}, reduce_sum},
-    {"spin_us", 2, {4, 8}, spin_us},
-    {"fma_chain", 3, {8, 4, 8}, fma_work},
-    {"trap", 1, {8}, trap},
+    {"vector_add", 5, {8, 8, 8, 4, 8}, vector_add, NULL},
+    {"reduce_sum", 4, {8, 8, 4, 8}, reduce_sum, NULL},
+    {"spin_us", 2, {4, 8}, spin_us, NULL},
+    {"fma_chain", 3, {8, 4, 8}, fma_work, NULL},
+    {"trap", 1, {8}, trap, NULL},
+    {"mix", 6, {8, 8, 4, 4, 4, 4}, mix, mix_ends},
 };
 
 const struct emu_kernel *emu_kernel_find(const char *name)

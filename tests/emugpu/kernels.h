@@ -26,6 +26,7 @@ struct emu_kernel {
 	unsigned n_params;
 	unsigned param_sizes[16];
 	emu_block_fn block;
+	emu_block_fn at_end; /* what the block does when it ends; NULL: nothing */
 };
 
 /* The host function for a kernel's name; NULL: none. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Modules from PTX text, functions, occupancy, launches. */
 #include "tests/emugpu/driver.h"
+#include "tests/emugpu/graph.h"
 #include "tests/emugpu/twins.h"
 
 #include <ctype.h>
@@ -372,6 +373,11 @@ CUresult CUDAAPI cuFuncGetName(const char **name, CUfunction handle)
 	return CUDA_SUCCESS;
 }
 
+CUresult CUDAAPI cuKernelGetName(const char **name, CUkernel handle)
+{
+	return cuFuncGetName(name, (CUfunction)handle);
+}
+
 CUresult CUDAAPI cuFuncGetModule(CUmodule *module, CUfunction handle)
 {
 	struct emu_function *f;
@@ -455,7 +461,7 @@ static const void *buffer_of(void **extra, size_t *size)
 	return buffer;
 }
 
-static CUresult copy_parameters(struct emu_op *op, const struct emu_function *f, void **params,
+static CUresult copy_parameters(struct emu_work *work, const struct emu_function *f, void **params,
 				void **extra)
 {
 	size_t size, need = f->n_params
@@ -467,13 +473,14 @@ static CUresult copy_parameters(struct emu_op *op, const struct emu_function *f,
 		return CUDA_SUCCESS;
 	if (!params && (!buffer || size < need))
 		return CUDA_ERROR_INVALID_VALUE;
-	op->u.launch.buffer = malloc(need);
-	if (!op->u.launch.buffer)
+	work->u.launch.buffer = malloc(need);
+	if (!work->u.launch.buffer)
 		return CUDA_ERROR_OUT_OF_MEMORY;
+	work->u.launch.buffer_size = need;
 	for (unsigned i = 0; i < f->n_params; i++) {
-		char *to = (char *)op->u.launch.buffer + f->param_offset[i];
+		char *to = (char *)work->u.launch.buffer + f->param_offset[i];
 		memcpy(to, params ? params[i] : buffer + f->param_offset[i], f->param_size[i]);
-		op->u.launch.run.params[i] = to;
+		work->u.launch.run.params[i] = to;
 	}
 	return CUDA_SUCCESS;
 }
@@ -491,46 +498,51 @@ static CUresult check_shape(const unsigned grid[3], const unsigned block[3], uns
 		   : CUDA_SUCCESS;
 }
 
-static CUresult launch(const void *handle, const unsigned grid[3], const unsigned block[3],
-		       unsigned shared, bool cooperative, CUstream stream, void **params,
-		       void **extra)
+CUresult emu_launch_work(struct emu_work *work, const struct CUctx_st *ctx,
+			 const struct emu_launch *l)
 {
-	struct emu_function *f = (struct emu_function *)(uintptr_t)handle;
-	struct CUstream_st *s;
-	CUresult rc = check_shape(grid, block, shared);
-	uint64_t n_blocks = (uint64_t)grid[0] * grid[1] * grid[2];
-	struct emu_op *op;
+	const struct emu_function *f = l->function;
+	uint64_t n_blocks = (uint64_t)l->grid[0] * l->grid[1] * l->grid[2];
+	CUresult rc = check_shape(l->grid, l->block, l->shared);
 
-	rc = rc ? rc : emu_begin_stream(stream, &s);
 	if (rc)
 		return rc;
-	rc = CUDA_ERROR_INVALID_HANDLE;
 	/* A function belongs to the root of its context: green contexts belong to the primary one. */
 	if (!emu_handle_is(f, EMU_HANDLE_FUNCTION) ||
-	    (f->module->ctx_id && f->module->ctx_id != s->ctx->root->id))
-		goto done;
-	rc = CUDA_ERROR_NOT_SUPPORTED;
+	    (f->module->ctx_id && f->module->ctx_id != ctx->root->id))
+		return CUDA_ERROR_INVALID_HANDLE;
 	if (!f->kernel) {
 		emu_say("kernel %s: the emulated GPU has no host function of this name", f->name);
-		goto done;
+		return CUDA_ERROR_NOT_SUPPORTED;
 	}
-	rc = CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
-	if (cooperative && n_blocks > emu_sms_count(&s->ctx->sms))
-		goto done;
-	rc = CUDA_ERROR_OUT_OF_MEMORY;
-	op = emu_op_new(EMU_OP_KERNEL, s);
-	if (!op)
-		goto done;
-	op->u.launch.kernel = f->kernel;
-	op->u.launch.n_blocks = n_blocks;
-	memcpy(op->u.launch.run.grid, grid, sizeof(op->u.launch.run.grid));
-	memcpy(op->u.launch.run.block, block, sizeof(op->u.launch.run.block));
-	rc = copy_parameters(op, f, params, extra);
+	if (l->cooperative && n_blocks > emu_sms_count(&ctx->sms))
+		return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+	*work = (struct emu_work){.kind = EMU_OP_KERNEL};
+	work->u.launch.function = f;
+	work->u.launch.kernel = f->kernel;
+	work->u.launch.n_blocks = n_blocks;
+	work->u.launch.shared = l->shared;
+	work->u.launch.cooperative = l->cooperative;
+	memcpy(work->u.launch.run.grid, l->grid, sizeof(l->grid));
+	memcpy(work->u.launch.run.block, l->block, sizeof(l->block));
+	return copy_parameters(work, f, l->params, l->extra);
+}
+
+static CUresult launch(CUstream stream, const struct emu_launch *l)
+{
+	struct CUstream_st *s;
+	CUresult rc = check_shape(l->grid, l->block, l->shared);
+	struct emu_op *op;
+
+	rc = rc ? rc : emu_begin_work(stream, &s);
+	if (rc)
+		return rc;
+	op = emu_op_new(EMU_OP_NOP, s);
+	rc = op ? emu_launch_work(&op->work, s->ctx, l) : CUDA_ERROR_OUT_OF_MEMORY;
 	if (rc)
 		emu_op_unref(op);
 	else
 		rc = emu_op_submit(op, s);
-done:
 	emu_exit();
 	return rc;
 }
@@ -539,8 +551,13 @@ CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned
 				unsigned by, unsigned bz, unsigned shared, CUstream stream,
 				void **params, void **extra)
 {
-	return launch(f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared, false, stream,
-		      params, extra);
+	return launch(stream, &(struct emu_launch){(struct emu_function *)f,
+						   {gx, gy, gz},
+						   {bx, by, bz},
+						   shared,
+						   false,
+						   params,
+						   extra});
 }
 EMU_TWIN(cuLaunchKernel_ptsz,
 	 (CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
@@ -551,8 +568,10 @@ CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned g
 					   unsigned bx, unsigned by, unsigned bz, unsigned shared,
 					   CUstream stream, void **params)
 {
-	return launch(f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared, true, stream,
-		      params, NULL);
+	return launch(
+	    stream,
+	    &(struct emu_launch){
+		(struct emu_function *)f, {gx, gy, gz}, {bx, by, bz}, shared, true, params, NULL});
 }
 EMU_TWIN(cuLaunchCooperativeKernel_ptsz,
 	 (CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
@@ -576,9 +595,13 @@ static CUresult launch_ex(const CUlaunchConfig *c, CUstream stream, CUfunction f
 		default:
 			break;
 		}
-	return launch(f, (unsigned[]){c->gridDimX, c->gridDimY, c->gridDimZ},
-		      (unsigned[]){c->blockDimX, c->blockDimY, c->blockDimZ}, c->sharedMemBytes,
-		      cooperative, stream, params, extra);
+	return launch(stream, &(struct emu_launch){(struct emu_function *)f,
+						   {c->gridDimX, c->gridDimY, c->gridDimZ},
+						   {c->blockDimX, c->blockDimY, c->blockDimZ},
+						   c->sharedMemBytes,
+						   cooperative,
+						   params,
+						   extra});
 }
 
 CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **params,

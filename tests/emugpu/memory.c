@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Memory: device memory is memory of this process, at the same address, counted per GPU. */
 #include "tests/emugpu/driver.h"
+#include "tests/emugpu/graph.h"
 #include "tests/emugpu/twins.h"
 
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 enum range_kind { RANGE_DEVICE, RANGE_HOST, RANGE_REGISTERED };
+enum { OF_A_GRAPH = 1 }; /* flag of device memory: a graph's node keeps it */
 
 struct range {
 	uintptr_t base;
@@ -196,6 +198,15 @@ void emu_memory_free(struct emu_device *dev, void *address)
 	emu_unlock(dev->map.gpu);
 }
 
+CUresult emu_graph_allocate(struct CUctx_st *ctx, size_t bytes, CUdeviceptr *out)
+{
+	void *p = NULL;
+	CUresult rc = allocate(ctx, bytes, RANGE_DEVICE, OF_A_GRAPH, &p);
+
+	*out = (CUdeviceptr)p;
+	return rc;
+}
+
 CUresult CUDAAPI cuMemGetInfo(size_t *free_bytes, size_t *total)
 {
 	struct CUctx_st *ctx;
@@ -217,7 +228,7 @@ CUresult CUDAAPI cuMemGetInfo(size_t *free_bytes, size_t *total)
 CUresult CUDAAPI cuMemAlloc(CUdeviceptr *out, size_t bytes)
 {
 	struct CUctx_st *ctx;
-	CUresult rc = out ? emu_begin_context(&ctx) : CUDA_ERROR_INVALID_VALUE;
+	CUresult rc = out ? emu_begin_unsafe(&ctx) : CUDA_ERROR_INVALID_VALUE;
 	void *p = NULL;
 
 	if (rc)
@@ -254,7 +265,7 @@ static bool is_device(CUdeviceptr p, struct range *r)
 CUresult CUDAAPI cuMemFree(CUdeviceptr p)
 {
 	struct CUctx_st *ctx;
-	CUresult rc = emu_begin_context(&ctx);
+	CUresult rc = emu_begin_unsafe(&ctx);
 	struct range r;
 
 	if (rc)
@@ -264,7 +275,8 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr p)
 	} else if (p) {
 		/* The driver waits for the work that may use it. */
 		rc = emu_wait_context(ctx->root);
-		emu_memory_free(r.dev, (void *)p);
+		if (!(r.flags & OF_A_GRAPH))
+			emu_memory_free(r.dev, (void *)p);
 	}
 	emu_exit();
 	return rc;
@@ -273,13 +285,16 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr p)
 CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *out, size_t bytes, CUstream handle)
 {
 	struct CUstream_st *s;
-	CUresult rc = out ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
+	CUresult rc = out ? emu_begin_work(handle, &s) : CUDA_ERROR_INVALID_VALUE;
 	void *p = NULL;
 
 	if (rc)
 		return rc;
-	rc = allocate(s->ctx, bytes, RANGE_DEVICE, 0, &p);
-	if (!rc)
+	if (s->capture)
+		rc = emu_capture_alloc(s, bytes, out);
+	else
+		rc = allocate(s->ctx, bytes, RANGE_DEVICE, 0, &p);
+	if (p)
 		*out = (CUdeviceptr)p;
 	emu_exit();
 	return rc;
@@ -290,7 +305,7 @@ EMU_TWIN(cuMemAllocAsync_ptsz, (CUdeviceptr * p, size_t n, CUstream s),
 CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr p, CUstream handle)
 {
 	struct CUstream_st *s;
-	CUresult rc = emu_begin_stream(handle, &s);
+	CUresult rc = emu_begin_work(handle, &s);
 	struct emu_op *op;
 	struct range r;
 
@@ -298,10 +313,12 @@ CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr p, CUstream handle)
 		return rc;
 	if (!is_device(p, &r)) {
 		rc = CUDA_ERROR_INVALID_VALUE;
+	} else if (s->capture) {
+		rc = emu_capture_free(s, p);
 	} else {
-		op = emu_op_new(EMU_OP_FREE, s);
+		op = emu_op_new(r.flags & OF_A_GRAPH ? EMU_OP_NOP : EMU_OP_FREE, s);
 		if (op)
-			op->u.memory = (void *)p;
+			op->work.u.memory = (void *)p;
 		rc = op ? emu_op_submit(op, s) : CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	emu_exit();
@@ -362,7 +379,7 @@ CUresult CUDAAPI cuPointerGetAttribute(void *data, CUpointer_attribute attribute
 CUresult CUDAAPI cuMemHostAlloc(void **out, size_t bytes, unsigned flags)
 {
 	struct CUctx_st *ctx;
-	CUresult rc = out && !(flags & ~7u) ? emu_begin_context(&ctx) : CUDA_ERROR_INVALID_VALUE;
+	CUresult rc = out && !(flags & ~7u) ? emu_begin_unsafe(&ctx) : CUDA_ERROR_INVALID_VALUE;
 
 	if (rc)
 		return rc;
@@ -379,7 +396,7 @@ CUresult CUDAAPI cuMemAllocHost(void **out, size_t bytes)
 CUresult CUDAAPI cuMemFreeHost(void *p)
 {
 	struct CUctx_st *ctx;
-	CUresult rc = emu_begin_context(&ctx);
+	CUresult rc = emu_begin_unsafe(&ctx);
 	struct range r;
 
 	if (rc)
@@ -396,7 +413,7 @@ CUresult CUDAAPI cuMemFreeHost(void *p)
 CUresult CUDAAPI cuMemHostRegister_v2(void *p, size_t bytes, unsigned flags)
 {
 	struct CUctx_st *ctx;
-	CUresult rc = p && bytes ? emu_begin_context(&ctx) : CUDA_ERROR_INVALID_VALUE;
+	CUresult rc = p && bytes ? emu_begin_unsafe(&ctx) : CUDA_ERROR_INVALID_VALUE;
 	struct range r;
 
 	if (rc)
@@ -416,7 +433,7 @@ CUresult CUDAAPI cuMemHostRegister_v2(void *p, size_t bytes, unsigned flags)
 CUresult CUDAAPI cuMemHostUnregister(void *p)
 {
 	struct CUctx_st *ctx;
-	CUresult rc = p ? emu_begin_context(&ctx) : CUDA_ERROR_INVALID_VALUE;
+	CUresult rc = p ? emu_begin_unsafe(&ctx) : CUDA_ERROR_INVALID_VALUE;
 	struct range r;
 
 	if (rc)
@@ -471,43 +488,60 @@ static bool is_range(const void *p, size_t bytes, bool must_be_device)
 	return lookup((uintptr_t)p, bytes, &r) && (!must_be_device || r.kind == RANGE_DEVICE);
 }
 
+static size_t extent(const struct emu_copy *c, size_t pitch, size_t slice)
+{
+	return (c->depth - 1) * slice + (c->height - 1) * pitch + c->width;
+}
+
+/* The rows of a copy whose source the program may change when the call has returned. */
+static bool stage(struct emu_copy *c)
+{
+	struct emu_copy packed = *c;
+
+	packed.staged = malloc(c->width * c->height * c->depth);
+	if (!packed.staged)
+		return false;
+	for (size_t z = 0; z < c->depth; z++)
+		for (size_t y = 0; y < c->height; y++)
+			memcpy((char *)packed.staged + (z * c->height + y) * c->width,
+			       c->from + z * c->from_slice + y * c->from_pitch, c->width);
+	packed.from = packed.staged;
+	packed.from_pitch = c->width;
+	packed.from_slice = c->width * c->height;
+	*c = packed;
+	return true;
+}
+
 /*
  * A copy in a stream. Memory that the driver does not know is pageable: a copy from it is staged
- * before the call returns, a copy to it returns when it is done.
+ * before the call returns, a copy to it returns when it is done. A captured copy does neither.
  */
-static CUresult copy(void *to, const void *from, size_t bytes, CUstream handle, unsigned how)
+static CUresult copy_shape(const struct emu_copy *c, CUstream handle, unsigned how)
 {
 	struct CUstream_st *s;
-	CUresult rc = emu_begin_stream(handle, &s);
+	CUresult rc = how & SYNC ? emu_begin_wait(handle, &s) : emu_begin_work(handle, &s);
 	bool to_known, from_known, wait;
 	struct emu_op *op;
 
 	if (rc)
 		return rc;
-	to_known = is_range(to, bytes, false);
-	from_known = is_range(from, bytes, false);
-	if (!bytes)
+	if (!c->width || !c->height || !c->depth)
 		goto done;
+	to_known = is_range(c->to, extent(c, c->to_pitch, c->to_slice), false);
+	from_known = is_range(c->from, extent(c, c->from_pitch, c->from_slice), false);
 	rc = CUDA_ERROR_INVALID_VALUE;
-	if (!to || !from || ((how & TO_DEVICE) && !to_known) ||
+	if (!c->to || !c->from || ((how & TO_DEVICE) && !to_known) ||
 	    ((how & FROM_DEVICE) && !from_known))
 		goto done;
 	rc = CUDA_ERROR_OUT_OF_MEMORY;
 	op = emu_op_new(EMU_OP_COPY, s);
 	if (!op)
 		goto done;
-	wait = (how & SYNC) || !to_known;
-	op->u.copy.to = to;
-	op->u.copy.from = from;
-	op->u.copy.bytes = bytes;
-	if (!from_known && !wait) {
-		op->u.copy.staged = malloc(bytes);
-		if (!op->u.copy.staged) {
-			emu_op_unref(op);
-			goto done;
-		}
-		memcpy(op->u.copy.staged, from, bytes);
-		op->u.copy.from = op->u.copy.staged;
+	wait = !s->capture && ((how & SYNC) || !to_known);
+	op->work.u.copy = *c;
+	if (!from_known && !wait && !s->capture && !stage(&op->work.u.copy)) {
+		emu_op_unref(op);
+		goto done;
 	}
 	emu_op_ref(op);
 	rc = emu_op_submit(op, s);
@@ -517,6 +551,13 @@ static CUresult copy(void *to, const void *from, size_t bytes, CUstream handle, 
 done:
 	emu_exit();
 	return rc;
+}
+
+static CUresult copy(void *to, const void *from, size_t bytes, CUstream handle, unsigned how)
+{
+	return copy_shape(
+	    &(struct emu_copy){.to = to, .from = from, .width = bytes, .height = 1, .depth = 1},
+	    handle, how);
 }
 
 #define PT CU_STREAM_PER_THREAD
@@ -597,26 +638,92 @@ EMU_TWIN(cuMemcpyPeerAsync_ptsz,
 	 (CUdeviceptr to, CUcontext tc, CUdeviceptr from, CUcontext fc, size_t n, CUstream s),
 	 cuMemcpyPeerAsync(to, tc, from, fc, n, emu_per_thread(s)))
 
-/* Rows, one copy each: in a stream that is as good as one operation. */
-static CUresult copy_rows(const CUDA_MEMCPY2D *c, CUstream stream, unsigned how)
+static bool is_array(CUmemorytype type)
 {
-	const char *from =
-	    c ? c->srcMemoryType == CU_MEMORYTYPE_HOST ? c->srcHost : (void *)c->srcDevice : NULL;
-	char *to =
-	    c ? c->dstMemoryType == CU_MEMORYTYPE_HOST ? c->dstHost : (void *)c->dstDevice : NULL;
-	CUresult rc = CUDA_SUCCESS;
+	return type == CU_MEMORYTYPE_ARRAY;
+}
 
+CUresult emu_copy_shape(const CUDA_MEMCPY3D *c, struct emu_copy *shape)
+{
+	char *to = c->dstMemoryType == CU_MEMORYTYPE_HOST ? c->dstHost : (void *)c->dstDevice;
+	const char *from =
+	    c->srcMemoryType == CU_MEMORYTYPE_HOST ? c->srcHost : (void *)c->srcDevice;
+
+	if (is_array(c->srcMemoryType) || is_array(c->dstMemoryType))
+		return CUDA_ERROR_NOT_SUPPORTED;
 	if (!from || !to)
 		return CUDA_ERROR_INVALID_VALUE;
-	if (c->srcMemoryType == CU_MEMORYTYPE_ARRAY || c->dstMemoryType == CU_MEMORYTYPE_ARRAY)
-		return CUDA_ERROR_NOT_SUPPORTED;
+	*shape = (struct emu_copy){.width = c->WidthInBytes,
+				   .height = c->Height,
+				   .depth = c->Depth,
+				   .to_pitch = c->dstPitch,
+				   .to_slice = c->dstPitch * c->dstHeight,
+				   .from_pitch = c->srcPitch,
+				   .from_slice = c->srcPitch * c->srcHeight};
+	shape->to = to + c->dstZ * shape->to_slice + c->dstY * c->dstPitch + c->dstXInBytes;
+	shape->from = from + c->srcZ * shape->from_slice + c->srcY * c->srcPitch + c->srcXInBytes;
+	return CUDA_SUCCESS;
+}
+
+void emu_copy_describe(const struct emu_copy *shape, CUDA_MEMCPY3D *c)
+{
+	struct range r;
+
+	*c = (CUDA_MEMCPY3D){.srcMemoryType = CU_MEMORYTYPE_HOST,
+			     .srcHost = shape->from,
+			     .srcPitch = shape->from_pitch,
+			     .srcHeight =
+				 shape->from_pitch ? shape->from_slice / shape->from_pitch : 0,
+			     .dstMemoryType = CU_MEMORYTYPE_HOST,
+			     .dstHost = shape->to,
+			     .dstPitch = shape->to_pitch,
+			     .dstHeight = shape->to_pitch ? shape->to_slice / shape->to_pitch : 0,
+			     .WidthInBytes = shape->width,
+			     .Height = shape->height,
+			     .Depth = shape->depth};
+	if (lookup((uintptr_t)shape->from, 1, &r) && r.kind == RANGE_DEVICE) {
+		c->srcMemoryType = CU_MEMORYTYPE_DEVICE;
+		c->srcHost = NULL;
+		c->srcDevice = (CUdeviceptr)shape->from;
+	}
+	if (lookup((uintptr_t)shape->to, 1, &r) && r.kind == RANGE_DEVICE) {
+		c->dstMemoryType = CU_MEMORYTYPE_DEVICE;
+		c->dstHost = NULL;
+		c->dstDevice = (CUdeviceptr)shape->to;
+	}
+}
+
+static CUresult copy_3d(const CUDA_MEMCPY3D *c, CUstream stream, unsigned how)
+{
+	struct emu_copy shape;
+	CUresult rc = c ? emu_copy_shape(c, &shape) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
 	how |= c->srcMemoryType == CU_MEMORYTYPE_DEVICE ? FROM_DEVICE : 0;
 	how |= c->dstMemoryType == CU_MEMORYTYPE_DEVICE ? TO_DEVICE : 0;
-	for (size_t y = 0; y < c->Height && !rc; y++)
-		rc = copy(to + (c->dstY + y) * c->dstPitch + c->dstXInBytes,
-			  from + (c->srcY + y) * c->srcPitch + c->srcXInBytes, c->WidthInBytes,
-			  stream, how);
-	return rc;
+	return copy_shape(&shape, stream, how);
+}
+
+static CUresult copy_rows(const CUDA_MEMCPY2D *c, CUstream stream, unsigned how)
+{
+	return c ? copy_3d(&(CUDA_MEMCPY3D){.srcXInBytes = c->srcXInBytes,
+					    .srcY = c->srcY,
+					    .srcMemoryType = c->srcMemoryType,
+					    .srcHost = c->srcHost,
+					    .srcDevice = c->srcDevice,
+					    .srcPitch = c->srcPitch,
+					    .dstXInBytes = c->dstXInBytes,
+					    .dstY = c->dstY,
+					    .dstMemoryType = c->dstMemoryType,
+					    .dstHost = c->dstHost,
+					    .dstDevice = c->dstDevice,
+					    .dstPitch = c->dstPitch,
+					    .WidthInBytes = c->WidthInBytes,
+					    .Height = c->Height,
+					    .Depth = 1},
+			   stream, how)
+		 : CUDA_ERROR_INVALID_VALUE;
 }
 
 CUresult CUDAAPI cuMemcpy2D(const CUDA_MEMCPY2D *c)
@@ -640,11 +747,34 @@ EMU_TWIN(cuMemcpy2DAsync_v2_ptsz, (const CUDA_MEMCPY2D *c, CUstream s),
 
 /* ---- memset: in stream order, the host does not wait ---- */
 
+CUresult emu_set_work(struct emu_work *work, const CUDA_MEMSET_NODE_PARAMS *p)
+{
+	unsigned size = p->elementSize;
+
+	if ((size != 1 && size != 2 && size != 4) || p->dst % size || !p->width || !p->height ||
+	    !is_range((void *)p->dst, (p->height - 1) * p->pitch + p->width * size, false))
+		return CUDA_ERROR_INVALID_VALUE;
+	*work = (struct emu_work){.kind = EMU_OP_SET};
+	work->u.set.to = (void *)p->dst;
+	work->u.set.pitch = p->pitch;
+	work->u.set.width = p->width;
+	work->u.set.height = p->height;
+	work->u.set.value = p->value;
+	work->u.set.size = size;
+	return CUDA_SUCCESS;
+}
+
 static CUresult set(CUdeviceptr to, size_t pitch, unsigned value, unsigned size, size_t width,
 		    size_t height, CUstream handle)
 {
+	CUDA_MEMSET_NODE_PARAMS params = {.dst = to,
+					  .pitch = pitch,
+					  .value = value,
+					  .elementSize = size,
+					  .width = width,
+					  .height = height};
 	struct CUstream_st *s;
-	CUresult rc = to % size ? CUDA_ERROR_INVALID_VALUE : emu_begin_stream(handle, &s);
+	CUresult rc = to % size ? CUDA_ERROR_INVALID_VALUE : emu_begin_work(handle, &s);
 	struct emu_op *op;
 
 	if (rc)
@@ -653,20 +783,12 @@ static CUresult set(CUdeviceptr to, size_t pitch, unsigned value, unsigned size,
 		emu_exit();
 		return CUDA_SUCCESS;
 	}
-	if (!is_range((void *)to, (height - 1) * pitch + width * size, false)) {
-		emu_exit();
-		return CUDA_ERROR_INVALID_VALUE;
-	}
-	op = emu_op_new(EMU_OP_SET, s);
-	if (op) {
-		op->u.set.to = (void *)to;
-		op->u.set.pitch = pitch;
-		op->u.set.width = width;
-		op->u.set.height = height;
-		op->u.set.value = value;
-		op->u.set.size = size;
-	}
-	rc = op ? emu_op_submit(op, s) : CUDA_ERROR_OUT_OF_MEMORY;
+	op = emu_op_new(EMU_OP_NOP, s);
+	rc = op ? emu_set_work(&op->work, &params) : CUDA_ERROR_OUT_OF_MEMORY;
+	if (rc)
+		emu_op_unref(op);
+	else
+		rc = emu_op_submit(op, s);
 	emu_exit();
 	return rc;
 }

@@ -10,18 +10,20 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 BUILD = os.environ.get("DETSHARE_BUILDDIR") or os.environ.get("DETSHARE_BUILD")
-MAGIC, VERSION = 0x44535054, 1
-PROGRAM, STEP = 1, 2
+MAGIC, VERSION = 0x44535054, 2
+PROGRAM, STEP, REPORT, EPOCH, ACKNOWLEDGED = 1, 2, 3, 4, 5
 HELLO = struct.Struct("=IHHII")
 WELCOME = struct.Struct("=IHH248s")
 PAGE = struct.Struct("=IHHQIIIIQQ")  # magic .. granted
-PORT = struct.Struct("=IHHQQQQ")
+PORT = struct.Struct("=IHHQQQQ")  # magic .. launches
+NOTICE = struct.Struct("=IHHQ")
 
 
 def wait_for(condition, seconds=5):
@@ -139,6 +141,10 @@ class Host:
                               capture_output=True, check=True, timeout=20)
         return json.loads(done.stdout)["gpus"]
 
+    def status_text(self):
+        return subprocess.run(self.command("status", "--config", self.conf), env=self.env, text=True,
+                              capture_output=True, check=True, timeout=20).stdout
+
     def gpu(self, index=0):
         return self.gpus()[index]
 
@@ -239,6 +245,9 @@ def _serve(path, hello, control):
     if not message:
         control.send(json.dumps({"closed": True}).encode())
         return
+    if len(message) < WELCOME.size:
+        control.send(json.dumps({"report": len(message)}).encode())
+        return
     _, _, refused, reason = WELCOME.unpack(message)
     fds = array.array("i")
     for _, _, data in ancillary:
@@ -255,6 +264,35 @@ def _serve(path, hello, control):
 
 
 _connections = []  # kept open
+_slowness = [0]  # of "obey": seconds
+
+
+def _write_port(port, epoch, groups):
+    os.pwrite(port, PORT.pack(MAGIC, VERSION, 0, epoch, groups & (1 << 64) - 1, groups >> 64, 0), 0)
+
+
+def _acknowledge(port, client, epoch, groups):
+    _write_port(port, epoch, groups)
+    client.send(NOTICE.pack(MAGIC, VERSION, ACKNOWLEDGED, epoch))
+
+
+def _notice(client, seconds):
+    client.settimeout(seconds)
+    try:
+        _, _, kind, epoch = NOTICE.unpack(client.recv(100))
+    except (BlockingIOError, TimeoutError):
+        return None
+    assert kind == EPOCH
+    return epoch
+
+
+def _follow_notices(port, view, client):
+    """As the library's thread does: acknowledge whatever the page says, some time after a notice."""
+    client.settimeout(None)
+    while client.recv(100):
+        time.sleep(_slowness[0])
+        seen = _page(view)
+        _acknowledge(port, client, seen["epoch"], seen["groups"])
 
 
 def _page(view):
@@ -270,8 +308,32 @@ def _obey(verb, arguments, port, page, view, client):
         if verb == "write":
             os.pwrite(port, bytes(arguments[0]), 0)
         elif verb == "acknowledge":
-            epoch, groups = arguments
-            os.pwrite(port, PORT.pack(MAGIC, VERSION, 0, epoch, groups & (1 << 64) - 1, groups >> 64, 0), 0)
+            _acknowledge(port, client, *arguments)
+        elif verb == "write port":
+            _write_port(port, *arguments)
+        elif verb == "report":
+            remaps, pinned, graphs = arguments
+            os.pwrite(port, struct.pack("=QQQQ", remaps, pinned & (1 << 64) - 1, pinned >> 64, graphs), 56)
+        elif verb == "send":
+            client.send(bytes(arguments[0]))
+        elif verb == "flood":
+            client.settimeout(arguments[0])
+            end = time.monotonic() + arguments[0]
+            sent = 0
+            while time.monotonic() < end:
+                try:
+                    client.send(NOTICE.pack(MAGIC, VERSION, ACKNOWLEDGED, 2))
+                    sent += 1
+                except TimeoutError:
+                    break
+            return sent
+        elif verb == "notice":
+            return _notice(client, *arguments)
+        elif verb == "obey":
+            _slowness[0] = arguments[0]
+            seen = _page(view)
+            _acknowledge(port, client, seen["epoch"], seen["groups"])
+            threading.Thread(target=_follow_notices, args=(port, view, client), daemon=True).start()
         elif verb == "close":
             client.close()
         elif verb == "map page":

@@ -157,6 +157,7 @@ static void end_block(struct emu_gpu *gpu, struct emu_slot *slot, uint64_t end_n
 		end_ns = slot->block.begin_ns + 1;
 	slot->block.end_ns = end_ns;
 	slot->block.killed = killed;
+	gpu->n_overlaps += slot->block.begin_ns < slot->free_since_ns;
 	*entry = slot->block;
 	gpu->n_trace++;
 	slot->free_since_ns = end_ns;
@@ -173,6 +174,8 @@ static void forget_client(struct emu_gpu *gpu, int client)
 		if (slot->owner == (uint32_t)client + 1)
 			end_block(gpu, slot, now, true);
 	}
+	for (unsigned w = 0; w < EMU_SMS_MAX / 64; w++)
+		atomic_store(&gpu->clients[client].active[w], 0);
 	gpu->clients[client].wants_ns = 0;
 	gpu->clients[client].memory = 0;
 	gpu->clients[client].in_use = 0;
@@ -459,6 +462,80 @@ void emu_sleep(struct emu_client *client, uint32_t seen, uint64_t deadline_ns)
 	/* FUTEX_WAIT_BITSET takes an absolute CLOCK_MONOTONIC time. */
 	syscall(SYS_futex, &client->wake, FUTEX_WAIT_BITSET, seen, deadline_ns ? &t : NULL, NULL,
 		FUTEX_BITSET_MATCH_ANY);
+}
+
+static bool could_meet(const struct emu_client *a, const struct emu_client *b)
+{
+	return a != b && b->in_use && a->tenant == b->tenant && a->pid != b->pid;
+}
+
+/* An SM of the set that another process's kernels may use now, and which; -1: none. */
+static int shared_sm(struct emu_gpu *gpu, int client, const struct emu_sms *sms, int *other)
+{
+	const struct emu_client *me = &gpu->clients[client];
+
+	for (int i = 0; i < EMU_CLIENTS_MAX; i++) {
+		struct emu_client *c = &gpu->clients[i];
+		for (unsigned w = 0; could_meet(me, c) && w < EMU_SMS_MAX / 64; w++) {
+			uint64_t both = sms->bits[w] & atomic_load(&c->active[w]);
+			if (both) {
+				*other = i;
+				return (int)(w * 64) + __builtin_ctzll(both);
+			}
+		}
+	}
+	return -1;
+}
+
+void emu_kernel_begins(const struct emu_map *map, int client, const struct emu_sms *sms)
+{
+	struct emu_gpu *gpu = map->gpu;
+	struct emu_client *me = &gpu->clients[client];
+	int other, sm;
+
+	for (unsigned i = 0; i < EMU_SMS_MAX; i++)
+		if (emu_sms_has(sms, i) && !me->n_active[i]++)
+			atomic_fetch_or(&me->active[i / 64], UINT64_C(1) << (i % 64));
+	/* Both sides mark first and look then: one of them sees the other. */
+	if (shared_sm(gpu, client, sms, &other) < 0)
+		return;
+	emu_lock(gpu);
+	emu_reap(map); /* the dead use nothing */
+	sm = shared_sm(gpu, client, sms, &other);
+	if (sm >= 0 && !gpu->n_meetings++)
+		gpu->first_meeting = (struct emu_meeting){.pid = me->pid,
+							  .other_pid = gpu->clients[other].pid,
+							  .sm = (uint32_t)sm,
+							  .at_ns = emu_now_ns()};
+	emu_unlock(gpu);
+}
+
+void emu_kernel_ends(const struct emu_map *map, int client, const struct emu_sms *sms)
+{
+	struct emu_client *me = &map->gpu->clients[client];
+
+	for (unsigned i = 0; i < EMU_SMS_MAX; i++)
+		if (emu_sms_has(sms, i) && !--me->n_active[i])
+			atomic_fetch_and(&me->active[i / 64], ~(UINT64_C(1) << (i % 64)));
+}
+
+void emu_clear_trace(struct emu_gpu *gpu)
+{
+	gpu->n_trace = gpu->n_overlaps = gpu->n_meetings = 0;
+	gpu->first_meeting = (struct emu_meeting){0};
+}
+
+bool emu_print_check(const struct emu_gpu *gpu, FILE *out)
+{
+	const struct emu_meeting *m = &gpu->first_meeting;
+
+	fprintf(out, "{\"blocks\":%" PRIu64 ",\"overlaps\":%" PRIu64 ",\"meetings\":%" PRIu64,
+		gpu->n_trace, gpu->n_overlaps, gpu->n_meetings);
+	if (gpu->n_meetings)
+		fprintf(out, ",\"first\":{\"pids\":[%d,%d],\"sm\":%u,\"at_ns\":%" PRIu64 "}",
+			m->pid, m->other_pid, m->sm, m->at_ns);
+	fputs("}\n", out);
+	return !gpu->n_overlaps && !gpu->n_meetings;
 }
 
 uint64_t emu_memory_used(const struct emu_gpu *gpu)

@@ -18,7 +18,7 @@
  */
 enum {
 	EMU_MAGIC = 0x454d5531,
-	EMU_VERSION = 2,
+	EMU_VERSION = 3,
 	EMU_GPUS_MAX = 16,
 	EMU_SMS_MAX = 256,
 	EMU_CLIENTS_MAX = 128,
@@ -78,6 +78,16 @@ struct emu_client {
 	uint64_t memory;       /* bytes of device memory */
 	_Atomic int32_t fault; /* a CUresult that every later call returns */
 	_Atomic uint32_t wake; /* futex */
+	/* SMs that its kernels may use now, from when they could begin until they are done. */
+	_Atomic uint64_t active[EMU_SMS_MAX / 64];
+	uint16_t n_active[EMU_SMS_MAX]; /* kernels, per SM; written by its device thread alone */
+};
+
+/* Two processes whose kernels could run on one SM at the same instant. */
+struct emu_meeting {
+	int32_t pid, other_pid;
+	uint32_t sm;
+	uint64_t at_ns;
 };
 
 struct emu_gpu {
@@ -95,6 +105,9 @@ struct emu_gpu {
 	uint64_t tenant_since_ns, slice_end_ns;
 	struct emu_slot slots[EMU_SMS_MAX];
 	struct emu_client clients[EMU_CLIENTS_MAX];
+	uint64_t n_overlaps; /* blocks that began on their SM before the one there had ended */
+	uint64_t n_meetings;
+	struct emu_meeting first_meeting;
 	uint64_t n_trace; /* entries written so far; the ring keeps the last EMU_TRACE_MAX */
 	struct emu_block trace[EMU_TRACE_MAX];
 };
@@ -172,6 +185,18 @@ void emu_wake_waiting(struct emu_gpu *gpu, int client);
 void emu_wake(struct emu_client *client);
 /* Sleep until `wake` differs from `seen` or `deadline_ns` is past (0: no deadline). */
 void emu_sleep(struct emu_client *client, uint32_t seen, uint64_t deadline_ns);
+
+/*
+ * A kernel could begin now, on any SM of the set; and it is done. Partitions of programs that share a
+ * GPU must keep such sets apart at every instant: that is counted here, for processes that are not
+ * kept apart by time slices. Called without the lock.
+ */
+void emu_kernel_begins(const struct emu_map *map, int client, const struct emu_sms *sms);
+void emu_kernel_ends(const struct emu_map *map, int client, const struct emu_sms *sms);
+
+/* Print what was counted over the whole run as JSON; false: something was shared. With the lock held. */
+bool emu_print_check(const struct emu_gpu *gpu, FILE *out);
+void emu_clear_trace(struct emu_gpu *gpu);
 
 uint64_t emu_memory_used(const struct emu_gpu *gpu);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Streams and events. */
 #include "tests/emugpu/driver.h"
+#include "tests/emugpu/graph.h"
 #include "tests/emugpu/twins.h"
 
 #include <stdlib.h>
@@ -8,6 +9,13 @@
 
 static _Thread_local uint64_t thread_number;
 static uint64_t threads;
+
+uint64_t emu_thread(void)
+{
+	if (!thread_number)
+		thread_number = ++threads;
+	return thread_number;
+}
 
 struct CUstream_st *emu_stream_new(struct CUctx_st *ctx, unsigned flags, int priority)
 {
@@ -28,16 +36,41 @@ struct CUstream_st *emu_stream_new(struct CUctx_st *ctx, unsigned flags, int pri
 	return s;
 }
 
-void emu_stream_free(struct CUstream_st *stream)
+static bool unfinished(const struct CUstream_st *s)
+{
+	return s->tail && !s->tail->done;
+}
+
+static void unlink_stream(struct CUstream_st *stream)
 {
 	struct CUstream_st **p = &stream->ctx->streams;
 
 	while (*p != stream)
 		p = &(*p)->next;
 	*p = stream->next;
-	emu_handle_remove(stream);
 	emu_op_unref(stream->tail);
 	free(stream);
+}
+
+void emu_stream_free(struct CUstream_st *stream)
+{
+	emu_capture_forget_stream(stream);
+	emu_handle_remove(stream);
+	/* As measured: the NULL stream waits for the work of a blocking stream that is no more. */
+	stream->destroyed = true;
+	if (!stream->blocking || stream->null_stream || !unfinished(stream))
+		unlink_stream(stream);
+}
+
+void emu_streams_prune(struct CUctx_st *ctx)
+{
+	struct CUstream_st *next;
+
+	for (struct CUstream_st *s = ctx->streams; s; s = next) {
+		next = s->next;
+		if (s->destroyed && !unfinished(s))
+			unlink_stream(s);
+	}
 }
 
 /* The per-thread default stream of this thread in `ctx`: a blocking stream, made when first used. */
@@ -45,15 +78,13 @@ static struct CUstream_st *per_thread_stream(struct CUctx_st *ctx)
 {
 	struct CUstream_st *s;
 
-	if (!thread_number)
-		thread_number = ++threads;
 	for (s = ctx->streams; s; s = s->next)
-		if (s->thread == thread_number)
+		if (s->thread == emu_thread())
 			return s;
 	s = emu_stream_new(ctx, CU_STREAM_DEFAULT, 0);
 	if (s) {
 		emu_handle_remove(s); /* it has no handle of its own */
-		s->thread = thread_number;
+		s->thread = emu_thread();
 	}
 	return s;
 }
@@ -130,7 +161,7 @@ CUresult CUDAAPI cuStreamDestroy_v2(CUstream handle)
 CUresult CUDAAPI cuStreamSynchronize(CUstream handle)
 {
 	struct CUstream_st *s;
-	CUresult rc = emu_begin_stream(handle, &s);
+	CUresult rc = emu_begin_wait(handle, &s);
 	struct emu_device *dev;
 
 	if (rc)
@@ -153,7 +184,7 @@ EMU_TWIN(cuStreamSynchronize_ptsz, (CUstream s), cuStreamSynchronize(emu_per_thr
 CUresult CUDAAPI cuStreamQuery(CUstream handle)
 {
 	struct CUstream_st *s;
-	CUresult rc = emu_begin_stream(handle, &s);
+	CUresult rc = emu_begin_wait(handle, &s);
 
 	if (rc)
 		return rc;
@@ -264,99 +295,24 @@ CUresult CUDAAPI cuStreamGetDevice(CUstream handle, CUdevice *device)
 EMU_TWIN(cuStreamGetDevice_ptsz, (CUstream s, CUdevice *d), cuStreamGetDevice(emu_per_thread(s), d))
 #endif
 
-/* ---- graph capture: not emulated; said so, not faked ---- */
-
-CUresult CUDAAPI cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus *status)
-{
-	struct CUstream_st *s;
-	CUresult rc = status ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
-
-	if (rc)
-		return rc;
-	*status = CU_STREAM_CAPTURE_STATUS_NONE;
-	emu_exit();
-	return CUDA_SUCCESS;
-}
-EMU_TWIN(cuStreamIsCapturing_ptsz, (CUstream s, CUstreamCaptureStatus *st),
-	 cuStreamIsCapturing(emu_per_thread(s), st))
-
-CUresult CUDAAPI cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode mode)
-{
-	struct CUstream_st *s;
-	CUresult rc = emu_begin_stream(handle, &s);
-
-	if (rc)
-		return rc;
-	emu_exit();
-	return CUDA_ERROR_NOT_SUPPORTED;
-}
-EMU_TWIN(cuStreamBeginCapture_v2_ptsz, (CUstream s, CUstreamCaptureMode m),
-	 cuStreamBeginCapture_v2(emu_per_thread(s), m))
-
-CUresult CUDAAPI cuStreamEndCapture(CUstream handle, CUgraph *graph)
-{
-	struct CUstream_st *s;
-	CUresult rc = graph ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
-
-	if (rc)
-		return rc;
-	emu_exit();
-	return CUDA_ERROR_ILLEGAL_STATE;
-}
-EMU_TWIN(cuStreamEndCapture_ptsz, (CUstream s, CUgraph *g),
-	 cuStreamEndCapture(emu_per_thread(s), g))
-
-/* Where nothing is captured the driver writes the status and leaves the rest alone. */
-CUresult CUDAAPI cuStreamGetCaptureInfo_v3(CUstream handle, CUstreamCaptureStatus *status,
-					   cuuint64_t *id, CUgraph *graph,
-					   const CUgraphNode **nodes, const CUgraphEdgeData **edges,
-					   size_t *n)
-{
-	return cuStreamIsCapturing(handle, status);
-}
-EMU_TWIN(cuStreamGetCaptureInfo_v3_ptsz,
-	 (CUstream s, CUstreamCaptureStatus *st, cuuint64_t *i, CUgraph *g, const CUgraphNode **d,
-	  const CUgraphEdgeData **e, size_t *n),
-	 cuStreamGetCaptureInfo_v3(emu_per_thread(s), st, i, g, d, e, n))
-
-CUresult CUDAAPI cuStreamGetCaptureInfo_v2(CUstream handle, CUstreamCaptureStatus *status,
-					   cuuint64_t *id, CUgraph *graph,
-					   const CUgraphNode **nodes, size_t *n)
-{
-	return cuStreamIsCapturing(handle, status);
-}
-EMU_TWIN(cuStreamGetCaptureInfo_v2_ptsz,
-	 (CUstream s, CUstreamCaptureStatus *st, cuuint64_t *i, CUgraph *g, const CUgraphNode **d,
-	  size_t *n),
-	 cuStreamGetCaptureInfo_v2(emu_per_thread(s), st, i, g, d, n))
-
-CUresult CUDAAPI cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
-{
-	static _Thread_local CUstreamCaptureMode mine = CU_STREAM_CAPTURE_MODE_GLOBAL;
-	CUstreamCaptureMode old = mine;
-
-	if (!mode || (unsigned)*mode > CU_STREAM_CAPTURE_MODE_RELAXED)
-		return CUDA_ERROR_INVALID_VALUE;
-	mine = *mode;
-	*mode = old;
-	return CUDA_SUCCESS;
-}
-
 /* ---- ordering between streams ---- */
 
 CUresult CUDAAPI cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags)
 {
 	struct CUstream_st *s;
-	CUresult rc = emu_begin_stream(handle, &s);
+	CUresult rc = emu_begin_work(handle, &s);
+	bool done = true;
 	struct emu_op *op;
 
 	if (rc)
 		return rc;
-	if (!emu_handle_is(event, EMU_HANDLE_EVENT)) {
+	if (!emu_handle_is(event, EMU_HANDLE_EVENT))
 		rc = CUDA_ERROR_INVALID_HANDLE;
-	} else if (event->op) {
+	else
+		rc = emu_capture_wait(s, event, flags, &done);
+	if (!rc && !done && event->op) {
 		op = emu_op_new(EMU_OP_NOP, s);
-		if (op)
+		if (op && !emu_forget("event"))
 			emu_op_after(op, event->op);
 		rc = op ? emu_op_submit(op, s) : CUDA_ERROR_OUT_OF_MEMORY;
 	}
@@ -366,92 +322,91 @@ CUresult CUDAAPI cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flag
 EMU_TWIN(cuStreamWaitEvent_ptsz, (CUstream s, CUevent e, unsigned f),
 	 cuStreamWaitEvent(emu_per_thread(s), e, f))
 
-static CUresult value_op(enum emu_op_kind kind, CUstream handle, CUdeviceptr address,
-			 uint64_t value, unsigned size, unsigned flags)
+CUresult emu_value_work(struct emu_work *work, const CUstreamBatchMemOpParams *p)
+{
+	bool wait = p->operation == CU_STREAM_MEM_OP_WAIT_VALUE_32 ||
+		    p->operation == CU_STREAM_MEM_OP_WAIT_VALUE_64;
+	bool wide = p->operation == CU_STREAM_MEM_OP_WAIT_VALUE_64 ||
+		    p->operation == CU_STREAM_MEM_OP_WRITE_VALUE_64;
+	CUdeviceptr address = wait ? p->waitValue.address : p->writeValue.address;
+	unsigned size = wide ? 8 : 4;
+
+	*work = (struct emu_work){.kind = EMU_OP_NOP};
+	if (!wait && p->operation != CU_STREAM_MEM_OP_WRITE_VALUE_32 &&
+	    p->operation != CU_STREAM_MEM_OP_WRITE_VALUE_64)
+		return CUDA_SUCCESS; /* barriers and flushes: everything here is in order anyway */
+	if (address % size || !emu_device_may_touch((void *)address, size))
+		return CUDA_ERROR_INVALID_VALUE;
+	work->kind = wait ? EMU_OP_WAIT_VALUE : EMU_OP_WRITE_VALUE;
+	work->u.value.address = (void *)address;
+	work->u.value.value = wait   ? wide ? p->waitValue.value64 : p->waitValue.value
+			      : wide ? p->writeValue.value64
+				     : p->writeValue.value;
+	work->u.value.size = size;
+	work->u.value.flags = wait ? p->waitValue.flags : 0;
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuStreamBatchMemOp_v2(CUstream handle, unsigned n, CUstreamBatchMemOpParams *ops,
+				       unsigned flags)
 {
 	struct CUstream_st *s;
-	CUresult rc = address % size ? CUDA_ERROR_INVALID_VALUE : emu_begin_stream(handle, &s);
-	struct emu_op *op;
+	CUresult rc =
+	    ops && n && n <= 256 && !flags ? emu_begin_work(handle, &s) : CUDA_ERROR_INVALID_VALUE;
+	struct emu_work work;
 
 	if (rc)
 		return rc;
-	if (!emu_device_may_touch((void *)address, size)) {
-		emu_exit();
-		return CUDA_ERROR_INVALID_VALUE;
+	for (unsigned i = 0; i < n && !rc; i++)
+		rc = emu_value_work(&work, &ops[i]);
+	if (!rc && s->capture) {
+		rc = emu_capture_values(s, n, ops);
+		n = 0;
 	}
-	op = emu_op_new(kind, s);
-	if (op) {
-		op->u.value.address = (void *)address;
-		op->u.value.value = value;
-		op->u.value.size = size;
-		op->u.value.flags = flags;
-	}
-	rc = op ? emu_op_submit(op, s) : CUDA_ERROR_OUT_OF_MEMORY;
-	emu_exit();
-	return rc;
-}
-
-#define VALUE_CALL(name, kind, type)                                                  \
-	CUresult CUDAAPI name##_v2(CUstream s, CUdeviceptr a, type v, unsigned flags) \
-	{                                                                             \
-		return value_op(kind, s, a, v, sizeof(type), flags);                  \
-	}                                                                             \
-	EMU_TWIN(name##_v2_ptsz, (CUstream s, CUdeviceptr a, type v, unsigned f),     \
-		 name##_v2(emu_per_thread(s), a, v, f))
-
-VALUE_CALL(cuStreamWriteValue32, EMU_OP_WRITE_VALUE, cuuint32_t)
-VALUE_CALL(cuStreamWaitValue32, EMU_OP_WAIT_VALUE, cuuint32_t)
-VALUE_CALL(cuStreamWriteValue64, EMU_OP_WRITE_VALUE, cuuint64_t)
-VALUE_CALL(cuStreamWaitValue64, EMU_OP_WAIT_VALUE, cuuint64_t)
-
-CUresult CUDAAPI cuStreamBatchMemOp_v2(CUstream s, unsigned n, CUstreamBatchMemOpParams *ops,
-				       unsigned flags)
-{
-	CUresult rc = ops && n && n <= 256 && !flags ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-
 	for (unsigned i = 0; i < n && !rc; i++) {
-		const CUstreamBatchMemOpParams *p = &ops[i];
-		switch (p->operation) {
-		case CU_STREAM_MEM_OP_WAIT_VALUE_32:
-			rc = value_op(EMU_OP_WAIT_VALUE, s, p->waitValue.address,
-				      p->waitValue.value, 4, p->waitValue.flags);
-			break;
-		case CU_STREAM_MEM_OP_WAIT_VALUE_64:
-			rc = value_op(EMU_OP_WAIT_VALUE, s, p->waitValue.address,
-				      p->waitValue.value64, 8, p->waitValue.flags);
-			break;
-		case CU_STREAM_MEM_OP_WRITE_VALUE_32:
-			rc = value_op(EMU_OP_WRITE_VALUE, s, p->writeValue.address,
-				      p->writeValue.value, 4, 0);
-			break;
-		case CU_STREAM_MEM_OP_WRITE_VALUE_64:
-			rc = value_op(EMU_OP_WRITE_VALUE, s, p->writeValue.address,
-				      p->writeValue.value64, 8, 0);
-			break;
-		default: /* barriers and flushes: everything here is in order anyway */
-			break;
-		}
+		struct emu_op *op = emu_op_new(EMU_OP_NOP, s);
+		rc = op ? emu_value_work(&op->work, &ops[i]) : CUDA_ERROR_OUT_OF_MEMORY;
+		if (rc)
+			emu_op_unref(op);
+		else
+			rc = emu_op_submit(op, s);
 	}
+	emu_exit();
 	return rc;
 }
 EMU_TWIN(cuStreamBatchMemOp_v2_ptsz,
 	 (CUstream s, unsigned n, CUstreamBatchMemOpParams *o, unsigned f),
 	 cuStreamBatchMemOp_v2(emu_per_thread(s), n, o, f))
 
+#define VALUE_CALL(name, op, field, member, type)                                           \
+	CUresult CUDAAPI name##_v2(CUstream s, CUdeviceptr a, type v, unsigned flags)       \
+	{                                                                                   \
+		CUstreamBatchMemOpParams p = {                                              \
+		    .field = {.operation = op, .address = a, .member = v, .flags = flags}}; \
+		return cuStreamBatchMemOp_v2(s, 1, &p, 0);                                  \
+	}                                                                                   \
+	EMU_TWIN(name##_v2_ptsz, (CUstream s, CUdeviceptr a, type v, unsigned f),           \
+		 name##_v2(emu_per_thread(s), a, v, f))
+
+VALUE_CALL(cuStreamWriteValue32, CU_STREAM_MEM_OP_WRITE_VALUE_32, writeValue, value, cuuint32_t)
+VALUE_CALL(cuStreamWaitValue32, CU_STREAM_MEM_OP_WAIT_VALUE_32, waitValue, value, cuuint32_t)
+VALUE_CALL(cuStreamWriteValue64, CU_STREAM_MEM_OP_WRITE_VALUE_64, writeValue, value64, cuuint64_t)
+VALUE_CALL(cuStreamWaitValue64, CU_STREAM_MEM_OP_WAIT_VALUE_64, waitValue, value64, cuuint64_t)
+
 /* ---- host functions ---- */
 
 CUresult CUDAAPI cuLaunchHostFunc(CUstream handle, CUhostFn fn, void *data)
 {
 	struct CUstream_st *s;
-	CUresult rc = fn ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
+	CUresult rc = fn ? emu_begin_work(handle, &s) : CUDA_ERROR_INVALID_VALUE;
 	struct emu_op *op;
 
 	if (rc)
 		return rc;
 	op = emu_op_new(EMU_OP_HOST, s);
 	if (op) {
-		op->u.host.fn = fn;
-		op->u.host.data = data;
+		op->work.u.host.fn = fn;
+		op->work.u.host.data = data;
 	}
 	rc = op ? emu_op_submit(op, s) : CUDA_ERROR_OUT_OF_MEMORY;
 	emu_exit();
@@ -464,16 +419,16 @@ CUresult CUDAAPI cuStreamAddCallback(CUstream handle, CUstreamCallback callback,
 				     unsigned flags)
 {
 	struct CUstream_st *s;
-	CUresult rc = callback && !flags ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
+	CUresult rc = callback && !flags ? emu_begin_wait(handle, &s) : CUDA_ERROR_INVALID_VALUE;
 	struct emu_op *op;
 
 	if (rc)
 		return rc;
 	op = emu_op_new(EMU_OP_HOST, s);
 	if (op) {
-		op->u.host.callback = callback;
-		op->u.host.data = data;
-		op->u.host.stream = handle;
+		op->work.u.host.callback = callback;
+		op->work.u.host.data = data;
+		op->work.u.host.stream = handle;
 	}
 	rc = op ? emu_op_submit(op, s) : CUDA_ERROR_OUT_OF_MEMORY;
 	emu_exit();
@@ -522,6 +477,7 @@ CUresult CUDAAPI cuEventDestroy_v2(CUevent event)
 	if (rc)
 		return rc;
 	emu_handle_remove(event);
+	emu_capture_forget_event(event);
 	emu_op_unref(event->op);
 	free(event);
 	emu_exit();
@@ -531,22 +487,25 @@ CUresult CUDAAPI cuEventDestroy_v2(CUevent event)
 CUresult CUDAAPI cuEventRecordWithFlags(CUevent event, CUstream handle, unsigned flags)
 {
 	struct CUstream_st *s;
-	CUresult rc = emu_begin_stream(handle, &s);
+	CUresult rc = emu_begin_work(handle, &s);
 	struct emu_op *op = NULL;
 
 	if (rc)
 		return rc;
 	/* Event and stream must be of one context; green ones count as their primary. */
-	if (!emu_handle_is(event, EMU_HANDLE_EVENT) || event->root_id != s->ctx->root->id)
+	if (!emu_handle_is(event, EMU_HANDLE_EVENT) || event->root_id != s->ctx->root->id) {
 		rc = CUDA_ERROR_INVALID_HANDLE;
-	else
+	} else if (s->capture) {
+		rc = emu_capture_record(s, event, flags);
+	} else {
 		op = emu_op_new(EMU_OP_NOP, s);
-	if (!rc && !op)
-		rc = CUDA_ERROR_OUT_OF_MEMORY;
-	if (!rc) {
+		rc = op ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+	}
+	if (!rc && op) {
 		emu_op_ref(op);
 		rc = emu_op_submit(op, s);
 		if (!rc) {
+			emu_capture_forget_event(event);
 			emu_op_unref(event->op);
 			event->op = op;
 		}
@@ -569,7 +528,10 @@ CUresult CUDAAPI cuEventQuery(CUevent event)
 
 	if (rc)
 		return rc;
-	if (event->op)
+	rc = emu_capture_not_this_event(event);
+	if (!rc)
+		rc = emu_capture_unsafe();
+	if (!rc && event->op)
 		rc = event->op->done ? event->op->result : CUDA_ERROR_NOT_READY;
 	emu_exit();
 	return rc;
@@ -581,7 +543,11 @@ CUresult CUDAAPI cuEventSynchronize(CUevent event)
 
 	if (rc)
 		return rc;
-	rc = emu_wait_op(event->op);
+	rc = emu_capture_not_this_event(event);
+	if (!rc)
+		rc = emu_capture_unsafe();
+	if (!rc)
+		rc = emu_wait_op(event->op);
 	emu_exit();
 	return rc;
 }

@@ -5,10 +5,13 @@ import array
 import json
 import mmap
 import os
+import random
+import signal
 import socket
 import struct
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ EMUGPU = BUILD / "tests" / "emugpu"
 GPU = BUILD / "tests" / "gpu"
 
 MAGIC = 0x44535054
-VERSION = 1
+VERSION = 2
 SIZE = 4096
 SMS, GROUP_SMS = 44, 8  # five groups and a rest of four
 
@@ -27,19 +30,32 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
 
 
+def bits_of(groups):
+    bits = sum(1 << group for group in groups)
+    return bits & (1 << 64) - 1, bits >> 64
+
+
+def groups_of(low, high):
+    return {i for i in range(128) if (low | high << 64) >> i & 1}
+
+
 class Port:
     """What one program wrote about itself."""
 
-    LAYOUT = struct.Struct("<IHHQQQQQQ")
+    LAYOUT = struct.Struct("<IHHQQQQQQQQQ")
 
     def __init__(self, memory):
         (self.magic, self.version, _, self.epoch, low, high, self.launches, self.own_contexts,
-         self.too_large) = self.LAYOUT.unpack_from(memory)
-        self.groups = {i for i in range(128) if (low | high << 64) >> i & 1}
+         self.too_large, self.remaps, pinned_low, pinned_high) = self.LAYOUT.unpack_from(memory)
+        self.groups = groups_of(low, high)
+        self.pinned = groups_of(pinned_low, pinned_high)
 
 
 class Runtime:
     """A node runtime that grants the same groups to everyone, or refuses everyone."""
+
+    NOTICE = struct.Struct("<IHHQ")
+    EPOCH, ACKNOWLEDGED = 4, 5
 
     def __init__(self, path, uuid, groups=(0, 1), refuse=None, version=VERSION, epoch=2,
                  shape=(SMS // GROUP_SMS, GROUP_SMS, SMS % GROUP_SMS), page_size=SIZE):
@@ -48,10 +64,13 @@ class Runtime:
         self.ports = []
         self.open = 0
         self.answer = (refuse, version)
+        self.epoch = epoch
+        self.connections = []
+        self.acknowledged = []  # (epoch, groups in use), as they came
+        self.heard = threading.Condition()
         self.page = self._memfd("page", page_size)
-        bits = sum(1 << group for group in groups)
         page = struct.pack("<IHHQIIIIQQ48s32s", MAGIC, version, 0, epoch, *shape, 500,
-                           bits & (1 << 64) - 1, bits >> 64, uuid.encode(), b"throughput")
+                           *bits_of(groups), uuid.encode(), b"throughput")
         if page_size >= len(page):
             os.pwrite(self.page, page, 0)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -78,18 +97,47 @@ class Runtime:
         self.open += 1
         self.hellos.append(struct.unpack("<IHHII", connection.recv(100)))
         welcome = struct.pack("<IHH248s", MAGIC, version, bool(refuse), (refuse or "").encode())
-        descriptors = []
+        descriptors, memory = [], None
         if not refuse:
             port = self._memfd("port", SIZE)
-            self.ports.append(mmap.mmap(port, SIZE))
+            memory = mmap.mmap(port, SIZE)
+            self.ports.append(memory)
             descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [port, self.page]))]
         try:
+            self.connections.append(connection)
             connection.sendmsg([welcome], descriptors)
-            connection.recv(1)
+            while notice := connection.recv(100):
+                magic, said, kind, epoch = self.NOTICE.unpack(notice)
+                assert (magic, said, kind) == (MAGIC, VERSION, self.ACKNOWLEDGED)
+                with self.heard:
+                    self.acknowledged.append((epoch, Port(memory).groups))
+                    self.heard.notify_all()
         except OSError:
             pass
         self.open -= 1
         connection.close()
+
+    def grant(self, groups):
+        """Write another partition into the page and tell all programs; returns its epoch."""
+        os.pwrite(self.page, struct.pack("<Q", self.epoch + 1), 8)
+        os.pwrite(self.page, struct.pack("<QQ", *bits_of(groups)), 32)
+        self.epoch += 2
+        os.pwrite(self.page, struct.pack("<Q", self.epoch), 8)
+        for connection in self.connections:
+            try:
+                connection.send(self.NOTICE.pack(MAGIC, VERSION, self.EPOCH, self.epoch))
+            except OSError:
+                pass
+        return self.epoch
+
+    def wait_for(self, epoch, timeout=20):
+        """Wait until a program acknowledged this epoch; returns the groups it said it uses."""
+        def found():
+            return [groups for one, groups in self.acknowledged if one == epoch]
+
+        with self.heard:
+            assert self.heard.wait_for(found, timeout), f"{epoch} is not among {self.acknowledged}"
+            return found()[-1]
 
     def port(self, index=0):
         return Port(self.ports[index])
@@ -396,3 +444,209 @@ def test_a_grant_is_waited_for(host, runtime):
         assert program.wait(timeout=60) == 0
     assert host.sms() <= sms_of((4,))
     assert granter.port().epoch == 4
+
+
+# ---- moving ----
+
+class Running:
+    """An experiment that runs until its input ends; what it prints is checked when it has."""
+
+    def __init__(self, host, granter, experiment, first_line, **more):
+        self.program = subprocess.Popen([GPU / "coroutine_program", experiment], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        env=host.environment(granter, **more))
+        assert self.program.stdout.readline().strip() == first_line
+
+    def end(self):
+        out, err = self.program.communicate(timeout=60)
+        assert self.program.returncode == 0, err
+        assert "Sanitizer" not in err, err
+        return out, err
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.program.poll() is None:
+            self.program.kill()
+            self.program.wait()
+
+
+def blocks(host):
+    trace = subprocess.run([EMUGPU / "emugpu-host", "trace", host.directory, "0"], check=True,
+                           capture_output=True, text=True).stdout
+    return [json.loads(line) for line in trace.splitlines()]
+
+
+def assert_left(host, when_ns, groups):
+    """No block ran outside these groups after that moment."""
+    assert [block for block in blocks(host)
+            if block["end_ns"] > when_ns and block["sm"] not in sms_of(groups)] == []
+
+
+@pytest.mark.parametrize("chaos", ["1", "2", "7", "1:77"])
+@pytest.mark.parametrize("experiment", ["work", "order", "order-chains", "properties", "capture", "graphs",
+                                        "threads", "reset", "descriptors", "fork-before", "fork-after",
+                                        "cooperative", "wake", "moved-properties", "threads-share", "exits"])
+def test_same_as_alone_when_moved_all_the_time(host, runtime, experiment, chaos):
+    alone = host.experiment(experiment, preload=False, check=False)
+    if alone.returncode == 77:
+        pytest.skip(f"{experiment}: {alone.stdout.strip()}")
+    host.clear()
+    granter = runtime(groups=tuple(range(6)) if experiment == "cooperative" else (0, 1, 3, 4))
+    inside = host.experiment(experiment, granter, DETSHARE_CHAOS=chaos)
+    if experiment == "cooperative":
+        assert granter.port().remaps or chaos == "7"
+        return  # the largest grid that fits is the partition's
+    assert inside.stdout.splitlines() == alone.stdout.splitlines()
+    assert inside.stderr == ""
+    assert host.sms() <= sms_of((0, 1, 3, 4))
+    if chaos == "1" and granter.port().launches > 6:
+        assert granter.port().remaps > 3
+
+
+@pytest.mark.parametrize("stream", ["null", "blocking", "nonblocking", "perthread"])
+def test_gpuwork_when_moved_all_the_time(host, runtime, stream):
+    command = [GPU / "gpuwork", "reduce", "--stream", stream, "--n", "20000"]
+    alone = json.loads(host.run(*command, preload=False).stdout)
+    for chaos in ("1", "2:9"):
+        inside = json.loads(host.run(*command, runtime=runtime(groups=(0, 2, 3)), DETSHARE_CHAOS=chaos).stdout)
+        assert inside["result"] == alone["result"]
+
+
+def test_chaos_that_cannot_be_read_is_named(host, runtime):
+    alone = host.experiment("work", preload=False).stdout
+    for chaos in ("0", "often", "2:", "-1"):
+        granter = runtime()
+        inside = host.experiment("work", granter, DETSHARE_CHAOS=chaos)
+        assert inside.stdout == alone
+        assert one_line(inside.stderr, f"DETSHARE_CHAOS={chaos}", "EVERY:SEED")
+        assert granter.port().remaps == 0
+
+
+def test_an_idle_program_gives_groups_back(host, runtime):
+    granter = runtime(groups=(0, 1, 2))
+    with Running(host, granter, "hold", "holding") as running:
+        for groups in ((1,), (1, 3, 4), (0, 1, 2), (5, 2)):
+            assert granter.wait_for(granter.grant(groups)) == set(groups)
+        assert granter.port().epoch == granter.epoch
+        running.end()
+
+
+def test_a_program_blocked_in_a_synchronise_gives_groups_back(host, runtime):
+    granter = runtime(groups=(0, 1, 2, 3, 4))
+    with Running(host, granter, "blocked", "blocked") as running:
+        began = time.monotonic()
+        epoch = granter.grant((2,))
+        assert granter.port().groups == {0, 1, 2, 3, 4}
+        assert granter.wait_for(epoch) == {2}
+        when = time.monotonic_ns()
+        assert time.monotonic() - began > 0.2, "acknowledged while the kernel ran"
+        assert running.end()[0].split() == ["done", "again"]
+    assert_left(host, when, (2,))
+    assert host.sms() > sms_of((2,))
+
+
+def test_a_stopped_program_is_waited_for(host, runtime):
+    granter = runtime(groups=(0, 1))
+    with Running(host, granter, "hold", "holding") as running:
+        os.kill(running.program.pid, signal.SIGSTOP)
+        os.waitpid(running.program.pid, os.WUNTRACED)
+        epoch = granter.grant((1,))
+        time.sleep(0.2)
+        assert not [one for one in granter.acknowledged if one[0] == epoch]
+        os.kill(running.program.pid, signal.SIGCONT)
+        assert granter.wait_for(epoch) == {1}
+        running.end()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_block_runs_where_groups_were_given_back(host, runtime, seed):
+    draw = random.Random(seed)
+    granter = runtime(groups=(0, 1, 2, 3, 4, 5))
+    with Running(host, granter, "pumping", "pumping") as running:
+        for _ in range(12):
+            groups = set(draw.sample(range(6), draw.randint(1, 6))) | {draw.randrange(5)}
+            host.clear()
+            assert granter.wait_for(granter.grant(groups)) == groups
+            when = time.monotonic_ns()
+            time.sleep(draw.choice((0, 0.02, 0.1)))
+            assert_left(host, when, groups)
+        out, err = running.end()
+        assert (out, err) == ("wrong 0\n", "")
+    assert granter.port().remaps > 12
+
+
+def test_only_the_last_of_many_grants_counts(host, runtime):
+    granter = runtime(groups=(0, 1, 2))
+    with Running(host, granter, "pumping", "pumping") as running:
+        for round in range(60):
+            granter.grant({round % 5, (round * 3 + 1) % 5})
+        last = {59 % 5, (59 * 3 + 1) % 5}
+        assert granter.wait_for(granter.epoch) == last
+        when = time.monotonic_ns()
+        time.sleep(0.05)
+        assert_left(host, when, last)
+        assert running.end()[0] == "wrong 0\n"
+
+
+def test_more_partitions_than_are_kept(host, runtime):
+    """All 32 sets with group 0 in them, one after the other: old physical contexts make room."""
+    granter = runtime(groups=(0,))
+    with Running(host, granter, "pumping", "pumping") as running:
+        for bits in range(32):
+            groups = {0} | {i + 1 for i in range(5) if bits >> i & 1}
+            assert granter.wait_for(granter.grant(groups)) == groups
+        out, err = running.end()
+        assert (out, err) == ("wrong 0\n", "")
+
+
+def test_moves_and_grants_at_once(host, runtime):
+    granter = runtime(groups=(0, 1, 2, 3))
+    with Running(host, granter, "pumping", "pumping", DETSHARE_CHAOS="3") as running:
+        for groups in ({0, 1}, {1, 2, 3, 4}, {2}, {0, 2, 4, 5}, {4, 1}):
+            host.clear()
+            assert granter.wait_for(granter.grant(groups)) == groups
+            when = time.monotonic_ns()
+            time.sleep(0.05)
+            assert_left(host, when, groups)
+        assert running.end() == ("wrong 0\n", "")
+
+
+def test_groups_go_back_while_a_stream_is_captured(host, runtime):
+    granter = runtime(groups=(0, 1))
+    with Running(host, granter, "capturing", "capturing") as running:
+        granter.wait_for(granter.grant({1}))
+        assert running.end() == ("end 0\n", "")
+
+
+def test_the_runtime_may_go_away(host, runtime):
+    granter = runtime(groups=(0, 1))
+    with Running(host, granter, "pumping", "pumping") as running:
+        for connection in granter.connections:
+            connection.shutdown(socket.SHUT_RDWR)
+        time.sleep(0.1)
+        assert running.end() == ("wrong 0\n", "")
+
+
+def test_a_program_may_exit_while_it_gives_groups_back(host, runtime):
+    for _ in range(5):
+        granter = runtime(groups=(0, 1, 2))
+        with subprocess.Popen([GPU / "coroutine_program", "exits"], stdout=subprocess.PIPE,
+                              env=host.environment(granter)) as program:
+            while not granter.ports or not granter.port().launches:
+                time.sleep(0.001)
+            granter.grant({0})
+            assert program.wait(timeout=20) == 0
+
+
+def test_the_thread_that_follows_the_page(host, runtime):
+    """Is there from the first use of the GPU, by its name, and takes no signal."""
+    granter = runtime()
+    with Running(host, granter, "hold", "holding") as running:
+        tasks = Path(f"/proc/{running.program.pid}/task")
+        names = {(task / "comm").read_text().strip(): task for task in tasks.iterdir()}
+        status = (names["detshare"] / "status").read_text()
+        blocked = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")), 16)
+        assert all(blocked >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+        running.end()

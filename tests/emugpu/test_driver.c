@@ -3,43 +3,32 @@
  * The emulated driver, called directly: what Python cannot reach. Each test states a property of the
  * real driver that detshare relies on.
  */
+#include "tests/emugpu/test_driver.h"
+
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
-
-#include <cmocka.h>
-#include <cuda.h>
 
 #include "tests/gpu/kernels_ptx.h" /* in the build tree */
 
-enum { GROUPS = 15, GROUP_SMS = 8, REST_SMS = 12, THREADS = 4, ROUNDS = 20 };
-
-/* cuda.h declares the newest version only. */
-CUresult CUDAAPI cuCtxCreate_v2(CUcontext *, unsigned, CUdevice);
-
-#define OK(call) assert_int_equal(call, CUDA_SUCCESS)
+enum { THREADS = 4, ROUNDS = 20 };
 
 static char dir[] = "/tmp/emugpu-test-XXXXXX";
-static CUcontext primary;
-static CUmodule module;
-static CUfunction spin_us, vector_add;
+CUcontext primary;
+CUmodule module;
+CUfunction spin_us, vector_add;
 
-static void nap_ms(long ms)
+void nap_ms(long ms)
 {
 	nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
-static void spin(CUstream stream, unsigned blocks, unsigned us, CUdeviceptr smids)
+void spin(CUstream stream, unsigned blocks, unsigned us, CUdeviceptr smids)
 {
 	OK(cuLaunchKernel(spin_us, blocks, 1, 1, 32, 1, 1, 0, stream, (void *[]){&us, &smids},
 			  NULL));
@@ -154,7 +143,7 @@ static void proc_addresses(void **state)
 
 /* ---- green contexts ---- */
 
-static void split_all(CUdevResource groups[GROUPS], CUdevResource *rest)
+void split_all(CUdevResource groups[GROUPS], CUdevResource *rest)
 {
 	CUdevResource all;
 	unsigned n = GROUPS;
@@ -223,7 +212,7 @@ static void splits(void **state)
 			 CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
 }
 
-static CUgreenCtx green_of(CUdevResource *resources, unsigned n)
+CUgreenCtx green_of(CUdevResource *resources, unsigned n)
 {
 	CUdevResourceDesc desc;
 	CUgreenCtx green;
@@ -413,6 +402,26 @@ static void null_stream_in_green_context(void **state)
 
 /* ---- events, values, host functions ---- */
 
+/* As measured: the work of a destroyed blocking stream still counts. */
+static void null_stream_waits_for_destroyed_ones(void **state)
+{
+	CUstream blocking;
+	CUevent event;
+
+	(void)state;
+	OK(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+	OK(cuStreamCreate(&blocking, CU_STREAM_DEFAULT));
+	spin(blocking, 1, 300000, 0);
+	OK(cuStreamDestroy(blocking));
+	spin(NULL, 1, 1, 0);
+	OK(cuEventRecord(event, NULL));
+	nap_ms(60);
+	assert_int_equal(cuEventQuery(event), CUDA_ERROR_NOT_READY);
+	OK(cuCtxSynchronize());
+	OK(cuEventQuery(event));
+	OK(cuEventDestroy(event));
+}
+
 static void events(void **state)
 {
 	CUstream a, b;
@@ -535,25 +544,6 @@ static void host_functions(void **state)
 }
 
 /* ---- memory ---- */
-
-/* Graph capture is not emulated, and nothing claims that it is. */
-static void no_capture(void **state)
-{
-	CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_ACTIVE;
-	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-	CUstream s;
-
-	(void)state;
-	OK(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
-	assert_int_equal(cuStreamBeginCapture(s, mode), CUDA_ERROR_NOT_SUPPORTED);
-	OK(cuStreamIsCapturing(s, &status));
-	assert_int_equal(status, CU_STREAM_CAPTURE_STATUS_NONE);
-	OK(cuThreadExchangeStreamCaptureMode(&mode));
-	assert_int_equal(mode, CU_STREAM_CAPTURE_MODE_GLOBAL);
-	OK(cuThreadExchangeStreamCaptureMode(&mode));
-	assert_int_equal(mode, CU_STREAM_CAPTURE_MODE_RELAXED);
-	OK(cuStreamDestroy(s));
-}
 
 static void memory(void **state)
 {
@@ -734,11 +724,22 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(foreign_function),
 	    cmocka_unit_test(null_stream_order),
 	    cmocka_unit_test(null_stream_in_green_context),
+	    cmocka_unit_test(null_stream_waits_for_destroyed_ones),
 	    cmocka_unit_test(events),
 	    cmocka_unit_test(values),
 	    cmocka_unit_test(host_functions),
-	    cmocka_unit_test(no_capture),
 	    cmocka_unit_test(context_events),
+	    cmocka_unit_test(captured_work),
+	    cmocka_unit_test(capture_of_two_streams),
+	    cmocka_unit_test(capture_refuses),
+	    cmocka_unit_test(capture_modes),
+	    cmocka_unit_test(capture_to_a_graph),
+	    cmocka_unit_test(explicit_graph),
+	    cmocka_unit_test(graph_runs_where_it_was_made),
+	    cmocka_unit_test(graph_is_moved_by_its_kernel_nodes),
+	    cmocka_unit_test(launches_in_order),
+	    cmocka_unit_test(executables_change),
+	    cmocka_unit_test(memory_nodes),
 	    cmocka_unit_test(memory),
 	    cmocka_unit_test(child_of_fork),
 	    cmocka_unit_test(threads),

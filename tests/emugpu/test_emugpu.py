@@ -50,6 +50,12 @@ class Host:
                                stdout=subprocess.PIPE, text=True).stdout.splitlines()
         return [json.loads(line) for line in lines]
 
+    def check(self, gpu=0):
+        """What was counted since the last clear, and whether no SM was shared."""
+        done = subprocess.run([EMUGPU / "emugpu-host", "check", self.path, str(gpu)],
+                              stdout=subprocess.PIPE, text=True, check=False)
+        return json.loads(done.stdout), done.returncode == 0
+
     def clients(self, gpu=0):
         lines = subprocess.run([EMUGPU / "emugpu-host", "clients", self.path, str(gpu)], check=True,
                                stdout=subprocess.PIPE, text=True).stdout.splitlines()
@@ -263,6 +269,35 @@ def test_with_mps_processes_overlap(host, mps):
     assert overlap_ns(trace, both[0].pid, both[1].pid) > 500_000_000
     assert_one_block_per_sm(trace)
     assert all(rate > 0.8 * 60_000 for rate in rates), rates
+
+
+def test_check_finds_processes_that_could_share_an_sm(host, mps):
+    # Each alone is no meeting, nor is what comes after; both at once on all SMs are.
+    for _ in range(2):
+        host.work("spin", "--blocks", "8", "--block-us", "1000", "--launches", "3")
+    assert host.check() == ({"blocks": 48, "overlaps": 0, "meetings": 0}, True)
+    both = [host.start("spin", "--blocks", "8", "--block-us", "1000", "--seconds", "0.5")
+            for _ in range(2)]
+    for process in both:
+        result(process)
+    counted, good = host.check()
+    assert not good and counted["overlaps"] == 0 and counted["meetings"] > 10
+    assert sorted(counted["first"]["pids"]) == sorted(process.pid for process in both)
+    subprocess.run([EMUGPU / "emugpu-host", "clear", host.path, "0"], check=True)
+    assert host.check() == ({"blocks": 0, "overlaps": 0, "meetings": 0}, True)
+    # The dead share nothing.
+    killed = host.start("spin", "--blocks", "132", "--block-us", "1000000")
+    time.sleep(0.3)
+    killed.kill()
+    killed.communicate()
+    host.work("spin", "--blocks", "8", "--block-us", "1000", "--launches", "3")
+    assert host.check()[1]
+
+
+def test_check_knows_time_slices(host):
+    for process in [host.start("spin", "--seconds", "0.3") for _ in range(2)]:
+        result(process)
+    assert host.check()[1]
 
 
 def test_with_mps_processes_share_sms_evenly(host, mps):

@@ -332,7 +332,7 @@ def test_only_the_user_and_root_are_welcome(host):
 
 @pytest.mark.parametrize("hello, words", [
     (b"x", "bytes"), (b"x" * 16, "not a hello"), (b"x" * 17, "bytes"),
-    (HELLO.pack(MAGIC, 9, PROGRAM, 0, 0), "version 9"), (HELLO.pack(MAGIC, VERSION, 3, 0, 0), "kind"),
+    (HELLO.pack(MAGIC, 9, PROGRAM, 0, 0), "version 9"), (HELLO.pack(MAGIC, VERSION, 9, 0, 0), "kind"),
     (HELLO.pack(MAGIC, VERSION, STEP, 0, 0), "share"), (HELLO.pack(MAGIC, VERSION, STEP, 0, 1001), "share"),
     (HELLO.pack(MAGIC, VERSION, STEP, 0, 501), "more than its allocation"),
 ])
@@ -429,24 +429,6 @@ def test_a_program_waits_for_groups_that_others_still_use(host):
     answer = second.hear()
     assert answer["refused"] == 0 and bin(answer["groups"]).count("1") == 1
     assert host.resident("job-1")["groups_held"].startswith("0-13")
-
-
-def test_groups_move_when_a_program_says_that_it_is_not_on_them(host):
-    host.begin("job-1", share=950)
-    program = host.program("job-1")
-    host.begin("job-2", share=50)
-    planned = host.resident("job-1")["groups_planned"]
-    assert host.resident("job-2")["groups_held"] == "none"
-    # Lies are as if nothing were said: groups it does not have, and rubbish.
-    program.ask("acknowledge", 2, 1 << 100)
-    program.ask("write", [255] * 64)
-    host.begin("job-3", gpu=0, share=1, check=False)
-    assert host.resident("job-2")["groups_held"] == "none"
-    program.ask("acknowledge", 2, 0x3fff)
-    other = host.program("job-1")  # any change of the ledger makes the runtime look
-    wait_for(lambda: host.resident("job-2")["groups_held"] == "14")
-    assert planned.startswith("0-13")
-    assert other.answer["groups"] & 1 << 14 == 0
 
 
 # Users

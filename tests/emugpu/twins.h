@@ -93,4 +93,20 @@ EMU_EXPORT CUresult CUDAAPI cuStreamGetCaptureInfo_v3_ptsz(CUstream s, CUstreamC
 							   cuuint64_t *i, CUgraph *g,
 							   const CUgraphNode **d,
 							   const CUgraphEdgeData **e, size_t *n);
+EMU_EXPORT CUresult CUDAAPI cuStreamBeginCapture_ptsz(CUstream s);
+EMU_EXPORT CUresult CUDAAPI cuStreamBeginCaptureToGraph_ptsz(CUstream s, CUgraph g,
+							     const CUgraphNode *a,
+							     const CUgraphEdgeData *e, size_t n,
+							     CUstreamCaptureMode m);
+EMU_EXPORT CUresult CUDAAPI cuStreamGetCaptureInfo_ptsz(CUstream s, CUstreamCaptureStatus *st,
+							cuuint64_t *i);
+EMU_EXPORT CUresult CUDAAPI cuStreamUpdateCaptureDependencies_ptsz(CUstream s, CUgraphNode *d,
+								   size_t n, unsigned f);
+EMU_EXPORT CUresult CUDAAPI cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream s, CUgraphNode *d,
+								      const CUgraphEdgeData *e,
+								      size_t n, unsigned f);
+EMU_EXPORT CUresult CUDAAPI cuGraphInstantiateWithParams_ptsz(CUgraphExec *e, CUgraph g,
+							      CUDA_GRAPH_INSTANTIATE_PARAMS *p);
+EMU_EXPORT CUresult CUDAAPI cuGraphLaunch_ptsz(CUgraphExec e, CUstream s);
+EMU_EXPORT CUresult CUDAAPI cuGraphUpload_ptsz(CUgraphExec e, CUstream s);
 #endif

@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -52,6 +53,14 @@
 	X(cuStreamGetGreenCtx, (CUstream, CUgreenCtx *))                                           \
 	X(cuStreamWaitEvent, (CUstream, CUevent, unsigned))                                        \
 	X(cuStreamAddCallback, (CUstream, CUstreamCallback, void *, unsigned))                     \
+	X(cuStreamGetId, (CUstream, unsigned long long *))                                         \
+	X(cuStreamGetAttribute, (CUstream, CUstreamAttrID, CUstreamAttrValue *))                   \
+	X(cuStreamSetAttribute, (CUstream, CUstreamAttrID, const CUstreamAttrValue *))             \
+	X(cuStreamWaitValue32_v2, (CUstream, CUdeviceptr, cuuint32_t, unsigned))                   \
+	X(cuStreamWriteValue32_v2, (CUstream, CUdeviceptr, cuuint32_t, unsigned))                  \
+	X(cuLaunchHostFunc, (CUstream, CUhostFn, void *))                                          \
+	X(cuEventQuery, (CUevent))                                                                 \
+	X(cuEventDestroy_v2, (CUevent))                                                            \
 	X(cuEventCreate, (CUevent *, unsigned))                                                    \
 	X(cuEventRecord, (CUevent, CUstream))                                                      \
 	X(cuEventSynchronize, (CUevent))                                                           \
@@ -715,6 +724,269 @@ static void threads(void)
 	printf("wrong %lu\n", (unsigned long)wrong);
 }
 
+/* ---- moving: what must hold when streams go from partition to partition ---- */
+
+/*
+ * One stream waits for a word in memory that another one writes later. Nobody who moves them may make the
+ * second wait for the first.
+ */
+static void wake(void)
+{
+	CUstream waits, wakes, other;
+	CUdeviceptr words;
+	unsigned sum = 0;
+
+	start();
+	if (!cu.do_cuStreamWaitValue32_v2 || !cu.do_cuStreamWriteValue32_v2)
+		exit(77);
+	words = device_words(4);
+	CALL(cuStreamCreate, &waits, CU_STREAM_NON_BLOCKING);
+	CALL(cuStreamCreate, &wakes, CU_STREAM_NON_BLOCKING);
+	CALL(cuStreamCreate, &other, CU_STREAM_NON_BLOCKING);
+	for (unsigned round = 1; round <= 40; round++) {
+		unsigned host;
+
+		spin(waits, 10, 1);
+		CALL(cuStreamWaitValue32_v2, waits, words, round, CU_STREAM_WAIT_VALUE_GEQ);
+		for (unsigned i = 0; i < round % 4; i++)
+			spin(other, 10, 1);
+		/* These move the stream that waits, or not, behind its wait. */
+		spin(waits, 10, 1);
+		CALL(cuMemsetD32Async, words + 4, round, 1, waits);
+		spin(other, 10, 1);
+		spin(waits, 10, 1);
+		printf("waits %d\n", (int)cu.do_cuStreamQuery(waits));
+		spin(wakes, 10, 1);
+		CALL(cuStreamWriteValue32_v2, wakes, words, round, 0);
+		spin(wakes, 10, 1);
+		CALL(cuStreamSynchronize, waits);
+		printf("idle %d\n", (int)cu.do_cuStreamQuery(waits));
+		CALL(cuMemcpyDtoH_v2, &host, words + 4, 4);
+		sum += host;
+	}
+	CALL(cuCtxSynchronize);
+	printf("sum %u\n", sum);
+}
+
+/* What a program can ask of a stream stays as it is when the stream moves. */
+static void moved_properties(void)
+{
+	CUstreamAttrValue value = {.syncPolicy = CU_SYNC_POLICY_YIELD}, found;
+	CUstream streams[KINDS];
+	unsigned long long before[KINDS], after;
+
+	start();
+	make_streams(streams);
+	for (int i = 0; i < KINDS; i++)
+		CALL(cuStreamGetId, streams[i], &before[i]);
+	for (int round = 0; round < 4; round++) {
+		for (int i = 0; i < KINDS; i++) {
+			CUstream seen = (CUstream)99;
+
+			for (int n = 0; n < 3; n++)
+				spin(streams[i], 10, 1);
+			show_stream(kinds[i], streams[i]);
+			CALL(cuStreamGetId, streams[i], &after);
+			printf("same id %d\n", after == before[i]);
+			CALL(cuStreamAddCallback, streams[i], note_stream, &seen, 0);
+			CALL(cuCtxSynchronize);
+			printf("callback %d\n", seen == streams[i]);
+			if (!cu.do_cuStreamSetAttribute || !cu.do_cuStreamGetAttribute)
+				continue;
+			memset(&found, 0, sizeof(found));
+			if (round == 1)
+				printf("set %d\n",
+				       (int)cu.do_cuStreamSetAttribute(
+					   streams[i], CU_STREAM_ATTRIBUTE_SYNCHRONIZATION_POLICY,
+					   &value));
+			printf("get %d",
+			       (int)cu.do_cuStreamGetAttribute(
+				   streams[i], CU_STREAM_ATTRIBUTE_SYNCHRONIZATION_POLICY, &found));
+			printf(" %d\n", (int)found.syncPolicy);
+		}
+	}
+}
+
+/* Streams that all threads use at once, each for operations that must stay in order. */
+static CUstream shared[3];
+
+static void *share(void *number)
+{
+	const unsigned id = (unsigned)(uintptr_t)number;
+	CUstream own[2];
+	CUdeviceptr words;
+	uintptr_t wrong = 0;
+
+	CALL(cuCtxSetCurrent, primary);
+	words = device_words(64);
+	CALL(cuStreamCreate, &own[0], CU_STREAM_NON_BLOCKING);
+	CALL(cuStreamCreate, &own[1], CU_STREAM_DEFAULT);
+	for (unsigned round = 0; round < 30; round++) {
+		const CUstream all[] = {shared[0], shared[1], shared[2],           own[0],
+					own[1],    NULL,      CU_STREAM_PER_THREAD};
+		const CUstream stream = all[(id + round) % 7];
+		unsigned host[32];
+		CUevent event;
+
+		for (unsigned i = 0; i < 32; i++) {
+			CALL(cuMemsetD32Async, words, round * 64 + i, 1, stream);
+			if (i % 8 == id % 8)
+				spin(stream, 5, 1);
+			CALL(cuMemcpyDtoDAsync_v2, words + 128 + i * 4, words, 4, stream);
+		}
+		CALL(cuMemsetD32Async, words, 0, 1, stream);
+		if (round % 3 == 0) {
+			CALL(cuEventCreate, &event, CU_EVENT_DISABLE_TIMING);
+			CALL(cuEventRecord, event, stream);
+			CALL(cuEventSynchronize, event);
+			wrong += cu.do_cuEventQuery(event) != CUDA_SUCCESS;
+			CALL(cuEventDestroy_v2, event);
+		} else {
+			CALL(cuStreamSynchronize, stream);
+		}
+		CALL(cuMemcpyDtoH_v2, host, words + 128, sizeof(host));
+		for (unsigned i = 0; i < 32; i++)
+			wrong += host[i] != round * 64 + i;
+		if (round % 8 == 7) {
+			CALL(cuStreamDestroy_v2, own[round / 8 % 2]);
+			CALL(cuStreamCreate, &own[round / 8 % 2],
+			     round / 8 % 2 ? CU_STREAM_DEFAULT : CU_STREAM_NON_BLOCKING);
+		}
+	}
+	CALL(cuMemFree_v2, words);
+	return (void *)wrong;
+}
+
+static void threads_share(void)
+{
+	enum { COUNT = 16 };
+	pthread_t thread[COUNT];
+	uintptr_t wrong = 0;
+	void *result;
+
+	start();
+	CALL(cuStreamCreate, &shared[0], CU_STREAM_NON_BLOCKING);
+	CALL(cuStreamCreate, &shared[1], CU_STREAM_DEFAULT);
+	CALL(cuStreamCreateWithPriority, &shared[2], CU_STREAM_NON_BLOCKING, -1);
+	for (unsigned i = 0; i < COUNT; i++)
+		pthread_create(&thread[i], NULL, share, (void *)(uintptr_t)i);
+	for (unsigned i = 0; i < COUNT; i++) {
+		pthread_join(thread[i], &result);
+		wrong += (uintptr_t)result;
+	}
+	printf("wrong %lu\n", (unsigned long)wrong);
+}
+
+static atomic_bool enough;
+
+static void *pump(void *number)
+{
+	const unsigned id = (unsigned)(uintptr_t)number;
+	CUstream stream = NULL;
+	CUdeviceptr words;
+	unsigned wrong = 0;
+
+	CALL(cuCtxSetCurrent, primary);
+	words = device_words(2);
+	for (unsigned round = 1; !enough; round++) {
+		const unsigned kind = (id + round / 16) % 4;
+		unsigned host = 0;
+
+		if (round % 16 == 1 && stream > CU_STREAM_PER_THREAD)
+			CALL(cuStreamDestroy_v2, stream); /* with work queued */
+		if (round % 16 == 1) {
+			stream = kind % 2 ? CU_STREAM_PER_THREAD : NULL;
+			if (kind >= 2)
+				CALL(cuStreamCreate, &stream,
+				     kind == 2 ? CU_STREAM_DEFAULT : CU_STREAM_NON_BLOCKING);
+			/* A stream may not be overtaken by the one that took its place. */
+			CALL(cuCtxSynchronize);
+		}
+		CALL(cuMemsetD32Async, words, round, 1, stream);
+		spin(stream, 200, 8);
+		CALL(cuMemcpyDtoDAsync_v2, words + 4, words, 4, stream);
+		CALL(cuMemsetD32Async, words, 0, 1, stream);
+		if (round % 4 == 0) {
+			CALL(cuStreamSynchronize, stream);
+			CALL(cuMemcpyDtoH_v2, &host, words + 4, 4);
+			wrong += host != round;
+		}
+	}
+	CALL(cuCtxSynchronize);
+	return (void *)(uintptr_t)wrong;
+}
+
+/* Launches from several threads, on streams of all kinds, until the input ends. */
+static void pumping(void)
+{
+	enum { COUNT = 4 };
+	pthread_t thread[COUNT];
+	uintptr_t wrong = 0;
+	void *result;
+	char c;
+
+	start();
+	for (unsigned i = 0; i < COUNT; i++)
+		pthread_create(&thread[i], NULL, pump, (void *)(uintptr_t)i);
+	printf("pumping\n");
+	while (read(STDIN_FILENO, &c, 1) > 0)
+		;
+	enough = true;
+	for (unsigned i = 0; i < COUNT; i++) {
+		pthread_join(thread[i], &result);
+		wrong += (uintptr_t)result;
+	}
+	printf("wrong %lu\n", (unsigned long)wrong);
+}
+
+/* One thread waits for a long kernel, which nobody will help to end. */
+static void blocked(void)
+{
+	CUstream stream;
+
+	start();
+	CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
+	spin(stream, 700000, 44);
+	printf("blocked\n");
+	CALL(cuStreamSynchronize, stream);
+	printf("done\n");
+	spin(stream, 1000, 44);
+	CALL(cuStreamSynchronize, stream);
+	printf("again\n");
+}
+
+/* A stream under capture, for as long as there is input. */
+static void capturing(void)
+{
+	CUstream stream;
+	CUgraph graph;
+	char c;
+
+	start();
+	needs_graphs();
+	CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
+	spin(stream, 1000, 1);
+	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_GLOBAL);
+	spin(stream, 1000, 1);
+	printf("capturing\n");
+	while (read(STDIN_FILENO, &c, 1) > 0)
+		;
+	spin(stream, 1000, 1);
+	printf("end %d\n", (int)cu.do_cuStreamEndCapture(stream, &graph));
+}
+
+/* Ends at once, with work queued that takes longer than the program. */
+static void exits(void)
+{
+	CUstream stream;
+
+	start();
+	CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
+	for (unsigned i = 0; i < 50; i++)
+		spin(i % 2 ? stream : NULL, 20000, 1);
+	printf("exits\n");
+}
+
 /* ---- the rest ---- */
 
 static void own_context(void)
@@ -851,6 +1123,41 @@ static void without_cuda(void)
 	printf(" malloc %d\n", dlsym(RTLD_NEXT, "malloc") == dlsym(RTLD_DEFAULT, "malloc"));
 }
 
+/*
+ * Kernels of known lengths in steps of known lengths: 40 steps of one of 1 ms on one SM, 10 of two of 3 ms
+ * on two SMs, the second of them named by the CUkernel, each after a pause of 30 ms.
+ */
+static void measured(void)
+{
+	typedef CUresult CUDAAPI load_data(CUlibrary *, const void *, void *, void **, unsigned,
+					   void *, void **, unsigned);
+	typedef CUresult CUDAAPI get_kernel(CUkernel *, CUlibrary, const char *);
+	CUlibrary library;
+	CUkernel kernel;
+	void *args[] = {&(unsigned){3000}, &(CUdeviceptr){0}};
+
+	start();
+	if (((load_data *)dlsym(libcuda, "cuLibraryLoadData"))(&library, kernels_ptx, NULL, NULL, 0,
+							       NULL, NULL, 0) ||
+	    ((get_kernel *)dlsym(libcuda, "cuLibraryGetKernel"))(&kernel, library, "spin_us"))
+		die("cuLibraryGetKernel", 0);
+	CALL(cuStreamSynchronize, NULL);
+	for (unsigned i = 0; i < 40; i++) {
+		if (spin(NULL, 1000, 1))
+			die("cuLaunchKernel", 0);
+		CALL(cuStreamSynchronize, NULL);
+	}
+	for (unsigned i = 0; i < 10; i++) {
+		usleep(30000);
+		if (spin(NULL, 3000, 2))
+			die("cuLaunchKernel", 0);
+		CALL(cuLaunchKernel, (CUfunction)kernel, 2, 1, 1, 1, 1, 1, 0, NULL, args, NULL);
+		CALL(cuCtxSynchronize);
+		CALL(cuCtxSynchronize); /* no step: nothing was launched */
+	}
+	printf("measured\n");
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -873,6 +1180,14 @@ static const struct {
     {"fork-after", fork_after},
     {"cleared-environment", cleared_environment},
     {"hold", hold},
+    {"wake", wake},
+    {"moved-properties", moved_properties},
+    {"threads-share", threads_share},
+    {"pumping", pumping},
+    {"blocked", blocked},
+    {"capturing", capturing},
+    {"exits", exits},
+    {"measured", measured},
     {"without-cuda", without_cuda},
 };
 

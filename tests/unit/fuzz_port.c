@@ -13,14 +13,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct ds_port_hello hello;
 	struct ds_groups in_use;
 	struct ds_error err;
+	struct ds_port port = {0};
+	const uint64_t epoch = 4;
 
 	if (ds_port_check_hello(data, size, &hello, &err) == 0 &&
 	    (size != sizeof(hello) || hello.magic != DS_PORT_MAGIC))
 		abort();
-	if (ds_port_understand(data, size, &allowed, &in_use)) {
+	memcpy(&port, data, size < sizeof(port) ? size : sizeof(port));
+	if (ds_port_understand(&port, epoch, &allowed, &in_use) == DS_PORT_SAID) {
 		struct ds_groups beyond = ds_groups_difference(in_use, allowed);
-		if (!ds_groups_empty(&beyond) || ds_groups_empty(&in_use))
+		if (!ds_groups_empty(&beyond) || port.acknowledged_epoch != epoch)
 			abort();
 	}
+	struct ds_port_notice notice;
+	if (ds_port_is_acknowledgement(data, size) && size != sizeof(notice))
+		abort();
 	return 0;
 }

@@ -23,9 +23,9 @@ def make_variable(name):
                      re.M).group(1)
 
 
-def check(table, library=LIBRARY):
-    environment = dict(os.environ, DS_TABLE=str(table), DS_LIBRARY=str(library),
-                       DS_CPP=f"cpp {make_variable('CUDA_CPPFLAGS')}")
+def check(table, library=LIBRARY, headers=None):
+    flags = f"-isystem {headers}" if headers else make_variable("CUDA_CPPFLAGS")
+    environment = dict(os.environ, DS_TABLE=str(table), DS_LIBRARY=str(library), DS_CPP=f"cpp {flags}")
     return subprocess.run([sys.executable, FOLDER / "check_hooks.py"], env=environment, text=True,
                           capture_output=True)
 
@@ -66,6 +66,43 @@ def test_a_missing_call_is_named(table, symbol, twin):
         assert f"{name} takes a stream and is not in the table" in found.stdout
 
 
+@pytest.mark.parametrize("symbol, what", [
+    ("cuEventSynchronize", "an event"),
+    ("cuCtxSynchronize_v2", "a context"),
+    ("cuGraphAddKernelNode_v2", "a context"),              # in the node's parameters
+    ("cuGraphAddNode_v2", "an event"),                     # in a union of the parameters of all nodes
+    ("cuArrayDestroy", "memory"),
+    ("cuMemcpy3D_v2", "memory"),                           # in the parameters of the copy
+])
+def test_a_missing_call_with_another_handle_is_named(table, symbol, what):
+    found = check(table(symbol))
+    assert found.returncode == 1
+    assert f"{symbol} takes {what} and is not in the table" in found.stdout
+
+
+@pytest.fixture
+def headers(tmp_path):
+    """The headers with something that no driver has yet."""
+    def with_more(text):
+        (tmp_path / "cuda.h").write_text(f'#include_next <cuda.h>\n{text}\n')
+        return f"{tmp_path} {make_variable('CUDA_CPPFLAGS')}"
+    return with_more
+
+
+@pytest.mark.parametrize("text, finding", [
+    ("CUresult cuNewCall(CUevent *event);", "cuNewCall takes an event and is not in the table"),
+    ("CUresult cuNewCall(CUmemoryPool pool);", "cuNewCall takes memory and is not in the table"),
+    ("typedef struct CUnew_st { union { int a; struct { CUlaunchAttribute *b; } c; } d; } CUnew_v1;"
+     "typedef CUnew_v1 CUnew; CUresult cuNewCall(const CUnew *parameters);",
+     "cuNewCall takes an event and is not in the table"),
+    ("typedef struct CUnewQueue_st *CUnewQueue;", "CUnewQueue is a handle that this check does not know"),
+])
+def test_what_a_new_driver_brings_is_named(table, headers, text, finding):
+    found = check(table(), headers=headers(text))
+    assert found.returncode == 1
+    assert finding in found.stdout
+
+
 def test_a_missing_twin_is_named(table, tmp_path):
     path = table()
     text = path.read_text().replace("DS_SYNC_PT(cuMemcpy, cuMemcpy, 4000, 7000,",
@@ -78,8 +115,8 @@ def test_a_missing_twin_is_named(table, tmp_path):
 
 def test_a_wrong_version_is_named(table):
     path = table()
-    path.write_text(path.read_text().replace("DS_STREAM_PT(LAUNCH, cuLaunchKernel, cuLaunchKernel, 4000,",
-                                             "DS_STREAM_PT(LAUNCH, cuLaunchKernel, cuLaunchKernel, 4010,"))
+    path.write_text(path.read_text().replace("DS_STREAM_PT(KERNEL, cuLaunchKernel, cuLaunchKernel, 4000,",
+                                             "DS_STREAM_PT(KERNEL, cuLaunchKernel, cuLaunchKernel, 4010,"))
     found = check(path)
     assert found.returncode == 1
     assert "cudaTypedefs.h knows no cuLaunchKernel of version 4010" in found.stdout

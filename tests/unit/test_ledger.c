@@ -727,6 +727,61 @@ static void settle_newcomer_avoids_what_is_given_up(void **unused)
 	expect(state, "b", "6-9", "6-9");
 }
 
+static struct ds_groups range(unsigned first, unsigned last)
+{
+	struct ds_groups set = {{0, 0}};
+
+	for (unsigned g = first; g <= last; g++)
+		ds_groups_add(&set, g);
+	return set;
+}
+
+/* What a program acknowledges not to use any more goes to who waits for it, while both run. */
+static void settle_moves_what_is_acknowledged(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+	const struct ds_groups none = {{0, 0}};
+
+	add(state, "a", 950, 1);
+	welcome(state, "a", 11);
+	add(state, "b", 50, 2);
+	expect(state, "b", "14", "none");
+	struct ds_ledger_program *program = &state->programs[0];
+	struct ds_groups pinned = range(13, 14), granted = range(0, 13);
+	assert_false(ds_ledger_shrink_program(program, &pinned, &granted));
+	settle(state);
+	expect(state, "b", "14", "none");
+	granted = range(0, 15); /* the remainder was not its: it gains nothing */
+	assert_false(ds_ledger_shrink_program(program, &none, &granted));
+	assert_false(ds_groups_has(&program->groups, 15));
+	granted = range(0, 13);
+	assert_true(ds_ledger_shrink_program(program, &none, &granted));
+	settle(state);
+	expect(state, "b", "14", "14");
+	assert_int_equal(ds_ledger_leave(state, "b"), 1);
+	settle(state);
+	expect(state, "a", "0-14", "0-14");
+}
+
+/* However a broken ledger was put together again: who runs keeps a group until it gets another. */
+static void settle_leaves_nobody_without_a_group(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+
+	add(state, "a", 900, 1);
+	add(state, "b", 50, 2);
+	welcome(state, "a", 11);
+	welcome(state, "b", 12);
+	ds_ledger_find(state, "a")->held = range(0, 13);
+	state->programs[0].groups = range(14, 14);
+	ds_ledger_find(state, "b")->held = state->programs[1].groups = range(3, 3);
+	settle(state);
+	expect(state, "b", "14", "3");
+	state->programs[0].groups = range(0, 2);
+	settle(state);
+	expect(state, "b", "14", "14");
+}
+
 /* A runtime that died leaves its place to its programs; the last of them gives it back. */
 static void settle_removes_the_dead(void **unused)
 {
@@ -823,8 +878,31 @@ static void limits(void **unused)
 }
 
 /*
+ * As a runtime does when it looks (runtime.c): programs that acknowledge what the page grants lose the
+ * rest, then all is settled, then programs have what the page is going to grant.
+ */
+static void follow(struct ds_ledger_state *state, const char *name, struct ds_groups *page,
+		   bool acknowledged)
+{
+	const struct ds_groups none = {{0, 0}};
+
+	for (uint32_t i = 0; acknowledged && i < state->n_programs; i++) {
+		if (!strcmp(state->programs[i].resident, name))
+			ds_ledger_shrink_program(&state->programs[i], &none, page);
+	}
+	settle(state);
+	*page = ds_ledger_find(state, name)->held;
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		struct ds_ledger_program *p = &state->programs[i];
+		if (!strcmp(p->resident, name))
+			p->groups = ds_groups_union(p->groups, *page);
+	}
+}
+
+/*
  * A long random history. At every step: a group held exclusively has no program of another one on
- * it, except where both shared it in time; and when all programs end, everybody gets its plan.
+ * it, except where both shared it in time; what a page grants is its programs' own; and when all
+ * programs end, everybody gets its plan.
  */
 static void settle_histories(void **unused)
 {
@@ -833,11 +911,12 @@ static void settle_histories(void **unused)
 
 	for (int history = 0; history < 200; history++) {
 		struct ds_ledger_state *state = new_state();
+		struct ds_groups pages[100] = {0}; /* by arrival */
 		struct ds_error err;
 
-		for (int step = 0; step < 60; step++) {
+		for (int step = 0; step < 90; step++) {
 			random = random * 1664525 + 1013904223;
-			uint32_t kind = random >> 30;
+			uint32_t kind = (random >> 29) % 6;
 			uint32_t pick = (random >> 8) & 0xfff;
 
 			if (kind == 0 || !state->n_residents) {
@@ -849,8 +928,14 @@ static void settle_histories(void **unused)
 				ds_ledger_leave(state,
 						state->residents[pick % state->n_residents].name);
 			} else if (kind == 2 && state->n_programs < DS_PROGRAMS_MAX) {
-				welcome(state, state->residents[pick % state->n_residents].name,
-					next_pid++);
+				const struct ds_ledger_resident *r =
+				    &state->residents[pick % state->n_residents];
+				follow(state, r->name, &pages[r->arrival], pick & 64);
+				welcome(state, r->name, next_pid++);
+			} else if (kind >= 4) {
+				const struct ds_ledger_resident *r =
+				    &state->residents[pick % state->n_residents];
+				follow(state, r->name, &pages[r->arrival], kind == 5);
 			} else if (state->n_programs) {
 				dead_pids[0] =
 				    state->programs[pick % state->n_programs].process.pid;
@@ -865,8 +950,13 @@ static void settle_histories(void **unused)
 					struct ds_groups both =
 					    ds_groups_intersection(p->groups, r->held);
 
-					if (strcmp(p->resident, r->name) != 0)
+					if (strcmp(p->resident, r->name) != 0) {
 						assert_true(ds_groups_empty(&both));
+						continue;
+					}
+					struct ds_groups unknown =
+					    ds_groups_difference(pages[r->arrival], p->groups);
+					assert_true(ds_groups_empty(&unknown));
 				}
 			}
 		}
@@ -935,6 +1025,8 @@ int main(void)
 	    cmocka_unit_test(settle_waits_for_programs),
 	    cmocka_unit_test(settle_newcomer_takes_what_is_given_up),
 	    cmocka_unit_test(settle_newcomer_avoids_what_is_given_up),
+	    cmocka_unit_test(settle_moves_what_is_acknowledged),
+	    cmocka_unit_test(settle_leaves_nobody_without_a_group),
 	    cmocka_unit_test(settle_removes_the_dead),
 	    cmocka_unit_test(settle_shared_groups),
 	    cmocka_unit_test(limits),

@@ -122,6 +122,26 @@ static void the_line_holds_what_was_measured(void **state)
 	line = ds_usage_summary_format(&summary);
 	assert_non_null(strstr(line, "\"nodes_missing\":1"));
 	free(line);
+	summary.reported =
+	    (struct ds_usage_reported){.launches = 9, .samples = 1, .busy_gpu_s = 0.12345};
+	line = ds_usage_summary_format(&summary);
+	assert_non_null(strstr(line, ",\"reported_by_program\":{\"launches\":9,\"samples\":1,"
+				     "\"busy_gpu_s\":0.123}}}"));
+	free(line);
+}
+
+static void reports_add_up_and_the_slowest_node_counts(void **state)
+{
+	struct ds_usage_record records[2] = {run_of("n1", 0, 1, 2, 3), run_of("n2", 0, 1, 2, 3)};
+	struct ds_usage_summary summary;
+	struct ds_error err = {""};
+
+	records[0].reported = (struct ds_usage_reported){1, 2, 3, 4, 1.5, 6, 100, 500};
+	records[1].reported = (struct ds_usage_reported){10, 20, 30, 40, 2, 60, 200, 300};
+	assert_int_equal(ds_usage_merge(records, 2, &summary, &err), 0);
+	assert_memory_equal(&summary.reported,
+			    (&(struct ds_usage_reported){11, 22, 33, 44, 3.5, 66, 200, 500}),
+			    sizeof(summary.reported));
 }
 
 /* A row of job 7, user 1000; `name` differs for a job that got the id by chance. */
@@ -307,6 +327,7 @@ int main(void)
 	    cmocka_unit_test(records_that_do_not_belong_together_are_refused),
 	    cmocka_unit_test(a_line_goes_where_and_when_it_belongs),
 	    cmocka_unit_test(the_line_holds_what_was_measured),
+	    cmocka_unit_test(reports_add_up_and_the_slowest_node_counts),
 	    cmocka_unit_test(the_sites_text_is_kept),
 	};
 

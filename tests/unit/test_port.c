@@ -128,26 +128,44 @@ static void the_port_keeps_its_size(void **state)
 
 static void only_what_is_plausible_is_believed(void **state)
 {
-	const struct ds_groups allowed = {{0xff, 0}};
+	const struct ds_groups had = {{0xff, 0}};
+	const uint64_t epoch = 6;
 	static const struct {
 		struct ds_groups in_use;
 		uint64_t epoch;
 		uint32_t magic;
 		uint16_t version;
-		bool believed;
+		enum ds_port_word word;
 	} cases[] = {
-	    {{{0xff, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, true},
-	    {{{0x0f, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, true},
-	    {{{0x01, 0}}, UINT64_MAX, DS_PORT_MAGIC, DS_PORT_VERSION, true},
-	    {{{0x0f, 0}}, 0, DS_PORT_MAGIC, DS_PORT_VERSION, false}, /* has not said so yet */
-	    {{{0, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, false},
-	    {{{0x1ff, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, false},
-	    {{{0xff, 1}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, false},
-	    {{{UINT64_MAX, UINT64_MAX}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION, false},
-	    {{{0x0f, 0}}, 2, DS_PORT_MAGIC, DS_PORT_VERSION + 1, false},
-	    {{{0x0f, 0}}, 2, 0, 0, false},
+	    {{{0xff, 0}}, 6, DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_SAID},
+	    {{{0x0f, 0}}, 6, DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_SAID},
+	    {{{0, 0}}, 6, DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_SAID}, /* is on none now */
+	    {{{0x0f, 0}},
+	     4,
+	     DS_PORT_MAGIC,
+	     DS_PORT_VERSION,
+	     DS_PORT_SILENT}, /* says it of before */
+	    {{{0x0f, 0}},
+	     0,
+	     DS_PORT_MAGIC,
+	     DS_PORT_VERSION,
+	     DS_PORT_SILENT}, /* has not said so yet */
+	    {{{0, 0}}, 0, 0, 0, DS_PORT_SILENT},
+	    {{{0x0f, 0}},
+	     8,
+	     DS_PORT_MAGIC,
+	     DS_PORT_VERSION,
+	     DS_PORT_UNFIT}, /* of what is to come */
+	    {{{0x0f, 0}}, UINT64_MAX, DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_UNFIT},
+	    {{{0x1ff, 0}}, 6, DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_UNFIT},
+	    {{{0x1ff, 0}}, 4, DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_UNFIT},
+	    {{{0xff, 1}}, 6, DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_UNFIT},
+	    {{{UINT64_MAX, UINT64_MAX}}, 6, DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_UNFIT},
+	    {{{0x0f, 0}}, 6, DS_PORT_MAGIC, DS_PORT_VERSION + 1, DS_PORT_UNFIT},
+	    {{{0x0f, 0}}, 6, 0, 0, DS_PORT_UNFIT},
 	};
 	struct ds_error err;
+	struct ds_port copy;
 	int fd = ds_port_create(&err);
 
 	assert_true(fd >= 0);
@@ -156,16 +174,45 @@ static void only_what_is_plausible_is_believed(void **state)
 				       .version = cases[i].version,
 				       .acknowledged_epoch = cases[i].epoch,
 				       .in_use = cases[i].in_use};
-		struct ds_groups in_use = {{42, 42}};
+		const struct ds_groups untouched = {{42, 42}};
+		struct ds_groups in_use = untouched;
 		assert_int_equal(pwrite(fd, &port, sizeof(port), 0), sizeof(port));
-		assert_int_equal(ds_port_read(fd, &allowed, &in_use), cases[i].believed);
+		assert_int_equal(ds_port_copy(fd, &copy), 0);
+		assert_int_equal(ds_port_understand(&copy, epoch, &had, &in_use), cases[i].word);
 		assert_true(ds_groups_equal(
-		    &in_use, cases[i].believed ? &cases[i].in_use : &(struct ds_groups){{42, 42}}));
-		assert_false(ds_port_understand(&port, sizeof(port) - 1, &allowed, &in_use));
+		    &in_use, cases[i].word == DS_PORT_SAID ? &cases[i].in_use : &untouched));
 	}
 	close(fd);
-	struct ds_groups in_use;
-	assert_false(ds_port_read(-1, &allowed, &in_use));
+	assert_int_equal(ds_port_copy(-1, &copy), -1);
+}
+
+static void notices(void **state)
+{
+	const struct ds_port_notice good = {DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_ACKNOWLEDGED,
+					    4};
+	struct ds_port_notice other = good;
+	int pair[2];
+
+	assert_true(ds_port_is_acknowledgement(&good, sizeof(good)));
+	assert_false(ds_port_is_acknowledgement(&good, sizeof(good) - 1));
+	assert_false(ds_port_is_acknowledgement(NULL, 0));
+	other.kind = DS_PORT_EPOCH;
+	assert_false(ds_port_is_acknowledgement(&other, sizeof(other)));
+	other = good;
+	other.version++;
+	assert_false(ds_port_is_acknowledgement(&other, sizeof(other)));
+
+	/* One that never reads does not stop us, and has enough to read when it does. */
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+	for (uint64_t epoch = 2; epoch < 20000; epoch += 2)
+		assert_int_equal(ds_port_notify(pair[0], epoch), 0);
+	assert_int_equal(recv(pair[1], &other, sizeof(other), 0), sizeof(other));
+	assert_int_equal(other.magic, DS_PORT_MAGIC);
+	assert_int_equal(other.kind, DS_PORT_EPOCH);
+	assert_int_equal(other.epoch, 2);
+	close(pair[1]);
+	assert_int_equal(ds_port_notify(pair[0], 2), -1); /* and no SIGPIPE */
+	close(pair[0]);
 }
 
 static void hellos(void **state)
@@ -180,7 +227,7 @@ static void hellos(void **state)
 	    {{DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_STEP, 7, 0}, "share of 0"},
 	    {{DS_PORT_MAGIC, DS_PORT_VERSION, DS_PORT_STEP, 7, 1001}, "share of 1001"},
 	    {{DS_PORT_MAGIC, DS_PORT_VERSION, 0, 0, 0}, "kind of hello: 0"},
-	    {{DS_PORT_MAGIC, 2, DS_PORT_PROGRAM, 0, 0}, "version 2"},
+	    {{DS_PORT_MAGIC, 99, DS_PORT_PROGRAM, 0, 0}, "version 99"},
 	    {{0, DS_PORT_VERSION, DS_PORT_PROGRAM, 0, 0}, "not a hello"},
 	};
 	struct ds_port_hello hello;
@@ -261,6 +308,7 @@ int main(void)
 	    cmocka_unit_test(a_reader_never_sees_half_of_a_page),
 	    cmocka_unit_test(the_port_keeps_its_size),
 	    cmocka_unit_test(only_what_is_plausible_is_believed),
+	    cmocka_unit_test(notices),
 	    cmocka_unit_test(hellos),
 	    cmocka_unit_test(peers_and_answers),
 	};

@@ -32,6 +32,20 @@ static struct ds_usage_record sample(void)
 	};
 }
 
+static struct ds_usage_reported measured(void)
+{
+	return (struct ds_usage_reported){
+	    .launches = 5000000000,
+	    .remaps = 17,
+	    .stalls = 2,
+	    .samples = 9000,
+	    .busy_gpu_s = 7.25,
+	    .steps = 1200,
+	    .step_p50_us = 1761.5,
+	    .step_p99_us = 2544,
+	};
+}
+
 static void formatting_and_parsing_agree(void **state)
 {
 	struct ds_usage_record record = sample(), back;
@@ -54,6 +68,28 @@ static void formatting_and_parsing_agree(void **state)
 	assert_true(back.granted_sm_s == 668.316);
 	assert_int_equal(back.programs, 3);
 	assert_int_equal(back.step_granted_max_milli, 250);
+	assert_null(strstr(line, "reported"));
+	free(line);
+}
+
+static void what_programs_reported_is_labelled_so(void **state)
+{
+	struct ds_usage_record record = sample(), back;
+	struct ds_error err = {""};
+	char *line;
+
+	record.reported = measured();
+	line = ds_usage_record_format(&record);
+	assert_non_null(line);
+	assert_non_null(strstr(line, "\"reported_by_program\":{\"launches\":5000000000,"));
+	assert_int_equal(ds_usage_record_parse(line, strlen(line), &back, &err), 0);
+	assert_memory_equal(&back.reported, &record.reported, sizeof(back.reported));
+	free(line);
+
+	/* Not measured is not zero. */
+	record.reported = (struct ds_usage_reported){.launches = 3};
+	line = ds_usage_record_format(&record);
+	assert_non_null(strstr(line, "\"reported_by_program\":{\"launches\":3}"));
 	free(line);
 }
 
@@ -105,6 +141,12 @@ static const struct {
     {"\"granted_sm_s\":3", "\"granted_sm_s\":-1", "granted_sm_s = -1"},
     {"\"programs\":0", "\"programs\":-1", "programs = -1"},
     {"_max_milli\":0", "_max_milli\":1001", "step_granted_max_milli = 1001"},
+    {"\"v\":1", "\"v\":1,\"reported_by_program\":{}", NULL},
+    {"\"v\":1", "\"v\":1,\"reported_by_program\":{\"steps\":1,\"later\":[]}", NULL},
+    {"\"v\":1", "\"v\":1,\"reported_by_program\":[]", "reported_by_program is not a JSON object"},
+    {"\"v\":1", "\"v\":1,\"reported_by_program\":{\"steps\":-1}", "steps = -1"},
+    {"\"v\":1", "\"v\":1,\"reported_by_program\":{\"busy_gpu_s\":\"x\"}",
+     "busy_gpu_s is not a number"},
     {GOOD, "[]", "not a JSON object"},
     {GOOD, "", "not JSON"},
     {GOOD, "{", "not JSON"},
@@ -244,6 +286,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(formatting_and_parsing_agree),
+	    cmocka_unit_test(what_programs_reported_is_labelled_so),
 	    cmocka_unit_test(numbers_that_are_not_finite_are_not_formatted),
 	    cmocka_unit_test(every_broken_record_is_refused_with_its_reason),
 	    cmocka_unit_test(a_record_longer_than_the_limit_is_refused),

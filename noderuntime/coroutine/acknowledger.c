@@ -1,0 +1,501 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/acknowledger.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "noderuntime/coroutine/mark.h"
+#include "noderuntime/coroutine/remap.h"
+#include "noderuntime/coroutine/say.h"
+#include "noderuntime/coroutine/vgraph.h"
+
+enum {
+	STACK_BYTES = 1 << 20,
+	FIRST_NAP_US = 5,
+	LONGEST_NAP_US = 500,
+	RETRY_MS = 1000,
+	GRAPHS_US = 5000, /* to make graphs ready for a new partition; the others are made later */
+	EXIT_PATIENCE_S = 1,
+};
+
+static struct {
+	struct ds_session *session;
+	struct ds_vctx *vctx;
+	int wake;         /* eventfd; -1: no thread */
+	atomic_bool ends; /* the process does: the driver is not to be called any more */
+	bool resetting;   /* under vctx->moving */
+} the = {.wake = -1};
+
+/* One look at the page, from the outside in. */
+struct look {
+	struct ds_granted granted;
+	unsigned generation; /* of the virtual context */
+	unsigned nap_us;
+};
+
+enum outcome {
+	SETTLED,
+	AGAIN,  /* the page or the virtual context changed meanwhile */
+	FAILED, /* try later */
+};
+
+/* Whether nothing has changed that the look is about. */
+static bool still_about(const struct look *look)
+{
+	struct ds_vctx *vctx = the.vctx;
+
+	return !atomic_load(&the.ends) && !the.resetting &&
+	       atomic_load_explicit(&ds_vctx, memory_order_acquire) == vctx &&
+	       look->generation == vctx->generation &&
+	       ds_session_epoch(the.session) == look->granted.epoch;
+}
+
+/*
+ * Let go of everything and wait a little. False: what the look was about has changed, begin anew. With
+ * `moving` locked.
+ */
+static bool nap(struct look *look)
+{
+	const struct timespec time = {.tv_nsec = look->nap_us * 1000L};
+	struct ds_vctx *vctx = the.vctx;
+
+	pthread_mutex_unlock(&vctx->moving);
+	nanosleep(&time, NULL);
+	pthread_mutex_lock(&vctx->moving);
+	look->nap_us = look->nap_us * 2 < LONGEST_NAP_US ? look->nap_us * 2 : LONGEST_NAP_US;
+	return still_about(look);
+}
+
+/* Wait until everybody who may have seen what was before has given the driver its work. */
+static bool wait_for_launchers(struct look *look)
+{
+	ds_marks_fence();
+	ds_marks_note();
+	look->nap_us = FIRST_NAP_US;
+	while (!ds_marks_passed())
+		if (!nap(look))
+			return false;
+	return true;
+}
+
+/* ---- where work may be ---- */
+
+static struct ds_groups pinned_groups(struct ds_vctx *vctx)
+{
+	struct ds_groups pinned = {{0}};
+
+	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
+		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
+
+		if (pctx && atomic_load_explicit(&pctx->pins, memory_order_acquire))
+			pinned = ds_groups_union(pinned, pctx->groups);
+	}
+	return pinned;
+}
+
+/* The slots whose partitions are not inside `allowed`. */
+static uint32_t slots_outside(struct ds_vctx *vctx, const struct ds_groups *allowed)
+{
+	uint32_t slots = 0;
+
+	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
+		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
+
+		if (pctx && !ds_groups_within(&pctx->groups, allowed))
+			slots |= 1U << slot;
+	}
+	return slots;
+}
+
+/*
+ * Whether the stream's shadow in this slot has work left. No new work comes there. Any answer but "not
+ * ready" means none: after a fault nothing runs any more. Under the stream's lock.
+ */
+static bool has_work(struct ds_vstream *stream, unsigned slot)
+{
+	CUstream shadow = stream->shadows[slot];
+
+	if (shadow == atomic_load_explicit(&stream->shadow, memory_order_relaxed) &&
+	    ds_order_captured(shadow))
+		return !stream->uncaptured ||
+		       ds_real.cuEventQuery(stream->uncaptured) == CUDA_ERROR_NOT_READY;
+	return ds_real.cuStreamQuery(shadow) == CUDA_ERROR_NOT_READY;
+}
+
+static bool any_work(struct ds_vctx *vctx, uint32_t slots)
+{
+	bool any = false;
+
+	pthread_mutex_lock(&vctx->lock);
+	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
+		pthread_mutex_lock(&stream->lock);
+		for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
+			if (!(stream->worked & slots & 1U << slot))
+				continue;
+			if (has_work(stream, slot))
+				any = true;
+			else
+				stream->worked &= ~(1U << slot);
+		}
+		pthread_mutex_unlock(&stream->lock);
+	}
+	for (struct ds_vstream *stream = vctx->destroyed; stream && !any; stream = stream->all_next)
+		any = stream->worked & slots && stream->moved_recorded &&
+		      ds_real.cuEventQuery(stream->moved) == CUDA_ERROR_NOT_READY;
+	pthread_mutex_unlock(&vctx->lock);
+	return any;
+}
+
+/* ---- a new target ---- */
+
+/* A stream that has no shadow in `pctx` yet, kept from being freed; NULL: all have one. */
+static struct ds_vstream *next_unprepared(struct ds_vctx *vctx, const struct ds_pctx *pctx)
+{
+	struct ds_vstream *stream;
+
+	pthread_mutex_lock(&vctx->lock);
+	for (stream = vctx->all; stream; stream = stream->all_next) {
+		bool unprepared;
+
+		pthread_mutex_lock(&stream->lock);
+		unprepared = !stream->shadows[pctx->slot];
+		pthread_mutex_unlock(&stream->lock);
+		if (unprepared)
+			break;
+	}
+	if (stream)
+		stream->users++;
+	pthread_mutex_unlock(&vctx->lock);
+	return stream;
+}
+
+/* So that no launching thread has to make what it moves to. */
+static CUresult prepare_streams(struct ds_vctx *vctx, struct ds_pctx *pctx)
+{
+	CUresult result = CUDA_SUCCESS;
+	struct ds_vstream *stream;
+
+	while (result == CUDA_SUCCESS && (stream = next_unprepared(vctx, pctx))) {
+		result = ds_remap_prepare(stream, pctx);
+		pthread_mutex_lock(&vctx->lock);
+		stream->users--;
+		pthread_mutex_unlock(&vctx->lock);
+	}
+	return result;
+}
+
+static bool inside_chaos(const struct ds_vctx *vctx, const struct ds_pctx *pctx)
+{
+	for (unsigned i = 0; i < vctx->chaos.n_partitions; i++)
+		if (vctx->chaos.partitions[i] == pctx)
+			return true;
+	return false;
+}
+
+static enum outcome move_to(struct ds_vctx *vctx, struct look *look)
+{
+	static atomic_flag said = ATOMIC_FLAG_INIT;
+	struct ds_error err = {""};
+	struct ds_pctx *pctx = ds_remap_make(vctx, &look->granted.groups, &err);
+	CUresult result;
+
+	if (!pctx) {
+		ds_say_once(&said, "this program stays in the partition it has: %s", err.text);
+		return FAILED;
+	}
+	result = prepare_streams(vctx, pctx);
+	if (result != CUDA_SUCCESS) {
+		ds_say_once(&said,
+			    "this program stays in the partition it has: cannot make its "
+			    "streams in another one: %s",
+			    ds_cuda_error(result));
+		return FAILED;
+	}
+	ds_chaos_choose(vctx, pctx);
+	if (ds_remap_target(vctx) != pctx) {
+		ds_vgraph_make_ready(pctx, GRAPHS_US);
+		ds_remap_publish(vctx, pctx);
+	}
+	return SETTLED;
+}
+
+/* ---- physical contexts that nobody needs ---- */
+
+/* None of the slots in `but`; `held`: graphs may hold it, and only they. */
+static struct ds_pctx *least_recent(struct ds_vctx *vctx, bool held, uint32_t but)
+{
+	struct ds_pctx *found = NULL;
+
+	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
+		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
+
+		if (pctx && !(but >> slot & 1) && pctx != ds_remap_target(vctx) &&
+		    !inside_chaos(vctx, pctx) &&
+		    (held ? slot > 0 : !atomic_load_explicit(&pctx->holds, memory_order_acquire)) &&
+		    !atomic_load_explicit(&pctx->pins, memory_order_acquire) &&
+		    (!found || pctx->last_target < found->last_target))
+			found = pctx;
+	}
+	return found;
+}
+
+static unsigned count(struct ds_vctx *vctx)
+{
+	unsigned n = 0;
+
+	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++)
+		n += ds_remap_slot(vctx, slot) != NULL;
+	return n;
+}
+
+/* Every stream to the target, those included that have nothing to do. False: one cannot. */
+static bool all_leave(struct ds_vctx *vctx, const struct ds_pctx *pctx)
+{
+	bool all = true;
+
+	pthread_mutex_lock(&vctx->lock);
+	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
+		uint64_t epoch;
+		CUstream shadow;
+
+		if (ds_remap_of_stream(stream) == pctx)
+			ds_remap_stream(vctx, stream, &epoch, &shadow);
+		all &= ds_remap_of_stream(stream) != pctx;
+	}
+	pthread_mutex_unlock(&vctx->lock);
+	return all;
+}
+
+static bool awaited(struct ds_vctx *vctx, unsigned slot)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&vctx->lock);
+	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
+		pthread_mutex_lock(&stream->lock);
+		found |= stream->shadows[slot] && ds_marks_awaited(stream->shadows[slot]);
+		pthread_mutex_unlock(&stream->lock);
+	}
+	pthread_mutex_unlock(&vctx->lock);
+	return found;
+}
+
+static void take_shadows(struct ds_vctx *vctx, unsigned slot)
+{
+	pthread_mutex_lock(&vctx->lock);
+	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
+		pthread_mutex_lock(&stream->lock);
+		if (stream->shadows[slot])
+			ds_real.cuStreamDestroy_v2(stream->shadows[slot]);
+		stream->shadows[slot] = NULL;
+		stream->worked &= ~(1U << slot);
+		pthread_mutex_unlock(&stream->lock);
+	}
+	pthread_mutex_unlock(&vctx->lock);
+}
+
+static bool is_held(struct ds_pctx *pctx)
+{
+	return atomic_load_explicit(&pctx->holds, memory_order_acquire) ||
+	       atomic_load_explicit(&pctx->pins, memory_order_acquire);
+}
+
+/*
+ * Destroy it if nobody needs it. Work first: a move would wait for room in the queue of a stream that is
+ * stuck. False: the look is over.
+ */
+static bool try_to_destroy(struct ds_vctx *vctx, struct look *look, struct ds_pctx *pctx)
+{
+	const uint32_t slot = 1U << pctx->slot;
+
+	if (any_work(vctx, slot) || !all_leave(vctx, pctx))
+		return true;
+	if (!wait_for_launchers(look))
+		return false;
+	if (any_work(vctx, slot) || awaited(vctx, pctx->slot) || is_held(pctx))
+		return true;
+	take_shadows(vctx, pctx->slot);
+	ds_pctx_destroy(pctx);
+	return true;
+}
+
+/* Destroy those above the number that is kept, the least recently used first. */
+static void trim(struct ds_vctx *vctx, struct look *look)
+{
+	uint32_t tried = 0;
+
+	while (count(vctx) > DS_PCTX_CACHED) {
+		struct ds_pctx *pctx = least_recent(vctx, false, tried);
+
+		if (!pctx) {
+			/* Graphs hold the others; they can be made executable there again. */
+			pctx = least_recent(vctx, true, tried);
+			if (pctx)
+				ds_vgraph_evict(pctx);
+		}
+		if (!pctx || !try_to_destroy(vctx, look, pctx))
+			return;
+		tried |= 1U << pctx->slot;
+	}
+}
+
+/* ---- the page ---- */
+
+/* With `moving` locked. */
+static enum outcome follow(struct look *look)
+{
+	struct ds_session *session = the.session;
+	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
+	struct ds_groups allowed, pinned = {{0}};
+	uint32_t slots;
+
+	if (atomic_load(&the.ends) || the.resetting)
+		return SETTLED;
+	if (!ds_session_look(session, &look->granted))
+		return FAILED;
+	if (!vctx) { /* no work yet, or no longer; who begins will look at the page */
+		ds_session_use(session, &(struct ds_groups){{0}});
+		ds_session_acknowledge(session, look->granted.epoch);
+		return SETTLED;
+	}
+	if (!ds_session_has_full_group(&look->granted))
+		return SETTLED; /* there is nowhere to go: stay */
+	look->generation = vctx->generation;
+	ds_real.cuCtxSetCurrent(vctx->primary);
+	allowed = ds_groups_union(session->in_use, look->granted.groups);
+	ds_session_use(session, &allowed);
+	/* Pages that change fast may have left no time for it; without room there is no way on. */
+	if (count(vctx) == DS_PCTX_MAX)
+		trim(vctx, look);
+	if (!still_about(look))
+		return AGAIN;
+	if (move_to(vctx, look) != SETTLED)
+		return FAILED;
+	if (!wait_for_launchers(look))
+		return AGAIN;
+	look->nap_us = FIRST_NAP_US;
+	for (;;) {
+		pinned = pinned_groups(vctx);
+		allowed = ds_groups_union(look->granted.groups, pinned);
+		slots = slots_outside(vctx, &allowed);
+		if (!slots || !any_work(vctx, slots))
+			break;
+		if (!nap(look))
+			return AGAIN;
+	}
+	ds_session_pinned(session, &pinned);
+	ds_session_use(session, &allowed);
+	ds_session_acknowledge(session, look->granted.epoch);
+	trim(vctx, look);
+	ds_streams_reap(vctx, true);
+	return SETTLED;
+}
+
+static void *run(void *unused)
+{
+	struct pollfd events[] = {{.fd = the.session->fd, .events = POLLIN},
+				  {.fd = the.wake, .events = POLLIN}};
+	enum outcome outcome = SETTLED;
+
+	pthread_setname_np(pthread_self(), "detshare");
+	prctl(PR_SET_TIMERSLACK, 1000UL); /* ns: the naps are short */
+	for (;;) {
+		struct look look = {.nap_us = FIRST_NAP_US};
+		uint64_t ignored;
+
+		if (outcome != AGAIN && poll(events, 2, outcome == FAILED ? RETRY_MS : -1) < 0 &&
+		    errno != EINTR)
+			return NULL;
+		if (atomic_load(&the.ends))
+			return NULL;
+		if (events[1].revents && read(the.wake, &ignored, sizeof(ignored)) < 0 &&
+		    errno != EAGAIN)
+			return NULL;
+		if (events[0].revents && ds_session_hear(the.session) < 0)
+			events[0].fd = -1; /* without a runtime nothing is granted anew */
+		pthread_mutex_lock(&the.vctx->moving);
+		if (ds_driver_ready()) {
+			CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+
+			/* What other threads capture is no business of this one. */
+			ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+			outcome = follow(&look);
+		}
+		pthread_mutex_unlock(&the.vctx->moving);
+	}
+}
+
+/*
+ * At exit the driver goes before us: be sure not to be inside it. Nothing else waits for the thread, for
+ * at worst it waits for work that never ends.
+ */
+static void end(void)
+{
+	struct timespec deadline;
+
+	if (the.wake < 0)
+		return;
+	atomic_store(&the.ends, true);
+	ds_acknowledger_look();
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_sec += EXIT_PATIENCE_S;
+	if (pthread_mutex_timedlock(&the.vctx->moving, &deadline) == 0)
+		pthread_mutex_unlock(&the.vctx->moving);
+}
+
+void ds_acknowledger_start(struct ds_session *session, struct ds_vctx *vctx)
+{
+	static atomic_flag registered = ATOMIC_FLAG_INIT;
+	sigset_t all, before;
+	pthread_attr_t attributes;
+	pthread_t thread;
+	bool started = false;
+
+	the.session = session;
+	the.vctx = vctx;
+	if (!ds_marks_prepare() || pthread_attr_init(&attributes) != 0)
+		return;
+	the.wake = ds_session_move_high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attributes, STACK_BYTES);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	if (the.wake >= 0)
+		started = pthread_create(&thread, &attributes, run, NULL) == 0;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attributes);
+	if (!started && the.wake >= 0) {
+		close(the.wake);
+		the.wake = -1;
+	}
+	if (started && !atomic_flag_test_and_set(&registered))
+		atexit(end);
+}
+
+void ds_acknowledger_forked(void)
+{
+	if (the.wake >= 0)
+		close(the.wake);
+	the.wake = -1;
+}
+
+void ds_acknowledger_look(void)
+{
+	const uint64_t one = 1;
+
+	/* If the counter is full, the thread is about to look anyway. */
+	if (the.wake >= 0 && write(the.wake, &one, sizeof(one)) < 0)
+		return;
+}
+
+void ds_acknowledger_resetting(bool resetting)
+{
+	the.resetting = resetting;
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "noderuntime/coroutine/remap.h"
+#include "noderuntime/coroutine/vgraph.h"
+
+/*
+ * A thread that makes executables which launches will want, started when it first has something to do.
+ * It stops before the driver does, at exit.
+ */
+struct wish {
+	struct wish *next;
+	struct ds_vgraph *graph;
+	struct ds_pctx *pctx;
+};
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t wished, idle;
+	struct wish *first, **last;
+	bool started, stop, busy;
+	pthread_t thread;
+	pid_t process; /* that the thread is in */
+} preparer = {
+    .lock = PTHREAD_MUTEX_INITIALIZER,
+    .wished = PTHREAD_COND_INITIALIZER,
+    .idle = PTHREAD_COND_INITIALIZER,
+};
+
+static void forget(struct wish *wish)
+{
+	ds_remap_release(wish->pctx);
+	ds_vgraph_release(wish->graph);
+	free(wish);
+}
+
+/* A graph that cannot be made here is found out about by the launch that cannot do without. */
+static void grant(struct wish *wish)
+{
+	ds_real.cuCtxSetCurrent(wish->graph->vctx->primary);
+	ds_vgraph_make(wish->graph, wish->pctx);
+	pthread_mutex_lock(&preparer.lock);
+	wish->graph->preparing = false;
+	pthread_mutex_unlock(&preparer.lock);
+	forget(wish);
+}
+
+static void *prepare(void *unused)
+{
+	pthread_mutex_lock(&preparer.lock);
+	while (!preparer.stop) {
+		struct wish *wish = preparer.first;
+
+		if (!wish) {
+			pthread_cond_wait(&preparer.wished, &preparer.lock);
+			continue;
+		}
+		preparer.first = wish->next;
+		if (!preparer.first)
+			preparer.last = &preparer.first;
+		preparer.busy = true;
+		pthread_mutex_unlock(&preparer.lock);
+		grant(wish);
+		pthread_mutex_lock(&preparer.lock);
+		preparer.busy = false;
+		pthread_cond_broadcast(&preparer.idle);
+	}
+	pthread_mutex_unlock(&preparer.lock);
+	return NULL;
+}
+
+static void stop(void)
+{
+	struct timespec deadline;
+
+	/* Not in the child of a fork, which has neither the thread nor, maybe, a usable lock. */
+	if (preparer.process != getpid())
+		return;
+	pthread_mutex_lock(&preparer.lock);
+	preparer.stop = true;
+	pthread_cond_signal(&preparer.wished);
+	pthread_mutex_unlock(&preparer.lock);
+	if (pthread_equal(pthread_self(), preparer.thread))
+		return;
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_sec++;
+	pthread_timedjoin_np(preparer.thread, NULL, &deadline);
+}
+
+/* Under the lock. The program's signals are none of the thread's business. */
+static bool start(void)
+{
+	sigset_t all, before;
+
+	if (preparer.started)
+		return true;
+	preparer.last = &preparer.first;
+	sigfillset(&all);
+	if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
+		return false;
+	preparer.started = pthread_create(&preparer.thread, NULL, prepare, NULL) == 0;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (preparer.started) {
+		preparer.process = getpid();
+		pthread_setname_np(preparer.thread, "detshare-graphs");
+		atexit(stop);
+	}
+	return preparer.started;
+}
+
+void ds_vgraph_prepare(struct ds_vgraph *graph, struct ds_pctx *pctx)
+{
+	struct wish *wish = malloc(sizeof(*wish));
+
+	if (!wish)
+		return;
+	*wish = (struct wish){.graph = graph, .pctx = pctx};
+	pthread_mutex_lock(&preparer.lock);
+	if (!graph->preparing && !preparer.stop && start()) {
+		graph->preparing = true;
+		ds_vgraph_hold(graph);
+		ds_remap_hold(pctx);
+		*preparer.last = wish;
+		preparer.last = &wish->next;
+		wish = NULL;
+		pthread_cond_signal(&preparer.wished);
+	}
+	pthread_mutex_unlock(&preparer.lock);
+	free(wish);
+}
+
+void ds_vgraph_prepare_none(void)
+{
+	struct wish *wishes;
+
+	pthread_mutex_lock(&preparer.lock);
+	wishes = preparer.first;
+	preparer.first = NULL;
+	preparer.last = &preparer.first;
+	for (struct wish *wish = wishes; wish; wish = wish->next)
+		wish->graph->preparing = false;
+	while (preparer.busy)
+		pthread_cond_wait(&preparer.idle, &preparer.lock);
+	pthread_mutex_unlock(&preparer.lock);
+	while (wishes) {
+		struct wish *wish = wishes;
+
+		wishes = wish->next;
+		forget(wish);
+	}
+}

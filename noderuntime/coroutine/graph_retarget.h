@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_COROUTINE_GRAPH_RETARGET_H
+#define DETSHARE_COROUTINE_GRAPH_RETARGET_H
+
+#include "noderuntime/coroutine/vctx.h"
+
+/*
+ * The nodes of a graph run where they were made, whatever stream the graph is launched on. Here they are
+ * made anew in another physical context, in place: the program sees no difference.
+ */
+
+struct ds_graph_survey {
+	bool ours;    /* has nodes that run in the virtual context */
+	bool movable; /* executables for other physical contexts can be made of it */
+	bool
+	    stays; /* has copies and the like: no work for SMs, they stay in the context they have */
+	bool bodies; /* has conditional nodes, whose bodies cannot be looked into */
+};
+
+/*
+ * Look at all nodes of a graph, those of its child graphs too. It is not movable if it has memory nodes (the
+ * driver neither clones nor instantiates them twice), conditional nodes, nodes that the device
+ * updates, or nodes of a type that is not known here. Returns the driver's error.
+ */
+CUresult ds_graph_look(struct ds_vctx *vctx, CUgraph graph, struct ds_graph_survey *survey);
+
+/*
+ * A capture on a stream in `pctx` gave this graph. Its nodes are brought to the first physical context, where
+ * the program's graphs are; those that stay keep theirs alive. Marked.
+ */
+void ds_graph_captured(struct ds_vctx *vctx, CUgraph graph, struct ds_pctx *pctx);
+
+/* Set a kernel node's parameters, and keep its attributes. The current context places it. */
+CUresult ds_graph_set_kernel(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params);
+
+/*
+ * Move the graph's kernel and memset nodes, those of its child graphs too, to `pctx`. Nodes of
+ * other devices stay, and so do conditional nodes' bodies. Returns CUDA_SUCCESS, or the driver's
+ * error: some nodes may have moved then.
+ */
+CUresult ds_graph_retarget(struct ds_vctx *vctx, CUgraph graph, const struct ds_pctx *pctx);
+
+/*
+ * The part of it that the driver takes only from an executable: memset nodes of `exec`, which was
+ * instantiated from `graph` after ds_graph_retarget to the same `pctx`.
+ */
+CUresult ds_graph_retarget_exec(struct ds_vctx *vctx, CUgraphExec exec, CUgraph graph,
+				const struct ds_pctx *pctx);
+
+#endif

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA graphs in programs that move between partitions, on the emulated GPU."""
+
+import random
+import struct
+import subprocess
+import time
+
+import pytest
+
+from test_coroutine import GPU, LIBRARY, Host, Runtime, sms_of
+
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
+                                reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
+
+EVERYWHERE = tuple(range(6))
+EXPERIMENTS = ["replay", "fork", "by-hand", "updates", "errors", "child-update", "large", "consecutive", "threads",
+               "memory"]
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path / "emugpu")
+
+
+@pytest.fixture
+def runtime(tmp_path, host):
+    made = []
+
+    def make(**arguments):
+        made.append(Runtime(tmp_path / f"port{len(made)}", host.uuid, **arguments))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def run(host, experiment, runtime=None, **more):
+    ended = host.run(GPU / "graph_program", experiment, runtime=runtime, preload=bool(runtime), **more)
+    assert "Sanitizer" not in ended.stderr, ended.stderr
+    assert "detshare:" not in ended.stderr, ended.stderr
+    return ended.stdout.splitlines()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_same_as_alone_and_inside(host, runtime, experiment):
+    alone = run(host, experiment)
+    host.clear()
+    granter = runtime(groups=(1, 3))
+    assert run(host, experiment, granter) == alone
+    assert host.sms() and host.sms() <= sms_of((1, 3))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_same_when_moved_at_every_launch(host, runtime, experiment, seed):
+    alone = run(host, experiment)
+    granter = runtime(groups=EVERYWHERE)
+    assert run(host, experiment, granter, DETSHARE_CHAOS=f"1:{seed}") == alone
+    assert granter.port().remaps > 3
+
+
+class Endless:
+    """A program that launches a graph until it is told to end."""
+
+    def __init__(self, host, granter, experiment, **more):
+        self.program = subprocess.Popen([GPU / "graph_program", experiment], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, env=host.environment(granter, **more), text=True)
+        assert self.program.stdout.readline() == "launching\n"
+
+    def end(self):
+        out, _ = self.program.communicate(timeout=60)
+        assert out == "right 1\n"
+        assert self.program.returncode == 0
+
+
+@pytest.fixture
+def endless(host):
+    made = []
+
+    def make(*arguments, **more):
+        made.append(Endless(host, *arguments, **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.program.kill()
+        one.program.wait()
+
+
+def test_a_graph_follows_its_partition(host, runtime, endless):
+    granter = runtime(groups=(0, 1, 2))
+    program = endless(granter, "endless")
+    for groups in [(0, 1), (1,), (1, 3, 4), (3, 4), (2,), (0, 1, 2)]:
+        epoch = granter.grant(groups)
+        granter.wait_for(epoch)
+        assert granter.port().groups == set(groups)
+        host.clear()
+        time.sleep(0.2)
+        assert host.sms() and host.sms() <= sms_of(groups)
+    program.end()
+    assert granter.port().pinned == set()
+
+
+@pytest.mark.parametrize("chaos", ["", "3:5"])
+def test_a_graph_outlives_partitions_that_come_and_go(host, runtime, endless, chaos):
+    """More partitions than are kept: executables go with theirs, and are made again."""
+    draw = random.Random(7)
+    granter = runtime(groups=EVERYWHERE)
+    program = endless(granter, "endless", DETSHARE_CHAOS=chaos)
+    for _ in range(1500):
+        groups = draw.sample(range(5), draw.randint(1, 4))
+        granter.wait_for(granter.grant(groups))
+        assert granter.port().groups == set(groups)
+    program.end()
+
+
+def test_a_larger_partition_is_used_once_prepared(host, runtime, endless):
+    granter = runtime(groups=(0,))
+    program = endless(granter, "endless")
+    granter.wait_for(granter.grant((0, 1, 2)))
+    time.sleep(0.3)
+    host.clear()
+    time.sleep(0.3)
+    assert host.sms() & sms_of((1, 2))
+    assert host.sms() <= sms_of((0, 1, 2))
+    program.end()
+
+
+def test_a_graph_that_cannot_move_keeps_its_groups(host, runtime, endless):
+    granter = runtime(groups=(0, 1))
+    program = endless(granter, "endless-pinned")
+    epoch = granter.grant((2, 3))
+    granter.wait_for(epoch)
+    port = granter.port()
+    assert port.pinned == {0, 1}
+    assert struct.unpack_from("<Q", granter.ports[0], 80) == (1,), "pinned_graphs"
+    assert port.groups == {0, 1, 2, 3}
+    host.clear()
+    time.sleep(0.2)
+    assert host.sms() <= sms_of((0, 1, 2, 3))
+    assert host.sms() & sms_of((0, 1))
+    program.end()
+

@@ -1,0 +1,658 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Experiments with CUDA graphs, run with and without the coroutine library: what they print must not tell
+ * the two apart. Runs on a real GPU and on the emulated one. Usage: graph_program EXPERIMENT
+ */
+#include <dlfcn.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define __CUDA_API_VERSION_INTERNAL
+#include <cuda.h>
+
+#include "kernels_ptx.h"
+
+#define DRIVER_CALLS(X)                                                                            \
+	X(cuInit)                                                                                  \
+	X(cuDeviceGet)                                                                             \
+	X(cuDevicePrimaryCtxRetain)                                                                \
+	X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuModuleLoadData) X(cuModuleGetFunction) X(       \
+	    cuMemAlloc_v2) X(cuMemcpyHtoD_v2) X(cuMemcpyDtoH_v2) X(cuMemcpyDtoDAsync_v2)           \
+	    X(cuMemsetD32Async) X(cuMemsetD32_v2) X(cuStreamCreate) X(cuStreamDestroy_v2) X(       \
+		cuStreamSynchronize) X(cuStreamWaitEvent) X(cuEventCreate) X(cuEventRecord)        \
+		X(cuLaunchKernel) X(cuLaunchHostFunc) X(cuMemAllocAsync) X(cuMemFreeAsync) X(      \
+		    cuStreamBeginCapture_v2) X(cuStreamEndCapture) X(cuGraphCreate)                \
+		    X(cuGraphDestroy) X(cuGraphDestroyNode) X(cuGraphAddKernelNode_v2) X(          \
+			cuGraphKernelNodeGetParams_v2) X(cuGraphKernelNodeSetParams_v2)            \
+			X(cuGraphAddMemsetNode) X(cuGraphAddChildGraphNode) X(cuGraphAddEmptyNode) \
+			    X(cuGraphGetNodes) X(cuGraphInstantiateWithFlags)                      \
+				X(cuGraphInstantiateWithParams)                                    \
+				    X(cuGraphExecKernelNodeSetParams_v2)                           \
+					X(cuGraphExecMemsetNodeSetParams) X(cuGraphExecUpdate_v2)  \
+					    X(cuGraphNodeSetEnabled) X(cuGraphNodeGetEnabled)      \
+						X(cuGraphExecGetFlags) X(cuGraphUpload)            \
+						    X(cuGraphLaunch) X(cuGraphExecDestroy)         \
+							X(cuGraphExecChildGraphNodeSetParams)
+
+#define FIELD(name) __typeof__(&name) do_##name;
+static struct {
+	DRIVER_CALLS(FIELD)
+} cu;
+
+enum { N = 1024, THREADS = 128, BLOCKS = N / THREADS };
+
+static CUcontext primary;
+static CUfunction vector_add, spin_us;
+
+static _Noreturn void die(const char *what, CUresult result)
+{
+	fprintf(stderr, "graph_program: %s: error %d\n", what, (int)result);
+	exit(1);
+}
+
+#define CALL(name, ...)                                           \
+	do {                                                      \
+		CUresult call_result = cu.do_##name(__VA_ARGS__); \
+		if (call_result)                                  \
+			die(#name, call_result);                  \
+	} while (0)
+
+static void start(void)
+{
+	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+	CUmodule module;
+	CUdevice device;
+
+	if (!libcuda)
+		exit(77);
+#define LOAD(name) *(void **)&cu.do_##name = dlsym(libcuda, #name);
+	DRIVER_CALLS(LOAD)
+	if (!cu.do_cuGraphExecUpdate_v2 || !cu.do_cuStreamEndCapture) {
+		printf("no graphs here\n");
+		exit(77);
+	}
+	CALL(cuInit, 0);
+	CALL(cuDeviceGet, &device, 0);
+	CALL(cuDevicePrimaryCtxRetain, &primary, device);
+	CALL(cuCtxSetCurrent, primary);
+	CALL(cuModuleLoadData, &module, kernels_ptx);
+	CALL(cuModuleGetFunction, &vector_add, module, "vector_add");
+	CALL(cuModuleGetFunction, &spin_us, module, "spin_us");
+}
+
+/* N floats of one value. */
+static CUdeviceptr numbers(float value)
+{
+	CUdeviceptr words;
+	unsigned bits;
+
+	memcpy(&bits, &value, sizeof(bits));
+	CALL(cuMemAlloc_v2, &words, N * 4);
+	CALL(cuMemsetD32_v2, words, bits, N);
+	CALL(cuCtxSynchronize);
+	return words;
+}
+
+static uint64_t hash(CUdeviceptr words)
+{
+	static _Thread_local unsigned copy[N];
+	uint64_t sum = UINT64_C(14695981039346656037);
+
+	CALL(cuMemcpyDtoH_v2, copy, words, sizeof(copy));
+	for (unsigned i = 0; i < N; i++)
+		sum = (sum ^ copy[i]) * UINT64_C(1099511628211);
+	return sum;
+}
+
+static CUstream new_stream(unsigned flags)
+{
+	CUstream stream;
+
+	CALL(cuStreamCreate, &stream, flags);
+	return stream;
+}
+
+/* to = a + b */
+static void add(CUstream stream, CUdeviceptr to, CUdeviceptr a, CUdeviceptr b)
+{
+	unsigned n = N;
+	CUdeviceptr smids = 0;
+	void *args[] = {&a, &b, &to, &n, &smids};
+
+	CALL(cuLaunchKernel, vector_add, BLOCKS, 1, 1, THREADS, 1, 1, 0, stream, args, NULL);
+}
+
+static void spin_blocks(CUstream stream, unsigned us, unsigned blocks)
+{
+	CUdeviceptr smids = 0;
+	void *args[] = {&us, &smids};
+
+	CALL(cuLaunchKernel, spin_us, blocks, 1, 1, 32, 1, 1, 0, stream, args, NULL);
+}
+
+static void spin(CUstream stream, unsigned us)
+{
+	spin_blocks(stream, us, 2);
+}
+
+/* The same as a node. */
+struct add_params {
+	CUdeviceptr a, b, to, smids;
+	unsigned n;
+	void *args[5];
+	CUDA_KERNEL_NODE_PARAMS params;
+};
+
+static CUDA_KERNEL_NODE_PARAMS *add_node(struct add_params *p, CUdeviceptr to, CUdeviceptr a,
+					 CUdeviceptr b)
+{
+	*p = (struct add_params){.a = a, .b = b, .to = to, .n = N};
+	p->args[0] = &p->a;
+	p->args[1] = &p->b;
+	p->args[2] = &p->to;
+	p->args[3] = &p->n;
+	p->args[4] = &p->smids;
+	p->params = (CUDA_KERNEL_NODE_PARAMS){.func = vector_add,
+					      .gridDimX = BLOCKS,
+					      .gridDimY = 1,
+					      .gridDimZ = 1,
+					      .blockDimX = THREADS,
+					      .blockDimY = 1,
+					      .blockDimZ = 1,
+					      .kernelParams = p->args};
+	return &p->params;
+}
+
+static CUgraphExec executable(CUgraph graph)
+{
+	CUgraphExec exec;
+
+	CALL(cuGraphInstantiateWithFlags, &exec, graph, 0);
+	return exec;
+}
+
+/* Order shows: x and y take turns, y is taken over by a copy, and a part is set anew each time. */
+static CUgraph capture_turns(CUstream stream, CUstream side, CUdeviceptr x, CUdeviceptr y,
+			     CUdeviceptr z)
+{
+	CUevent fork, join;
+	CUgraph graph;
+
+	CALL(cuEventCreate, &fork, CU_EVENT_DISABLE_TIMING);
+	CALL(cuEventCreate, &join, CU_EVENT_DISABLE_TIMING);
+	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+	add(stream, x, x, y);
+	CALL(cuEventRecord, fork, stream);
+	CALL(cuStreamWaitEvent, side, fork, 0);
+	CALL(cuMemcpyDtoDAsync_v2, z, x, N * 4, side);
+	add(side, z, z, z);
+	add(stream, y, x, y);
+	CALL(cuEventRecord, join, side);
+	CALL(cuStreamWaitEvent, stream, join, 0);
+	CALL(cuMemsetD32Async, x, 0x3f800000, N / 4, stream);
+	add(stream, y, y, z);
+	CALL(cuStreamEndCapture, stream, &graph);
+	return graph;
+}
+
+/* ---- experiments ---- */
+
+static void replay(void)
+{
+	CUstream stream = new_stream(0), side = new_stream(CU_STREAM_NON_BLOCKING), on[4];
+	CUdeviceptr x = numbers(1.5f), y = numbers(0.25f), z = numbers(0);
+	CUgraph graph = capture_turns(stream, side, x, y, z);
+	CUgraphExec exec = executable(graph);
+
+	CALL(cuGraphDestroy, graph);
+	on[0] = stream;
+	on[1] = NULL;
+	on[2] = CU_STREAM_PER_THREAD;
+	on[3] = new_stream(0);
+	for (int i = 0; i < 40; i++) {
+		CALL(cuGraphLaunch, exec, on[i % 4]);
+		if (i % 4 == 3) {
+			/* The legacy order puts them all in a row. */
+			add(NULL, z, z, y);
+			CALL(cuMemcpyDtoDAsync_v2, y, z, N, NULL);
+		}
+		if (i % 10 == 9)
+			printf("%d %016llx %016llx\n", i, (unsigned long long)hash(x),
+			       (unsigned long long)hash(y));
+	}
+	CALL(cuGraphExecDestroy, exec);
+}
+
+/* A child of a program whose graphs were prepared ends at once. */
+static void replay_and_fork(void)
+{
+	int status = -1;
+	pid_t child;
+
+	replay();
+	fflush(stdout);
+	child = fork();
+	if (child == 0) {
+		const struct itimerval soon = {.it_value = {.tv_usec = 800000}};
+
+		signal(SIGALRM, SIG_DFL);
+		setitimer(ITIMER_REAL, &soon, NULL);
+		exit(0);
+	}
+	if (child < 0 || waitpid(child, &status, 0) < 0)
+		die("fork", CUDA_ERROR_UNKNOWN);
+	printf("child %d\n", status);
+}
+
+static void by_hand(void)
+{
+	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(3);
+	CUDA_MEMSET_NODE_PARAMS set = {
+	    .dst = z, .value = 0x40400000, .elementSize = 4, .width = N / 2, .height = 1};
+	CUgraphNode a, b, c, d;
+	CUDA_KERNEL_NODE_PARAMS seen;
+	CUstream stream = new_stream(0);
+	CUgraph graph, child, inner;
+	struct add_params p;
+	CUgraphExec exec;
+
+	CALL(cuGraphCreate, &inner, 0);
+	CALL(cuGraphAddKernelNode_v2, &a, inner, NULL, 0, add_node(&p, z, z, x));
+	CALL(cuGraphCreate, &child, 0);
+	CALL(cuGraphAddKernelNode_v2, &a, child, NULL, 0, add_node(&p, y, y, x));
+	CALL(cuGraphAddChildGraphNode, &b, child, &a, 1, inner);
+	CALL(cuGraphCreate, &graph, 0);
+	CALL(cuGraphAddKernelNode_v2, &a, graph, NULL, 0, add_node(&p, x, x, y));
+	CALL(cuGraphAddMemsetNode, &b, graph, &a, 1, &set, primary);
+	CALL(cuGraphAddChildGraphNode, &c, graph, &b, 1, child);
+	CALL(cuGraphAddKernelNode_v2, &d, graph, &c, 1, add_node(&p, x, x, z));
+	CALL(cuGraphKernelNodeGetParams_v2, d, &seen);
+	printf("context seen %d\n", seen.ctx == primary || !seen.ctx);
+	exec = executable(graph);
+	for (int i = 0; i < 3; i++)
+		CALL(cuGraphLaunch, exec, stream);
+	printf("%016llx\n", (unsigned long long)hash(x));
+	/* What becomes of the graphs is nothing to the executable. */
+	CALL(cuGraphKernelNodeSetParams_v2, d, add_node(&p, y, x, x));
+	CALL(cuGraphDestroyNode, b);
+	for (int i = 0; i < 3; i++)
+		CALL(cuGraphLaunch, exec, stream);
+	printf("%016llx\n", (unsigned long long)hash(x));
+	CALL(cuGraphDestroy, graph);
+	CALL(cuGraphDestroy, child);
+	CALL(cuGraphDestroy, inner);
+	for (int i = 0; i < 10; i++)
+		CALL(cuGraphLaunch, exec, i % 2 ? NULL : stream);
+	printf("%016llx %016llx %016llx\n", (unsigned long long)hash(x),
+	       (unsigned long long)hash(y), (unsigned long long)hash(z));
+	CALL(cuGraphExecDestroy, exec);
+}
+
+struct changing {
+	CUgraph graph;
+	CUgraphNode add, set, child, last;
+	CUgraphNode inner;
+};
+
+static struct changing make_changing(CUdeviceptr x, CUdeviceptr y, CUdeviceptr z, unsigned value)
+{
+	CUDA_MEMSET_NODE_PARAMS set = {
+	    .dst = z, .value = value, .elementSize = 4, .width = N, .height = 1};
+	struct changing it;
+	struct add_params p;
+	CUgraph child;
+
+	CALL(cuGraphCreate, &child, 0);
+	CALL(cuGraphAddKernelNode_v2, &it.inner, child, NULL, 0, add_node(&p, y, y, z));
+	CALL(cuGraphCreate, &it.graph, 0);
+	CALL(cuGraphAddMemsetNode, &it.set, it.graph, NULL, 0, &set, primary);
+	CALL(cuGraphAddKernelNode_v2, &it.add, it.graph, &it.set, 1, add_node(&p, x, x, z));
+	CALL(cuGraphAddChildGraphNode, &it.child, it.graph, &it.add, 1, child);
+	CALL(cuGraphAddKernelNode_v2, &it.last, it.graph, &it.child, 1, add_node(&p, x, x, y));
+	CALL(cuGraphDestroy, child);
+	return it;
+}
+
+static void launch_some(const char *what, CUgraphExec exec, CUdeviceptr x, CUdeviceptr y)
+{
+	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+
+	/* Plain launches between them make the program move, if it does. */
+	for (int i = 0; i < 5; i++) {
+		CALL(cuGraphLaunch, exec, stream);
+		spin(stream, 1);
+	}
+	CALL(cuStreamSynchronize, stream);
+	CALL(cuStreamDestroy_v2, stream);
+	printf("%s %016llx %016llx\n", what, (unsigned long long)hash(x),
+	       (unsigned long long)hash(y));
+}
+
+static void updates(void)
+{
+	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(0), w = numbers(7);
+	CUDA_MEMSET_NODE_PARAMS set = {
+	    .dst = z, .value = 0x3e800000, .elementSize = 4, .width = N, .height = 1};
+	struct changing it = make_changing(x, y, z, 0x3f000000), other;
+	CUgraphExecUpdateResultInfo info;
+	CUgraphExec exec = executable(it.graph);
+	struct add_params p;
+	unsigned enabled = 9;
+	cuuint64_t flags = 99;
+
+	launch_some("made", exec, x, y);
+	CALL(cuGraphExecKernelNodeSetParams_v2, exec, it.last, add_node(&p, x, x, w));
+	launch_some("kernel set", exec, x, y);
+	CALL(cuGraphExecMemsetNodeSetParams, exec, it.set, &set, primary);
+	launch_some("memset set", exec, x, y);
+	CALL(cuGraphNodeSetEnabled, exec, it.last, 0);
+	CALL(cuGraphNodeGetEnabled, exec, it.last, &enabled);
+	printf("enabled %u\n", enabled);
+	launch_some("disabled", exec, x, y);
+	CALL(cuGraphNodeSetEnabled, exec, it.last, 1);
+	CALL(cuGraphNodeGetEnabled, exec, it.last, &enabled);
+	printf("enabled %u\n", enabled);
+	launch_some("enabled", exec, x, y);
+	/* A change of the graph reaches the executable by an update only. */
+	CALL(cuGraphKernelNodeSetParams_v2, it.last, add_node(&p, y, y, w));
+	launch_some("graph set", exec, x, y);
+	printf("update %d", (int)cu.do_cuGraphExecUpdate_v2(exec, it.graph, &info));
+	printf(" %d\n", (int)info.result);
+	launch_some("updated", exec, x, y);
+	other = make_changing(y, x, z, 0x40000000);
+	printf("update %d", (int)cu.do_cuGraphExecUpdate_v2(exec, other.graph, &info));
+	printf(" %d\n", (int)info.result);
+	CALL(cuGraphDestroy, other.graph);
+	launch_some("updated to another", exec, x, y);
+	launch_some("again", exec, x, y);
+	CALL(cuGraphExecGetFlags, exec, &flags);
+	printf("flags %llu\n", (unsigned long long)flags);
+	/* After an update, by node again. */
+	CALL(cuGraphExecKernelNodeSetParams_v2, exec, it.add, add_node(&p, y, y, w));
+	launch_some("kernel set after an update", exec, x, y);
+	CALL(cuGraphExecDestroy, exec);
+	CALL(cuGraphDestroy, it.graph);
+}
+
+/* Results of calls that fail, and that a failed call changes nothing. */
+static void errors(void)
+{
+	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(0);
+	CUDA_MEMSET_NODE_PARAMS set = {
+	    .dst = z, .value = 1, .elementSize = 4, .width = N, .height = 1};
+	struct changing it = make_changing(x, y, z, 0x3f000000);
+	CUgraphExecUpdateResultInfo info;
+	CUgraphExec exec = executable(it.graph), none = NULL;
+	struct add_params p;
+	CUgraphNode extra;
+	CUgraph graph;
+
+	launch_some("made", exec, x, y);
+	printf("memset of a kernel %d\n",
+	       (int)cu.do_cuGraphExecMemsetNodeSetParams(exec, it.last, &set, primary));
+	printf("kernel of a memset %d\n",
+	       (int)cu.do_cuGraphExecKernelNodeSetParams_v2(exec, it.set, add_node(&p, x, x, y)));
+	CALL(cuGraphCreate, &graph, 0);
+	CALL(cuGraphAddKernelNode_v2, &extra, graph, NULL, 0, add_node(&p, x, x, y));
+	printf("a strange node %d\n",
+	       (int)cu.do_cuGraphExecKernelNodeSetParams_v2(exec, extra, add_node(&p, x, x, y)));
+	info.result = CU_GRAPH_EXEC_UPDATE_SUCCESS;
+	printf("update %d", (int)cu.do_cuGraphExecUpdate_v2(exec, graph, &info));
+	printf(" %d\n", (int)info.result);
+	CALL(cuGraphAddEmptyNode, &extra, it.graph, NULL, 0);
+	printf("update %d", (int)cu.do_cuGraphExecUpdate_v2(exec, it.graph, &info));
+	printf(" %d\n", (int)info.result);
+	printf("no graph %d\n", (int)cu.do_cuGraphInstantiateWithFlags(&none, NULL, 0));
+	printf("no executable %d %d %d\n", (int)cu.do_cuGraphLaunch(NULL, NULL),
+	       (int)cu.do_cuGraphExecDestroy(NULL), (int)cu.do_cuGraphUpload(NULL, NULL));
+	launch_some("unchanged", exec, x, y);
+	CALL(cuGraphExecDestroy, exec);
+}
+
+static void child_update(void)
+{
+	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(0);
+	struct changing it = make_changing(x, y, z, 0x3f000000);
+	CUgraphExec exec = executable(it.graph);
+	struct add_params p;
+	CUgraph child;
+	CUgraphNode node;
+
+	launch_some("made", exec, x, y);
+	CALL(cuGraphCreate, &child, 0);
+	CALL(cuGraphAddKernelNode_v2, &node, child, NULL, 0, add_node(&p, y, y, x));
+	printf("child %d\n", (int)cu.do_cuGraphExecChildGraphNodeSetParams(exec, it.child, child));
+	launch_some("child set", exec, x, y);
+	CALL(cuGraphExecDestroy, exec);
+}
+
+static void large(void)
+{
+	enum { NODES = 1000 };
+	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+	CUdeviceptr x = numbers(1), y = numbers(0.001f);
+	CUgraphNode last = NULL;
+	CUgraphExec exec;
+	CUgraph graph;
+
+	CALL(cuGraphCreate, &graph, 0);
+	for (int i = 0; i < NODES; i++) {
+		struct add_params p;
+		CUgraphNode node;
+
+		add_node(&p, i % 2 ? y : x, x, y);
+		p.params.gridDimX = 1;
+		CALL(cuGraphAddKernelNode_v2, &node, graph, last ? &last : NULL, last != NULL,
+		     &p.params);
+		last = node;
+	}
+	exec = executable(graph);
+	CALL(cuGraphDestroy, graph);
+	for (int i = 0; i < 6; i++) {
+		CALL(cuMemsetD32Async, x, 0x3f800000, N, stream);
+		CALL(cuMemsetD32Async, y, 0x3a83126f + (unsigned)i, N, stream);
+		CALL(cuGraphLaunch, exec, stream);
+		spin(stream, 1);
+	}
+	CALL(cuStreamSynchronize, stream);
+	printf("%016llx %016llx\n", (unsigned long long)hash(x), (unsigned long long)hash(y));
+	CALL(cuGraphExecDestroy, exec);
+}
+
+/* One executable on streams that nothing else puts in order: its launches never overlap. */
+static void consecutive(void)
+{
+	CUdeviceptr x = numbers(0), y = numbers(0), one = numbers(1);
+	CUstream streams[4], capture = new_stream(CU_STREAM_NON_BLOCKING);
+	CUgraphExec exec;
+	CUgraph graph;
+
+	CALL(cuStreamBeginCapture_v2, capture, CU_STREAM_CAPTURE_MODE_RELAXED);
+	/* Read, wait, write: two at once would lose one. */
+	CALL(cuMemcpyDtoDAsync_v2, y, x, N * 4, capture);
+	spin(capture, 100);
+	add(capture, x, y, one);
+	CALL(cuStreamEndCapture, capture, &graph);
+	exec = executable(graph);
+	for (int i = 0; i < 4; i++)
+		streams[i] = new_stream(CU_STREAM_NON_BLOCKING);
+	for (int i = 0; i < 200; i++)
+		CALL(cuGraphLaunch, exec, streams[i * 7 % 4]);
+	CALL(cuCtxSynchronize);
+	printf("%016llx\n", (unsigned long long)hash(x));
+	/* Destroyed while it runs, it runs to its end. */
+	for (int i = 0; i < 8; i++)
+		CALL(cuGraphLaunch, exec, streams[i % 4]);
+	CALL(cuGraphExecDestroy, exec);
+	CALL(cuGraphDestroy, graph);
+	CALL(cuCtxSynchronize);
+	printf("%016llx\n", (unsigned long long)hash(x));
+}
+
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+static pthread_barrier_t all_here;
+static CUgraphExec shared;
+
+static void *work(void *number)
+{
+	const float id = (float)(uintptr_t)number;
+	CUstream stream, side;
+	CUdeviceptr x, y, z;
+	uint64_t *result = malloc(sizeof(*result));
+
+	CALL(cuCtxSetCurrent, primary);
+	stream = new_stream(CU_STREAM_NON_BLOCKING);
+	side = new_stream(CU_STREAM_NON_BLOCKING);
+	x = numbers(1 + id);
+	y = numbers(2);
+	z = numbers(id);
+	/* What waits for the whole context fails while any thread captures. */
+	pthread_barrier_wait(&all_here);
+	for (int round = 0; round < 4; round++) {
+		CUgraph graph = capture_turns(stream, side, x, y, z);
+		CUgraphExec exec = executable(graph);
+
+		CALL(cuGraphDestroy, graph);
+		for (int i = 0; i < 10; i++) {
+			CALL(cuGraphLaunch, exec, stream);
+			pthread_mutex_lock(&turn);
+			CALL(cuGraphLaunch, shared, i % 2 ? stream : side);
+			pthread_mutex_unlock(&turn);
+		}
+		CALL(cuGraphExecDestroy, exec);
+	}
+	CALL(cuStreamSynchronize, stream);
+	pthread_barrier_wait(&all_here);
+	*result = hash(y);
+	return result;
+}
+
+static void threads(void)
+{
+	CUdeviceptr x = numbers(0), one = numbers(1);
+	CUstream capture = new_stream(CU_STREAM_NON_BLOCKING);
+	pthread_t threads[4];
+	CUgraph graph;
+
+	CALL(cuStreamBeginCapture_v2, capture, CU_STREAM_CAPTURE_MODE_RELAXED);
+	add(capture, x, x, one);
+	CALL(cuStreamEndCapture, capture, &graph);
+	shared = executable(graph);
+	pthread_barrier_init(&all_here, NULL, 4);
+	for (uintptr_t i = 0; i < 4; i++)
+		if (pthread_create(&threads[i], NULL, work, (void *)i))
+			die("pthread_create", CUDA_ERROR_UNKNOWN);
+	for (int i = 0; i < 4; i++) {
+		void *result;
+
+		pthread_join(threads[i], &result);
+		printf("%d %016llx\n", i, (unsigned long long)*(uint64_t *)result);
+		free(result);
+	}
+	CALL(cuCtxSynchronize);
+	printf("shared %016llx\n", (unsigned long long)hash(x));
+}
+
+/* Memory nodes: such a graph cannot be made executable twice. */
+static void memory(void)
+{
+	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+	CUdeviceptr x = numbers(1), y = numbers(2), scratch;
+	CUgraphExec exec;
+	CUgraph graph;
+
+	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_RELAXED);
+	CALL(cuMemAllocAsync, &scratch, N * 4, stream);
+	add(stream, scratch, x, y);
+	add(stream, x, scratch, y);
+	CALL(cuMemFreeAsync, scratch, stream);
+	CALL(cuStreamEndCapture, stream, &graph);
+	exec = executable(graph);
+	launch_some("made", exec, x, y);
+	for (int i = 0; i < 20; i++) {
+		CALL(cuGraphLaunch, exec, i % 2 ? NULL : stream);
+		spin(stream, 1);
+	}
+	CALL(cuCtxSynchronize);
+	printf("%016llx\n", (unsigned long long)hash(x));
+	CALL(cuGraphExecDestroy, exec);
+	CALL(cuGraphDestroy, graph);
+}
+
+/* Launches until its input ends; says "launching" after the first one. */
+static void endless(bool memory_nodes)
+{
+	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING), side = new_stream(0);
+	CUdeviceptr x = numbers(0), one = numbers(1), scratch;
+	struct pollfd input = {.fd = 0, .events = POLLIN};
+	unsigned long launches = 0;
+	float result[N];
+	CUgraphExec exec;
+	CUgraph graph;
+
+	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_RELAXED);
+	if (memory_nodes)
+		CALL(cuMemAllocAsync, &scratch, N * 4, stream);
+	spin_blocks(stream, 100, 24);
+	add(stream, x, x, one);
+	if (memory_nodes)
+		CALL(cuMemFreeAsync, scratch, stream);
+	CALL(cuStreamEndCapture, stream, &graph);
+	exec = executable(graph);
+	do {
+		for (int i = 0; i < 4; i++, launches++)
+			CALL(cuGraphLaunch, exec, i % 2 ? stream : side);
+		CALL(cuCtxSynchronize);
+		if (launches == 4)
+			printf("launching\n");
+	} while (launches < 1000000 && poll(&input, 1, 0) == 0);
+	CALL(cuMemcpyDtoH_v2, result, x, sizeof(result));
+	for (int i = 0; i < N; i++)
+		if (result[i] != (float)launches)
+			launches = 0;
+	printf("right %d\n", launches > 0);
+}
+
+static void endless_movable(void)
+{
+	endless(false);
+}
+
+static void endless_pinned(void)
+{
+	endless(true);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} experiments[] = {
+    {"replay", replay},   {"fork", replay_and_fork},    {"by-hand", by_hand},
+    {"updates", updates}, {"errors", errors},           {"child-update", child_update},
+    {"large", large},     {"consecutive", consecutive}, {"threads", threads},
+    {"memory", memory},   {"endless", endless_movable}, {"endless-pinned", endless_pinned},
+};
+
+int main(int argc, char **argv)
+{
+	alarm(100);
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	for (size_t i = 0; argc == 2 && i < sizeof(experiments) / sizeof(experiments[0]); i++) {
+		if (!strcmp(argv[1], experiments[i].name)) {
+			start();
+			experiments[i].run();
+			return fflush(stdout) ? 1 : 0;
+		}
+	}
+	fprintf(stderr, "Usage: graph_program EXPERIMENT\n");
+	return 2;
+}

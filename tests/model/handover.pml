@@ -1,0 +1,544 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How SM groups change hands, for spin (tests/model/check runs it): two allocations on a GPU of three
+ * groups, with their node runtimes, programs of several processes and threads, and everything that
+ * may die or stop at any instant. Each step stands for the C that it names.
+ *
+ * Invariants: no group ever has work of two allocations (Launcher); and when nothing more can
+ * happen, everybody has what is planned for it, unless a program that is stopped for good, or whose
+ * runtime is dead, has not acknowledged (Checker). The checker also finds every deadlock in between.
+ *
+ * Left out: sharing in time, whose users are meant to meet in a group; the page's copy in halves,
+ * which readers repeat (test_port.c); and what a GPU still does for a process after that is gone,
+ * which is nothing here.
+ *
+ * FAULT names a mistake that the checker must find, so that we know that it can:
+ *   1 acknowledge before what is on the old groups is drained
+ *   2 acknowledge without waiting for threads that are about to launch
+ *   3 no fence: a thread's mark may be seen after it has read where to launch
+ *   4 grant a group on the page before the ledger knows the programs to be on it
+ *   5 tell programs before the page is written
+ *   6 leave an acknowledgement for the next look at the ledger
+ */
+#ifndef FAULT
+#define FAULT 0
+#endif
+#ifndef PROCESSES /* of the first allocation; the second has one */
+#define PROCESSES 1
+#endif
+#ifndef THREADS /* that launch, in every process */
+#define THREADS 1
+#endif
+#ifndef LAUNCHES /* of every thread */
+#define LAUNCHES 1
+#endif
+#ifndef EVENTS /* kills, stops, leaves */
+#define EVENTS 1
+#endif
+#ifndef PLANS /* times that the plan changes beside that */
+#define PLANS 0
+#endif
+
+#define P	 (PROCESSES + 1)
+#define OWNER(p) ((p) / PROCESSES)
+#define T	 (P * THREADS)
+#define PROC(t)	 ((t) / THREADS)
+
+#define FIRST  1 /* the groups: the first allocation's, */
+#define MIDDLE 2 /* now one's, now the other's, */
+#define LAST   4 /* and the second one's */
+#define ALL    7
+
+/* The ledger: ledger.h. What is in one d_step below is under its lock and committed as a whole. */
+bit present[2];	       /* ds_ledger_state.residents */
+byte planned[2];       /* ds_ledger_resident.planned */
+byte held[2];	       /* ds_ledger_resident.held */
+bit listed[P];	       /* ds_ledger_state.programs */
+byte may_be_on[P];     /* ds_ledger_program.groups */
+bit middle_is_seconds; /* what makes the plan change: residents that are not modelled */
+bit changed[2];	       /* WATCH_LEDGER: inotify has something to tell */
+
+/* port_protocol.h */
+byte epoch[2], granted[2]; /* struct ds_page; the epoch by ones */
+byte acknowledged[P];	   /* struct ds_port: acknowledged_epoch */
+byte in_use[P];		   /* struct ds_port: in_use */
+bit hello[P], welcomed[P]; /* the connection: said and not answered; answered */
+bit notice[P], said[P];	   /* the connection: unread notices, one way and the other */
+
+/* Processes */
+bit runtime_lives[2], lives[P], stopped[P];
+#define UP(p) (lives[p] && !stopped[p])
+
+/* The coroutine library of each process */
+bit ready[P];	/* it may launch */
+byte target[P]; /* where new work goes: ds_remap_target() */
+bit marked[T];	/* mark.h: between ds_mark_begin() and ds_mark_end() */
+bit noted[T];	/* ds_marks_note(), and not ended since */
+
+/* The GPU: groups on which a process has work. */
+byte work[P];
+
+#if PROCESSES == 1
+#define ANY(r, what) (r == 0 -> what(0) : what(1))
+#else
+#define ANY(r, what) (r == 0 -> what(0) || what(1) : what(2))
+#endif
+#define IS_LISTED(p)	(listed[p])
+#define HAS_PROGRAMS(r) ANY(r, IS_LISTED)
+/* pidfds stay readable: WATCH_PROGRAM, and WATCH_NEIGHBOUR with watch_neighbours()'s second look */
+#define IS_DEAD(p)	     (listed[p] && !lives[p])
+#define PROGRAM_DEAD(r)	     ANY(r, IS_DEAD)
+#define NEIGHBOUR_DEAD(r)                                                                             \
+	(present[1 - r] && !runtime_lives[1 - r] && (!HAS_PROGRAMS(1 - r) || PROGRAM_DEAD(1 - r)))
+#define SAYS(p)	     (said[p])
+#define SAYS_HELLO(p) (hello[p] && lives[p])
+
+/* ---- the ledger's rules: settle.c, plan.c ---- */
+
+inline remove_program(p)
+{
+	listed[p] = 0;
+	may_be_on[p] = 0
+}
+
+/* remove_dead() in settle.c */
+inline remove_dead()
+{
+	for (i : 0 .. P - 1) {
+		if
+		:: listed[i] && !lives[i] -> remove_program(i)
+		:: else
+		fi
+	}
+	for (i : 0 .. 1) {
+		k = 0;
+		for (j : 0 .. P - 1) {
+			k = k | (listed[j] && OWNER(j) == i)
+		}
+		if
+		:: present[i] && !runtime_lives[i] && !k ->
+			present[i] = 0;
+			planned[i] = 0;
+			held[i] = 0
+		:: else
+		fi
+	}
+}
+
+/* ds_plan(): stable, so that only the middle group and those of who is not there move */
+inline plan()
+{
+	planned[0] = (present[0] -> (present[1] -> (middle_is_seconds -> FIRST : FIRST | MIDDLE) : ALL) : 0);
+	planned[1] = (present[1] -> (present[0] -> (middle_is_seconds -> LAST | MIDDLE : LAST) : ALL) : 0)
+}
+
+/* ds_ledger_settle(), with used_by_others() and keep_floor() */
+inline settle()
+{
+	remove_dead();
+	plan();
+	for (i : 0 .. 1) {
+		k = 0;
+		for (j : 0 .. P - 1) {
+			k = k | (listed[j] && OWNER(j) != i -> may_be_on[j] : 0)
+		}
+		j = held[i];
+		held[i] = planned[i] & ~(k & ~j);
+		k = 0;
+		if
+		:: present[i] && !held[i] ->
+			/* keep_floor() */
+			held[i] = j;
+			for (j : 0 .. P - 1) {
+				k = k | (listed[j] && OWNER(j) == i -> may_be_on[j] : 0)
+			}
+			held[i] = held[i] & k;
+			held[i] = (held[i] & FIRST -> FIRST : (held[i] & MIDDLE -> MIDDLE : held[i]))
+		:: else
+		fi
+	}
+	i = 0;
+	j = 0;
+	k = 0
+}
+
+/* What others are woken for: a ledger that differs. Our own event would only have us look once more. */
+#define FINGERPRINT                                                                                   \
+	((((present[0] * 2 + present[1]) * 8 + held[0]) * 8 + held[1]) * 64 + planned[0] * 8 + planned[1])
+
+/* note_acknowledged() in runtime.c: ds_port_understand(), then ds_ledger_shrink_program() */
+#define NEWS(r, p)                                                                                    \
+	(listed[p] && acknowledged[p] == epoch[r] && (may_be_on[p] & ~(in_use[p] | granted[r])))
+
+/* settle() in runtime.c, under the lock, and what change_settle() and change_admit() commit of it */
+inline look(r)
+{
+	before = FINGERPRINT;
+	differs = 0;
+	for (p : 0 .. P - 1) {
+		if
+		:: OWNER(p) == r && NEWS(r, p) ->
+			may_be_on[p] = may_be_on[p] & (in_use[p] | granted[r]);
+			differs = 1
+		:: else
+		fi
+	}
+	for (p : 0 .. P - 1) {
+		differs = differs | (listed[p] && !lives[p])
+	}
+	settle();
+	for (p : 0 .. P - 1) {
+		if
+#if FAULT != 4
+		:: OWNER(p) == r && listed[p] && (held[r] & ~may_be_on[p]) ->
+			may_be_on[p] = may_be_on[p] | held[r];
+			differs = 1
+#endif
+		:: else
+		fi
+	}
+	p = 0;
+	seen = held[r];
+	differs = differs | (before != FINGERPRINT);
+	changed[1 - r] = changed[1 - r] | differs;
+	before = 0;
+	differs = 0
+}
+
+/*
+ * publish() in runtime.c: ds_page_publish(), then notify_programs(). A socket that is full has notices
+ * waiting already, which is the same.
+ */
+inline publish(r)
+{
+#if FAULT == 5
+	d_step {
+		for (p : 0 .. P - 1) {
+			notice[p] = notice[p] | (OWNER(p) == r && welcomed[p] && granted[r] != seen)
+		}
+		p = 0
+	}
+#endif
+	d_step {
+		if
+		:: granted[r] != seen && (seen || !HAS_PROGRAMS(r)) ->
+			granted[r] = seen;
+			epoch[r]++;
+#if FAULT != 5
+			for (p : 0 .. P - 1) {
+				notice[p] = notice[p] | (OWNER(p) == r && welcomed[p])
+			}
+			p = 0
+#endif
+		:: else
+		fi;
+		seen = 0
+	}
+}
+
+proctype Runtime(bit r)
+{
+	byte i, j, k, p, seen;
+	int before;
+	bit differs;
+
+	{
+		/* set_up() in runtime.c: change_join(), then follow() */
+		if
+		:: !present[r] ->
+			d_step {
+				present[r] = 1;
+				look(r)
+			}
+			publish(r)
+		:: else
+		fi;
+		do
+		:: changed[r] || PROGRAM_DEAD(r) || NEIGHBOUR_DEAD(r) ->
+follow:			/* follow(); its events are read before the ledger is */
+			skip;
+			d_step {
+				changed[r] = 0;
+				look(r)
+			}
+			publish(r);
+			/* greet_waiting() */
+			if
+			:: held[r] && ANY(r, SAYS_HELLO) -> goto greet
+			:: else
+			fi
+		:: ANY(r, SAYS) ->
+			/* on_welcomed(), has_news() */
+			d_step {
+				for (p : 0 .. P - 1) {
+					if
+					:: OWNER(p) == r && said[p] ->
+						said[p] = 0;
+						differs = differs | NEWS(r, p)
+					:: else
+					fi
+				}
+				p = 0
+			}
+			if
+#if FAULT != 6
+			:: differs -> differs = 0; goto follow
+#endif
+			:: else -> differs = 0
+			fi
+		:: held[r] && ANY(r, SAYS_HELLO) ->
+greet:			/* admit(): change_admit(), publish(), then take_on() and ds_port_welcome() */
+			skip;
+			d_step {
+				look(r);
+				for (p : 0 .. P - 1) {
+					if
+					:: OWNER(p) == r && hello[p] && lives[p] && held[r] ->
+						listed[p] = 1;
+						may_be_on[p] = held[r];
+						changed[1 - r] = 1
+					:: else
+					fi
+				}
+				p = 0
+			}
+			publish(r);
+			d_step {
+				for (p : 0 .. P - 1) {
+					if
+					:: OWNER(p) == r && hello[p] && listed[p] ->
+						hello[p] = 0;
+						welcomed[p] = 1
+					:: else
+					fi
+				}
+				p = 0
+			}
+		od
+	} unless {
+		!runtime_lives[r]
+	}
+}
+
+#if THREADS == 1
+#define NONE_NOTED(p) (!noted[p])
+#else
+#define NONE_NOTED(p) (!noted[2 * (p)] && !noted[2 * (p) + 1])
+#endif
+
+/* session.c, then the library's thread: acknowledger.c. What is in one step, nobody can tell apart. */
+proctype Acknowledger(byte p)
+{
+	byte t, groups, seen_epoch;
+
+	{
+		if
+		:: ready[p]
+		:: !ready[p] ->
+			hello[p] = 1;
+			welcomed[p];
+			d_step {
+				/* ds_session_open(), ds_session_granted(): the page is copied whole, or again */
+				seen_epoch = epoch[OWNER(p)];
+				groups = granted[OWNER(p)]
+			}
+			in_use[p] = groups; /* ds_session_use(), before the first work */
+			d_step {
+				/* ds_session_acknowledge() */
+				acknowledged[p] = seen_epoch;
+				target[p] = groups;
+				ready[p] = 1
+			}
+		fi;
+		do
+		:: d_step {
+				/* ds_session_hear(), then follow() and ds_session_look() */
+				notice[p] ->
+				notice[p] = 0;
+				seen_epoch = epoch[OWNER(p)];
+				groups = granted[OWNER(p)]
+			}
+			in_use[p] = in_use[p] | groups;
+			target[p] = groups; /* ds_remap_publish() */
+#if FAULT != 2
+			d_step {
+				/* ds_marks_fence(), ds_marks_note() */
+				for (t : 0 .. T - 1) {
+					noted[t] = (PROC(t) == p -> marked[t] : noted[t])
+				}
+				t = 0
+			}
+			NONE_NOTED(p); /* ds_marks_passed() */
+#endif
+#if FAULT != 1
+			!(work[p] & ~groups); /* any_work() */
+#endif
+			in_use[p] = groups;
+			d_step {
+				/* ds_session_acknowledge(), and the notice of it */
+				acknowledged[p] = seen_epoch;
+				said[p] = 1;
+				groups = 0;
+				seen_epoch = 0
+			}
+		od
+	} unless {
+		!UP(p)
+	}
+}
+
+#define OF_OTHERS(p)                                                                                  \
+	((OWNER(0) != OWNER(p) -> work[0] : 0) | (OWNER(P - 1) != OWNER(p) -> work[P - 1] : 0) |       \
+	 (OWNER(P - 2) != OWNER(p) -> work[P - 2] : 0))
+
+/* A thread of the program: launch.c, work.c (ds_op_begin() and its end), the driver's call between. */
+proctype Launcher(byte t)
+{
+	byte n, groups;
+
+	{
+		ready[PROC(t)];
+		do
+		:: n < LAUNCHES ->
+#if FAULT == 3
+			groups = target[PROC(t)]; /* read, while the mark is still in a store buffer */
+			marked[t] = 1;
+#else
+			marked[t] = 1;		  /* ds_mark_begin() */
+			groups = target[PROC(t)]; /* ds_remap_target() */
+#endif
+			atomic {
+				/* the driver has it: from now on it may run on any of these; ds_mark_end() */
+				if
+#if PLANS
+				:: groups = groups & MIDDLE /* nothing else is ever contested then */
+#else
+				:: groups & FIRST -> groups = FIRST
+				:: groups & MIDDLE -> groups = MIDDLE
+				:: groups & LAST -> groups = LAST
+#endif
+				fi;
+				assert(!(OF_OTHERS(PROC(t)) & groups));
+				work[PROC(t)] = work[PROC(t)] | groups;
+				marked[t] = 0;
+				noted[t] = 0;
+				groups = 0;
+				n++
+			}
+		:: else -> break
+		od
+	} unless {
+		!UP(PROC(t))
+	}
+}
+
+/* Kernels end when they end, also those of a stopped program. */
+proctype Gpu()
+{
+	do
+	:: work[0] -> work[0] = 0
+	:: work[P - 1] -> work[P - 1] = 0
+	:: P > 2 && work[P - 2] -> work[P - 2] = 0
+	od
+}
+
+#define KILL(p)                                                                                       \
+	lives[p] = 0;                                                                                  \
+	work[p] = 0
+
+/* Whatever may happen from outside, in any order, at any instant. */
+proctype World()
+{
+	byte i, j, k, n, plans;
+
+	do
+	:: d_step { n < EVENTS && lives[0] -> n++; KILL(0) }
+	:: d_step { n < EVENTS && lives[P - 1] -> n++; KILL(P - 1) }
+	:: d_step { n < EVENTS && UP(0) -> n++; stopped[0] = 1 }
+	:: d_step { n < EVENTS && UP(P - 1) -> n++; stopped[P - 1] = 1 }
+	:: d_step { n < EVENTS && runtime_lives[0] -> n++; runtime_lives[0] = 0 }
+	:: d_step { n < EVENTS && runtime_lives[1] -> n++; runtime_lives[1] = 0 }
+	:: d_step {
+			/* somebody else joins or leaves: the plan is another one */
+			plans < PLANS && present[0] && present[1] ->
+			plans++;
+			middle_is_seconds = !middle_is_seconds;
+			settle();
+			changed[0] = 1;
+			changed[1] = 1
+		}
+	:: d_step {
+			/* ds_leave(): end_programs(), then leave_ledger() */
+			n < EVENTS && runtime_lives[1] && present[1] ->
+			n++;
+			KILL(P - 1);
+			runtime_lives[1] = 0;
+			present[1] = 0;
+			held[1] = 0;
+			settle();
+			changed[0] = 1
+		}
+	:: d_step { n < EVENTS || plans < PLANS -> n = EVENTS; plans = PLANS /* no more */ }
+	od
+}
+
+/* When nothing can happen any more, nobody waits who need not. */
+#define EXCUSE(p) (listed[p] && (stopped[p] || !runtime_lives[OWNER(p)]) -> may_be_on[p] : 0)
+#define EXCUSED	  (EXCUSE(0) | EXCUSE(P - 1) | EXCUSE(P - 2))
+#define SERVED(r)                                                                                     \
+	(!present[r] || !runtime_lives[r] ||                                                          \
+	 ((planned[r] & ~held[r] & ~EXCUSED) == 0 && granted[r] == held[r]))
+#define FOLLOWED(p)                                                                                   \
+	(!UP(p) || !runtime_lives[OWNER(p)] || !welcomed[p] || target[p] == granted[OWNER(p)])
+
+proctype Checker()
+{
+	timeout;
+	assert(SERVED(0));
+	assert(SERVED(1));
+	assert(FOLLOWED(0) && FOLLOWED(P - 1) && FOLLOWED(P - 2))
+}
+
+/* The first allocation has the GPU and runs; the second one begins. */
+init
+{
+	byte p;
+
+	atomic {
+		d_step {
+			present[0] = 1;
+			planned[0] = ALL;
+			held[0] = ALL;
+			granted[0] = ALL;
+			epoch[0] = 1;
+			for (p : 0 .. P - 1) {
+				lives[p] = 1;
+				if
+				:: OWNER(p) == 0 ->
+					listed[p] = 1;
+					may_be_on[p] = ALL;
+					welcomed[p] = 1;
+					in_use[p] = ALL;
+					acknowledged[p] = 1;
+					target[p] = ALL;
+					ready[p] = 1
+				:: else
+				fi
+			}
+			runtime_lives[0] = 1;
+			runtime_lives[1] = 1
+		}
+		for (p : 0 .. P - 1) {
+			run Acknowledger(p)
+		}
+		for (p : 0 .. T - 1) {
+			run Launcher(p)
+		}
+		p = 0;
+		run Gpu();
+		run Runtime(0);
+		run Runtime(1);
+		run World();
+		run Checker()
+	}
+}
