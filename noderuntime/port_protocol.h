@@ -24,7 +24,7 @@
  */
 enum {
 	DS_PORT_MAGIC = 0x44535054, /* "DSPT" */
-	DS_PORT_VERSION = 2,
+	DS_PORT_VERSION = 3,
 	DS_PORT_SIZE = 4096,
 	DS_PAGE_SIZE = 4096,
 };
@@ -41,6 +41,29 @@ enum ds_port_kind {
 	DS_PORT_EPOCH = 4,
 	/* Program to runtime: the port says that `epoch` is acknowledged. */
 	DS_PORT_ACKNOWLEDGED = 5,
+	/* Program to runtime: `demand` or `whole_wanted` in the port has changed. */
+	DS_PORT_DEMAND = 6,
+};
+
+/* What the page asks of programs, beside where they may run. */
+enum ds_page_flags {
+	/* Stay where you are: the site does not want programs to be moved. */
+	DS_PAGE_FIXED = 1 << 0,
+	/* Some of `granted` belongs to somebody else, who may want it back: keep within the window. */
+	DS_PAGE_WINDOW = 1 << 1,
+	/* Others could use what you leave idle: say when you are idle, and when no longer. */
+	DS_PAGE_TELL_IDLE = 1 << 2,
+	/* No new work may begin until this is gone; what is under way ends. `granted` is empty. */
+	DS_PAGE_SUSPENDED = 1 << 3,
+	/* `granted` is the whole GPU and yours alone, because you asked for it (`whole_wanted`). */
+	DS_PAGE_WHOLE = 1 << 4,
+};
+
+/* What a program says of its own need for SMs. */
+enum ds_port_demand {
+	DS_DEMAND_UNSAID = 0, /* as good as active */
+	DS_DEMAND_ACTIVE = 1,
+	DS_DEMAND_IDLE = 2, /* nothing of it is on the GPU or waits to go there */
 };
 
 struct ds_port_hello {
@@ -81,6 +104,8 @@ struct ds_page {
 	struct ds_groups granted;
 	char gpu_uuid[48]; /* "GPU-..." */
 	char class_name[32];
+	uint32_t flags;     /* enum ds_page_flags; change with the epoch */
+	uint32_t window_us; /* with DS_PAGE_WINDOW: work that may be queued ahead of the GPU */
 };
 
 /*
@@ -113,6 +138,16 @@ struct ds_port {
 	_Atomic uint64_t sampled_ns;    /* which took this long together */
 	_Atomic uint64_t export_tables; /* private tables of the driver that were asked for */
 	struct ds_sketch steps;         /* times between host synchronisations */
+	_Atomic uint32_t demand;        /* enum ds_port_demand */
+	/* Launches that wait for the GPU as a whole; not 0: asks for DS_PAGE_WHOLE. */
+	_Atomic uint32_t whole_wanted;
+	_Atomic uint64_t whole_windows;  /* times that it had the GPU as a whole */
+	_Atomic uint64_t window_waits;   /* launches that the window held back */
+	_Atomic uint64_t window_expired; /* of those, let go since nothing completed meanwhile */
+	_Atomic uint64_t drain_us; /* what the GPU needs for what is queued, at most; 0: unknown */
+	/* A kernel that runs longer than it should, or "": its groups are not to be lent. */
+	_Atomic uint64_t overlong_since_ns; /* CLOCK_BOOTTIME; 0: none */
+	char overlong_kernel[128];
 };
 
 enum { DS_PORT_REPORTED_MAX = 64 };
