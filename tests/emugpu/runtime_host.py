@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 BUILD = os.environ.get("DETSHARE_BUILDDIR") or os.environ.get("DETSHARE_BUILD")
-MAGIC, VERSION = 0x44535054, 2
+MAGIC, VERSION = 0x44535054, 3
 PROGRAM, STEP, REPORT, EPOCH, ACKNOWLEDGED = 1, 2, 3, 4, 5
 HELLO = struct.Struct("=IHHII")
 WELCOME = struct.Struct("=IHH248s")

@@ -22,7 +22,7 @@ EMUGPU = BUILD / "tests" / "emugpu"
 GPU = BUILD / "tests" / "gpu"
 
 MAGIC = 0x44535054
-VERSION = 2
+VERSION = 3
 SIZE = 4096
 SMS, GROUP_SMS = 44, 8  # five groups and a rest of four
 

@@ -166,11 +166,11 @@ inline settle()
 #define FINGERPRINT                                                                                   \
 	((((present[0] * 2 + present[1]) * 8 + held[0]) * 8 + held[1]) * 64 + planned[0] * 8 + planned[1])
 
-/* note_acknowledged() in runtime.c: ds_port_understand(), then ds_ledger_shrink_program() */
+/* ds_note_acknowledged() in follow.c: ds_port_understand(), then ds_ledger_shrink_program() */
 #define NEWS(r, p)                                                                                    \
 	(listed[p] && acknowledged[p] == epoch[r] && (may_be_on[p] & ~(in_use[p] | granted[r])))
 
-/* settle() in runtime.c, under the lock, and what change_settle() and change_admit() commit of it */
+/* ds_follow_settle(), under the lock, and what change_settle() and change_admit() commit of it */
 inline look(r)
 {
 	before = FINGERPRINT;
@@ -206,7 +206,7 @@ inline look(r)
 }
 
 /*
- * publish() in runtime.c: ds_page_publish(), then notify_programs(). A socket that is full has notices
+ * ds_publish(): ds_page_publish(), then notify_programs(). A socket that is full has notices
  * waiting already, which is the same.
  */
 inline publish(r)
@@ -243,7 +243,7 @@ proctype Runtime(bit r)
 	bit differs;
 
 	{
-		/* set_up() in runtime.c: change_join(), then follow() */
+		/* set_up() in runtime.c: ds_follow_join(), then ds_follow() */
 		if
 		:: !present[r] ->
 			d_step {

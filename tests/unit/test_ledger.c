@@ -878,7 +878,7 @@ static void limits(void **unused)
 }
 
 /*
- * As a runtime does when it looks (runtime.c): programs that acknowledge what the page grants lose the
+ * As a runtime does when it looks (follow.c): programs that acknowledge what the page grants lose the
  * rest, then all is settled, then programs have what the page is going to grant.
  */
 static void follow(struct ds_ledger_state *state, const char *name, struct ds_groups *page,

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/follow.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/pidfd.h>
+#include <sys/timerfd.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include "noderuntime/deadline.h"
+#include "noderuntime/peers.h"
+
+enum {
+	RETRY_MS = 500,       /* to look at a ledger again that somebody else held too long */
+	SETTLE_ROUNDS_MAX = 8 /* neighbours that die while we look at them */
+};
+
+static struct ds_ledger_resident as_resident(const struct ds_runtime *rt)
+{
+	struct ds_ledger_resident resident = {.job_id = rt->allocation->job_id,
+					      .uid = rt->allocation->uid,
+					      .grant = rt->allocation->grant,
+					      .runtime = rt->allocation->runtime,
+					      .joined_ns = (uint64_t)ds_now_ns(CLOCK_BOOTTIME)};
+
+	memcpy(resident.name, rt->allocation->name, sizeof(resident.name));
+	return resident;
+}
+
+/*
+ * Who may be here: one user's jobs, unless the site said otherwise to all of them. MPS serves one user
+ * at a time then, and another one's programs would wait in cuInit without an end or a word.
+ */
+static int check_isolation(const struct ds_ledger_state *state,
+			   const struct ds_ledger_resident *newcomer, struct ds_error *err)
+{
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *other = &state->residents[i];
+		if (other->uid == newcomer->uid || (other->grant.isolation == DS_ISOLATION_NONE &&
+						    newcomer->grant.isolation == DS_ISOLATION_NONE))
+			continue;
+		return ds_fail(err,
+			       "%s of uid %u cannot be on GPU %s beside %s of uid %u: "
+			       "isolation = user in detshare.conf keeps users apart",
+			       newcomer->name, newcomer->uid, state->gpu_uuid, other->name,
+			       other->uid);
+	}
+	return 0;
+}
+
+/* Join, first removing what is dead, whose room we may need. */
+static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	struct ds_runtime *rt = arg;
+	struct ds_ledger_resident resident = as_resident(rt);
+
+	if (ds_ledger_settle(state, ds_process_alive, err) < 0 ||
+	    check_isolation(state, &resident, err) < 0 ||
+	    ds_ledger_join(state, &resident, err) < 0 ||
+	    ds_ledger_settle(state, ds_process_alive, err) < 0)
+		return -1;
+	rt->seen = *state;
+	return 0;
+}
+
+int ds_follow_join(struct ds_runtime *rt, struct ds_error *err)
+{
+	return ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_join, rt, err);
+}
+
+/* Our program's watch; NULL for another's, or one of a runtime before us, which keeps what it has. */
+static struct ds_watch *find_ours(struct ds_runtime *rt, const struct ds_ledger_program *program)
+{
+	if (strcmp(program->resident, rt->allocation->name) != 0)
+		return NULL;
+	return ds_watch_find(rt, DS_WATCH_PROGRAM, &program->process);
+}
+
+bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
+			  const struct ds_port *port, struct ds_ledger_program *program)
+{
+	struct ds_groups in_use;
+
+	switch (ds_port_understand(port, ds_page_epoch(&rt->page), &program->groups, &in_use)) {
+	case DS_PORT_SAID:
+		return ds_ledger_shrink_program(program, &in_use, &rt->page.page->granted);
+	case DS_PORT_UNFIT:
+		ours->unfit++;
+		return false;
+	case DS_PORT_SILENT:
+		return false;
+	}
+	return false;
+}
+
+int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err)
+{
+	struct ds_port port;
+
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		struct ds_watch *ours = find_ours(rt, &state->programs[i]);
+		if (ours && ds_port_copy(ours->port_fd, &port) == 0)
+			ds_note_acknowledged(rt, ours, &port, &state->programs[i]);
+	}
+	if (ds_ledger_settle(state, ds_process_alive, err) < 0)
+		return -1;
+	const struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
+	for (uint32_t i = 0; self && i < state->n_programs; i++) {
+		struct ds_ledger_program *program = &state->programs[i];
+		if (find_ours(rt, program))
+			program->groups = ds_groups_union(program->groups, self->held);
+	}
+	return 0;
+}
+
+/*
+ * The ledger was set aside as broken, or we were taken for dead: come back, with our programs,
+ * rather than let others have the groups they run on.
+ */
+static int rejoin(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err)
+{
+	struct ds_ledger_resident resident = as_resident(rt);
+	const struct ds_ledger_state *old = &rt->seen;
+
+	syslog(LOG_WARNING, "%s: is not in the ledger of GPU %s any more; joining again",
+	       rt->allocation->name, rt->allocation->gpu_uuid);
+	if (ds_ledger_join(state, &resident, err) < 0)
+		return -1;
+	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
+	if (rt->page.page)
+		self->held = rt->page.page->granted; /* so that the plan leaves us there */
+	for (uint32_t i = 0; i < state->n_programs; i++)
+		self->held = ds_groups_difference(self->held, state->programs[i].groups);
+	for (uint32_t i = 0; i < old->n_programs && state->n_programs < DS_PROGRAMS_MAX; i++) {
+		const struct ds_ledger_program *program = &old->programs[i];
+		if (!strcmp(program->resident, rt->allocation->name) &&
+		    !ds_ledger_find_program(state, &program->process))
+			state->programs[state->n_programs++] = *program;
+	}
+	return 0;
+}
+
+/* Look, and settle what has changed. Commits only what really differs, so that nobody is woken. */
+static int change_settle(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	struct ds_runtime *rt = arg;
+	static struct ds_ledger_state before;
+
+	before = *state;
+	if (!ds_ledger_find(state, rt->allocation->name) && rejoin(rt, state, err) < 0)
+		return -1;
+	if (ds_follow_settle(rt, state, err) < 0)
+		return -1;
+	rt->seen = *state;
+	return memcmp(&before, state, sizeof(before)) ? 0 : 1;
+}
+
+static bool has_programs(const struct ds_runtime *rt)
+{
+	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
+		if (w->kind == DS_WATCH_PROGRAM)
+			return true;
+	}
+	return false;
+}
+
+/* Tell every program of a new epoch; what it is, it reads on the page. Waits for none of them. */
+static void notify_programs(struct ds_runtime *rt)
+{
+	const uint64_t epoch = ds_page_epoch(&rt->page);
+
+	for (struct ds_watch *w = rt->watches; w; w = w->next) {
+		if (w->kind == DS_WATCH_WELCOMED && w->notified_epoch != epoch &&
+		    ds_port_notify(w->fd, epoch) == 0)
+			w->notified_epoch = epoch;
+	}
+}
+
+void ds_publish(struct ds_runtime *rt)
+{
+	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
+	struct ds_groups held = self ? self->held : (struct ds_groups){{0, 0}};
+	uint32_t sms = ds_groups_sms(&held, &rt->seen.shape);
+
+	/* A program is never told to be nowhere: as long as there is nothing else, it keeps what it has. */
+	if (ds_groups_has_full(&held, &rt->seen.shape) || !has_programs(rt))
+		ds_page_publish(&rt->page, &held);
+	notify_programs(rt);
+	if (sms != rt->allocation->held_sms || !rt->allocation->ready)
+		ds_allocation_count(rt->allocation, ds_now_ns(CLOCK_BOOTTIME), sms);
+	if (rt->state_fd >= 0 && ds_allocation_save(rt->state_fd, rt->allocation) < 0)
+		syslog(LOG_ERR, "%s: cannot write its state: %s", rt->allocation->name,
+		       strerror(errno));
+}
+
+/* Watch one more process. False: it is dead, so that the ledger must be settled again. */
+static bool watch_neighbour(struct ds_runtime *rt, const struct ds_process *process)
+{
+	struct ds_watch *known = ds_watch_find(rt, DS_WATCH_NEIGHBOUR, process);
+
+	if (known) {
+		known->wanted = true;
+		return true;
+	}
+	int fd = pidfd_open(process->pid, 0);
+	if (fd < 0)
+		return errno != ESRCH;
+	if (!ds_process_alive(process)) {
+		close(fd);
+		return false;
+	}
+	known = ds_watch_add(rt, DS_WATCH_NEIGHBOUR, fd, EPOLLIN);
+	if (!known) {
+		close(fd);
+		return true;
+	}
+	known->process = *process;
+	known->wanted = true;
+	return true;
+}
+
+/* True if a runtime other than ours looks after the programs of that allocation. */
+static bool is_looked_after(const struct ds_ledger_state *state, const char *name)
+{
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		if (!strcmp(state->residents[i].name, name))
+			return ds_process_alive(&state->residents[i].runtime);
+	}
+	return false;
+}
+
+/*
+ * Watch the other runtimes, and the programs that have lost theirs: their ends nobody else would tell
+ * us. False: one is dead already.
+ */
+static bool watch_neighbours(struct ds_runtime *rt)
+{
+	const struct ds_ledger_state *state = &rt->seen;
+	bool all_live = true;
+
+	for (struct ds_watch *w = rt->watches; w; w = w->next)
+		w->wanted = false;
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *resident = &state->residents[i];
+		if (strcmp(resident->name, rt->allocation->name) != 0 &&
+		    ds_process_alive(&resident->runtime))
+			all_live &= watch_neighbour(rt, &resident->runtime);
+	}
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		const struct ds_ledger_program *program = &state->programs[i];
+		if (strcmp(program->resident, rt->allocation->name) != 0 &&
+		    !is_looked_after(state, program->resident))
+			all_live &= watch_neighbour(rt, &program->process);
+	}
+	for (struct ds_watch *w = rt->watches, *next; w; w = next) {
+		next = w->next;
+		if (w->kind == DS_WATCH_NEIGHBOUR && !w->wanted)
+			ds_unwatch(rt, w);
+	}
+	return all_live;
+}
+
+void ds_follow(struct ds_runtime *rt)
+{
+	struct ds_error reason;
+	bool all_live = false;
+
+	for (int round = 0; round < SETTLE_ROUNDS_MAX && !all_live; round++) {
+		if (ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_settle, rt, &reason) < 0) {
+			const struct itimerspec again = {
+			    .it_value = {.tv_nsec = RETRY_MS * 1000000L}};
+			timerfd_settime(rt->retry, 0, &again, NULL);
+			ds_complain(rt, &reason);
+			return;
+		}
+		ds_publish(rt);
+		all_live = watch_neighbours(rt);
+	}
+	ds_greet_waiting(rt);
+}

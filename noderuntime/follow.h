@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_NODERUNTIME_FOLLOW_H
+#define DETSHARE_NODERUNTIME_FOLLOW_H
+
+#include "noderuntime/watch.h"
+
+/* The runtime and the ledger of its GPU: join, settle, publish what we hold, watch the neighbours. */
+
+/* Become a resident of the GPU. Returns 0, or -1 with a reason. */
+int ds_follow_join(struct ds_runtime *rt, struct ds_error *err);
+
+/*
+ * Settle, between two steps for our programs: before it, they lose what they have acknowledged, so that
+ * others can have it; after it, they have what our page is going to grant, so that it is theirs
+ * before they can see it there. Within a change of the ledger. Returns 0 or -1.
+ */
+int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err);
+
+/* Follow the ledger: settle, publish, watch whom it names, let in who waits. */
+void ds_follow(struct ds_runtime *rt);
+
+/*
+ * Publish what we hold as of our last look, tell the programs, account for it and save the state. Only
+ * after the ledger knows of it.
+ */
+void ds_publish(struct ds_runtime *rt);
+
+/* Take from a program what it has acknowledged not to be on any more. True if it lost a group. */
+bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
+			  const struct ds_port *port, struct ds_ledger_program *program);
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/peers.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include "noderuntime/follow.h"
+#include "noderuntime/programs.h"
+
+enum { PEERS_MAX = 64 }; /* connections that have not said hello, or wait for groups */
+
+static void serve_step(struct ds_runtime *rt, struct ds_watch *connection,
+		       const struct ds_port_hello *hello)
+{
+	struct ucred who;
+	socklen_t size = sizeof(who);
+
+	if (getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0 ||
+	    (who.uid != 0 && who.uid != geteuid())) {
+		ds_port_refuse(connection->fd, "only slurmstepd (root) announces steps");
+		return;
+	}
+	if (hello->share_milli > rt->allocation->grant.share_milli) {
+		ds_port_refuse(connection->fd, "a step cannot have more than its allocation");
+		return;
+	}
+	if (hello->share_milli > rt->allocation->step_granted_max_milli)
+		rt->allocation->step_granted_max_milli = hello->share_milli;
+	ds_publish(rt); /* saves the state */
+	ds_port_welcome(connection->fd, NULL, 0);
+}
+
+static void serve_report(struct ds_runtime *rt, const struct ds_watch *connection)
+{
+	static struct ds_port_report report;
+	struct ucred who;
+	socklen_t size = sizeof(who);
+
+	if (getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0 ||
+	    (who.uid != 0 && who.uid != rt->allocation->uid)) {
+		ds_port_refuse(connection->fd, "what programs report is for their user and root");
+		return;
+	}
+	report = (struct ds_port_report){
+	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .epoch = ds_page_epoch(&rt->page)};
+	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
+		struct ds_port port;
+		if (w->kind != DS_WATCH_PROGRAM || report.n_programs == DS_PORT_REPORTED_MAX ||
+		    ds_port_copy(w->port_fd, &port) < 0)
+			continue;
+		struct ds_port_reported *reported = &report.programs[report.n_programs++];
+		ds_port_describe(&port, reported);
+		reported->pid = w->process.pid;
+		reported->unfit = w->unfit;
+	}
+	ds_port_answer_report(connection->fd, &report);
+}
+
+void ds_peer_said(struct ds_runtime *rt, struct ds_watch *connection)
+{
+	struct ds_port_hello hello;
+	struct ds_error reason;
+	char bytes[sizeof(hello) + 1];
+
+	ssize_t n = recv(connection->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	bool keep = false;
+	if (n <= 0 || connection->waits) {
+		/* It went away, or talks when it should wait. */
+	} else if (ds_port_check_hello(bytes, (size_t)n, &hello, &reason) < 0) {
+		ds_port_refuse(connection->fd, reason.text);
+	} else if (hello.kind == DS_PORT_STEP) {
+		serve_step(rt, connection, &hello);
+	} else if (hello.kind == DS_PORT_REPORT) {
+		serve_report(rt, connection);
+	} else {
+		keep = ds_program_serve(rt, connection);
+	}
+	if (!keep)
+		ds_unwatch(rt, connection);
+}
+
+void ds_greet_waiting(struct ds_runtime *rt)
+{
+	for (struct ds_watch *w = rt->watches, *next; w; w = next) {
+		next = w->next;
+		if (w->kind == DS_WATCH_PEER && w->waits && !ds_program_serve(rt, w))
+			ds_unwatch(rt, w);
+	}
+}
+
+void ds_patience_over(struct ds_runtime *rt)
+{
+	uint64_t times;
+	char reason[200];
+
+	if (read(rt->patience, &times, sizeof(times)) < 0)
+		return;
+	snprintf(reason, sizeof(reason),
+		 "the SM groups of %s are still used by programs that began before it: start it "
+		 "again when they have ended",
+		 rt->allocation->name);
+	for (struct ds_watch *w = rt->watches, *next; w; w = next) {
+		next = w->next;
+		if (w->kind != DS_WATCH_PEER || !w->waits)
+			continue;
+		ds_port_refuse(w->fd, reason);
+		ds_unwatch(rt, w);
+	}
+	syslog(LOG_WARNING, "%s: %s", rt->allocation->name, reason);
+}
+
+/* Whoever connects and says nothing must not keep others out. */
+static void drop_oldest_peer(struct ds_runtime *rt)
+{
+	struct ds_watch *oldest = NULL;
+
+	for (struct ds_watch *w = rt->watches; w; w = w->next) {
+		if (w->kind == DS_WATCH_PEER)
+			oldest = w;
+	}
+	if (oldest)
+		ds_unwatch(rt, oldest);
+}
+
+void ds_peer_comes(struct ds_runtime *rt, const struct ds_watch *listener)
+{
+	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+		drop_oldest_peer(rt);
+	if (fd < 0)
+		return;
+	if (rt->n_peers >= PEERS_MAX)
+		drop_oldest_peer(rt);
+	if (!ds_watch_add(rt, DS_WATCH_PEER, fd, EPOLLIN))
+		close(fd);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_NODERUNTIME_WATCH_H
+#define DETSHARE_NODERUNTIME_WATCH_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/node_config.h"
+#include "common/process.h"
+#include "noderuntime/allocation.h"
+#include "noderuntime/gpu.h"
+#include "noderuntime/ledger.h"
+#include "noderuntime/port.h"
+
+/*
+ * What the runtime of an allocation is made of, for the files that are its rooms: watch (descriptors),
+ * follow (the ledger), programs (those that were let in), peers (who connects), runtime (set up, loop,
+ * tear down). One thread.
+ */
+enum { DS_LEDGER_MS = 1000 }; /* other runtimes hold the ledger for microseconds */
+
+/* What epoll watches: every descriptor belongs to one of these. */
+enum ds_watch_kind {
+	DS_WATCH_SIGNALS,
+	DS_WATCH_LEDGER,
+	DS_WATCH_LISTENER,
+	DS_WATCH_OWNER,
+	DS_WATCH_PATIENCE,
+	DS_WATCH_RETRY,
+	DS_WATCH_PEER,      /* a connection before its welcome */
+	DS_WATCH_PROGRAM,   /* a program's pidfd */
+	DS_WATCH_WELCOMED,  /* a program's connection: notices, and so that it notices our death */
+	DS_WATCH_NEIGHBOUR, /* pidfd of another runtime, or of a program that has none any more */
+};
+
+struct ds_watch {
+	enum ds_watch_kind kind;
+	int fd;
+	struct ds_watch *next;
+	struct ds_process process; /* PROGRAM, WELCOMED, NEIGHBOUR */
+	int port_fd;               /* PROGRAM */
+	int64_t since_ns;          /* PROGRAM: its welcome, CLOCK_BOOTTIME */
+	uint32_t unfit;            /* PROGRAM: how often it said what cannot be */
+	uint32_t useless;          /* WELCOMED: messages since the last that changed something */
+	uint64_t notified_epoch;   /* WELCOMED: what it was told last */
+	uint64_t heard_epoch;      /* WELCOMED: what it acknowledged last, of any age */
+	bool waits;                /* PEER: said hello, and there were no groups to give */
+	bool wanted;               /* NEIGHBOUR: mark while the list is compared */
+};
+
+struct ds_runtime {
+	const struct ds_node_config *config;
+	struct ds_allocation *allocation;
+	const struct ds_topology *topology;
+	char gpu_dir[PATH_MAX];
+	struct ds_ledger *ledger;
+	struct ds_ledger_state seen; /* the ledger as of our last look */
+	struct ds_published page;
+	struct ds_watch *watches;
+	unsigned n_peers;
+	int epoll;
+	int patience; /* timer, armed only while a program waits for groups */
+	int retry;    /* timer, armed only while the ledger could not be had */
+	int state_fd;
+	bool stop;
+};
+
+/* Watch `fd`, which is the watch's from then on. NULL: it cannot be, and is still the caller's. */
+struct ds_watch *ds_watch_add(struct ds_runtime *rt, enum ds_watch_kind kind, int fd,
+			      uint32_t events);
+
+/* The same for one that the runtime cannot do without. Closes it if it cannot be watched. 0 or -1. */
+int ds_watch_or_fail(struct ds_runtime *rt, enum ds_watch_kind kind, int fd, const char *what,
+		     struct ds_error *err);
+
+/* Forget it and close what it holds. */
+void ds_unwatch(struct ds_runtime *rt, struct ds_watch *old);
+
+/* The watch of that kind of that process, or NULL. */
+struct ds_watch *ds_watch_find(struct ds_runtime *rt, enum ds_watch_kind kind,
+			       const struct ds_process *process);
+
+/* To syslog, with the allocation's name. */
+void ds_complain(const struct ds_runtime *rt, const struct ds_error *reason);
+
+#endif
