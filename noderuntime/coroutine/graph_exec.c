@@ -148,21 +148,22 @@ static CUcontext physical(const struct change *change, CUcontext context)
 		   : context;
 }
 
-/*
- * TO_EXEC is the driver's change of `change.node` in `change.exec`, TO_NODE that of `change.node` in the
- * graph it belongs to.
- */
-#define CHANGE(symbol, params, to_exec, to_node)                                    \
-	CUresult ds_##symbol params                                                 \
-	{                                                                           \
-		struct change change;                                               \
-		bool more = begin(&change, hGraphExec, hNode);                      \
-                                                                                    \
-		while (more)                                                        \
-			more = go_on(&change, change.exec ? (to_exec) : (to_node)); \
-		return change.result;                                               \
-	}                                                                           \
+/* CHANGED is the driver's change of `change.node` in `change.exec`, or if that is NULL in its graph. */
+#define CHANGE_EITHER(symbol, params, changed)                 \
+	CUresult ds_##symbol params                            \
+	{                                                      \
+		struct change change;                          \
+		bool more = begin(&change, hGraphExec, hNode); \
+                                                               \
+		while (more)                                   \
+			more = go_on(&change, changed);        \
+		return change.result;                          \
+	}                                                      \
 	DS_EXPORT(symbol)
+
+/* The same where the driver has one call for the one and another for the other. */
+#define CHANGE(symbol, params, to_exec, to_node) \
+	CHANGE_EITHER(symbol, params, change.exec ? (to_exec) : (to_node))
 
 CHANGE(cuGraphExecHostNodeSetParams,
        (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *nodeParams),
@@ -293,9 +294,9 @@ static CUresult set_any(const struct change *change, CUgraphNodeParams *params)
 	return ds_graph_set_kernel(change->node, &older);
 }
 
-CHANGE(cuGraphExecNodeSetParams,
-       (CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams *nodeParams),
-       set_any(&change, nodeParams), set_any(&change, nodeParams));
+CHANGE_EITHER(cuGraphExecNodeSetParams,
+	      (CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams *nodeParams),
+	      set_any(&change, nodeParams));
 
 static CUresult enable_in_clone(const struct change *change, unsigned enabled)
 {

@@ -139,7 +139,7 @@ static CUresult
 upload_too(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *params, bool per_thread,
 	   CUresult (*real)(CUgraphExec *, CUgraph, CUDA_GRAPH_INSTANTIATE_PARAMS *))
 {
-	const CUstream seen = params->hUploadStream;
+	CUstream seen = params->hUploadStream;
 	struct ds_op op;
 	CUresult result = ds_op_begin(&op, seen, per_thread);
 
@@ -355,7 +355,7 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 	if (ds_unlikely(result != CUDA_SUCCESS))
 		return result;
 	sample = ds_measure_launch(NULL, 0, 0, 0, 0, 0, 0, op.stream != NULL, op.target);
-	graph = op.vctx ? ds_vgraph_find(handle) : NULL;
+	graph = ds_vgraph_find(handle);
 	if (!graph)
 		result = (*real)(handle, op.target);
 	else if (op.stream)

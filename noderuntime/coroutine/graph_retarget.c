@@ -283,7 +283,8 @@ void ds_graph_captured(struct ds_vctx *vctx, CUgraph graph, struct ds_pctx *pctx
 	struct ds_graph_survey survey;
 
 	/* Only one target there has been: everything is at home. */
-	if (ds_remap_epoch(vctx) <= 1 || ds_graph_look(vctx, graph, &survey) != CUDA_SUCCESS)
+	if (!home || ds_remap_epoch(vctx) <= 1 ||
+	    ds_graph_look(vctx, graph, &survey) != CUDA_SUCCESS)
 		return;
 	if (survey.stays && pctx != home)
 		keep(pctx);

@@ -162,7 +162,7 @@ static bool capturing(const struct ds_op *op)
 /* The wait is not part of the operation: a thread that waits must not keep its partition. */
 static CUresult end_sync(struct ds_op *op, CUresult result, bool wait)
 {
-	const CUstream target = op->target;
+	CUstream target = op->target;
 
 	if (wait)
 		atomic_store_explicit(&op->mark->waits_for, target, memory_order_relaxed);

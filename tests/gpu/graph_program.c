@@ -25,11 +25,12 @@
 	X(cuInit)                                                                                  \
 	X(cuDeviceGet)                                                                             \
 	X(cuDevicePrimaryCtxRetain)                                                                \
-	X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuModuleLoadData) X(cuModuleGetFunction) X(       \
-	    cuMemAlloc_v2) X(cuMemcpyHtoD_v2) X(cuMemcpyDtoH_v2) X(cuMemcpyDtoDAsync_v2)           \
-	    X(cuMemsetD32Async) X(cuMemsetD32_v2) X(cuStreamCreate) X(cuStreamDestroy_v2) X(       \
-		cuStreamSynchronize) X(cuStreamWaitEvent) X(cuEventCreate) X(cuEventRecord)        \
-		X(cuLaunchKernel) X(cuLaunchHostFunc) X(cuMemAllocAsync) X(cuMemFreeAsync) X(      \
+	X(cuCtxSetCurrent)                                                                         \
+	X(cuCtxSynchronize) X(cuModuleLoadData) X(cuModuleGetFunction) X(cuMemAlloc_v2) X(         \
+	    cuMemcpyHtoD_v2) X(cuMemcpyDtoH_v2) X(cuMemcpyDtoDAsync_v2) X(cuMemsetD32Async)        \
+	    X(cuMemsetD32_v2) X(cuStreamCreate) X(cuStreamDestroy_v2) X(cuStreamSynchronize) X(    \
+		cuStreamWaitEvent) X(cuEventCreate) X(cuEventRecord) X(cuLaunchKernel)             \
+		X(cuLaunchHostFunc) X(cuMemAllocAsync) X(cuMemFreeAsync) X(                        \
 		    cuStreamBeginCapture_v2) X(cuStreamEndCapture) X(cuGraphCreate)                \
 		    X(cuGraphDestroy) X(cuGraphDestroyNode) X(cuGraphAddKernelNode_v2) X(          \
 			cuGraphKernelNodeGetParams_v2) X(cuGraphKernelNodeSetParams_v2)            \
