@@ -348,7 +348,7 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 		       CUresult (*const *real)(CUgraphExec, CUstream))
 {
 	struct ds_op op;
-	CUresult result = ds_op_begin(&op, stream, per_thread);
+	CUresult result = ds_op_begin_launch(&op, stream, per_thread, NULL);
 	struct ds_sample *sample;
 	struct ds_vgraph *graph;
 

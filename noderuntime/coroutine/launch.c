@@ -28,7 +28,7 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
 	struct ds_op op;
 	CUresult result;
 
-	result = ds_op_begin_hot(&op, config ? config->hStream : NULL, per_thread);
+	result = ds_op_begin_launch(&op, config ? config->hStream : NULL, per_thread, config);
 	if (ds_unlikely(result != CUDA_SUCCESS))
 		return result;
 	if (ds_unlikely(!config)) {
@@ -67,7 +67,7 @@ DS_EXPORT(cuLaunchKernelEx_ptsz);
 CUresult ds_cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
 {
 	struct ds_op op;
-	CUresult result = ds_op_begin(&op, NULL, false);
+	CUresult result = ds_op_begin_launch(&op, NULL, false, NULL);
 
 	if (result != CUDA_SUCCESS)
 		return result;
@@ -82,7 +82,7 @@ DS_EXPORT(cuLaunchGrid);
 CUresult ds_cuLaunch(CUfunction f)
 {
 	struct ds_op op;
-	CUresult result = ds_op_begin(&op, NULL, false);
+	CUresult result = ds_op_begin_launch(&op, NULL, false, NULL);
 
 	if (result != CUDA_SUCCESS)
 		return result;

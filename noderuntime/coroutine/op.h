@@ -2,6 +2,7 @@
 #ifndef DETSHARE_COROUTINE_OP_H
 #define DETSHARE_COROUTINE_OP_H
 
+#include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/remap.h"
 
 /*
@@ -104,14 +105,19 @@ static inline void ds_op_awaited(const struct ds_op *op)
 		ds_mark_waited(op->mark);
 }
 
-/* Bring the stream to where new work goes. Marked. */
-static inline CUresult ds_op_follow(struct ds_op *op)
+/*
+ * Bring the stream to where new work goes, through the gate (gate.h). Marked; not to be relied on to
+ * have been marked all the time. `launch`: what comes is a launch that may be held back, by its
+ * `config` if it has one; no lock of ours is held, and nothing is marked but the operation itself.
+ */
+static inline __attribute__((always_inline)) CUresult ds_op_follow(struct ds_op *op, bool launch,
+								   const CUlaunchConfig *config)
 {
 	struct ds_vstream *stream = op->stream;
 
-	op->epoch = ds_remap_epoch(op->vctx);
+	op->epoch = atomic_load_explicit(&op->vctx->epoch, memory_order_acquire);
 	if (ds_unlikely(atomic_load_explicit(&stream->epoch, memory_order_acquire) != op->epoch))
-		return ds_remap_stream(op->vctx, stream, &op->epoch, &op->target);
+		return ds_gate_pass(op, launch, config);
 	op->target = atomic_load_explicit(&stream->shadow, memory_order_acquire);
 	return CUDA_SUCCESS;
 }
@@ -134,9 +140,9 @@ static inline CUresult ds_op_order(struct ds_op *op)
 	return ds_order_blocking(op->vctx, stream, &op->target);
 }
 
-/* The same as ds_op_begin, without the call: for the launches that programs make most. */
 static inline __attribute__((always_inline)) CUresult
-ds_op_begin_hot(struct ds_op *op, CUstream handle, bool per_thread)
+ds_op_begin_either(struct ds_op *op, CUstream handle, bool per_thread, bool launch,
+		   const CUlaunchConfig *config)
 {
 	CUresult result = ds_op_map(op, handle, per_thread);
 
@@ -146,7 +152,7 @@ ds_op_begin_hot(struct ds_op *op, CUstream handle, bool per_thread)
 	if (ds_unlikely(!op->mark))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	ds_mark_begin(op->mark);
-	result = ds_op_follow(op);
+	result = ds_op_follow(op, launch, config);
 	if (ds_likely(result == CUDA_SUCCESS))
 		result = ds_op_order(op);
 	if (ds_unlikely(result != CUDA_SUCCESS))
@@ -154,10 +160,20 @@ ds_op_begin_hot(struct ds_op *op, CUstream handle, bool per_thread)
 	return result;
 }
 
+/*
+ * The same as ds_op_begin for a launch, without the call, for they are what programs do most. `config`
+ * is the launch's, or NULL.
+ */
+static inline __attribute__((always_inline)) CUresult
+ds_op_begin_launch(struct ds_op *op, CUstream handle, bool per_thread, const CUlaunchConfig *config)
+{
+	return ds_op_begin_either(op, handle, per_thread, true, config);
+}
+
 static __attribute__((noinline, unused)) CUresult ds_op_begin(struct ds_op *op, CUstream handle,
 							      bool per_thread)
 {
-	return ds_op_begin_hot(op, handle, per_thread);
+	return ds_op_begin_either(op, handle, per_thread, false, NULL);
 }
 
 /* The driver has taken the operation (or refused it: then an unneeded event comes of it, no more). */

@@ -107,7 +107,7 @@ CUresult ds_remap_stream(struct ds_vctx *vctx, struct ds_vstream *stream, uint64
 	pthread_mutex_lock(&stream->lock);
 	*shadow = atomic_load_explicit(&stream->shadow, memory_order_relaxed);
 	/* If a target is newer than the epoch read before it, the stream looks once more next time. */
-	now = atomic_load_explicit(&vctx->epoch, memory_order_acquire);
+	now = atomic_load_explicit(&vctx->epoch, memory_order_acquire) & ~DS_GATE_MASK;
 	target = ds_remap_target(vctx);
 	if (!*shadow)
 		result = CUDA_ERROR_INVALID_HANDLE; /* destroyed by another thread just now */
@@ -148,7 +148,8 @@ static void publish(struct ds_vctx *vctx, struct ds_pctx *target)
 {
 	/* The target first: who sees the epoch sees it. */
 	atomic_store_explicit(&vctx->target, target, memory_order_release);
-	target->last_target = atomic_fetch_add(&vctx->epoch, 1) + 1;
+	target->last_target =
+	    (atomic_fetch_add(&vctx->epoch, 1U << DS_GATE_BITS) >> DS_GATE_BITS) + 1;
 }
 
 void ds_remap_publish(struct ds_vctx *vctx, struct ds_pctx *target)

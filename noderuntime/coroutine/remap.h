@@ -24,7 +24,7 @@ static inline struct ds_pctx *ds_remap_target(const struct ds_vctx *vctx)
 /* Counts the targets: unchanged means that ds_remap_target is. Not the page's epoch. */
 static inline uint64_t ds_remap_epoch(const struct ds_vctx *vctx)
 {
-	return atomic_load_explicit(&vctx->epoch, memory_order_acquire);
+	return atomic_load_explicit(&vctx->epoch, memory_order_acquire) >> DS_GATE_BITS;
 }
 
 /* The physical context in which the stream's next operation runs. Marked. */

@@ -27,6 +27,8 @@ struct ds_granted {
 	struct ds_gpu_shape shape;
 	struct ds_groups groups;
 	char gpu_uuid[48];
+	uint32_t flags; /* enum ds_page_flags */
+	uint32_t window_us;
 };
 
 /*

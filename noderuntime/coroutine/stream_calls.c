@@ -369,7 +369,7 @@ static CUresult capture_begins(struct ds_op *op, CUstream *handle, bool per_thre
 	if (!op->mark)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	ds_mark_begin(op->mark);
-	result = ds_op_follow(op);
+	result = ds_op_follow(op, false, NULL);
 	if (result != CUDA_SUCCESS) {
 		ds_mark_end(op->mark);
 		return result;

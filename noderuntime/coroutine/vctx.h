@@ -35,12 +35,16 @@ enum ds_stream_kind {
 /* What there is of blocking streams' work that the NULL stream has not waited for. */
 enum { DS_CLEAN, DS_DIRTY, DS_ORDERING /* being waited for just now */ };
 
+/* Of the virtual context's epoch; see gate.h. */
+enum { DS_GATE_BITS = 4 };
+#define DS_GATE_MASK ((UINT64_C(1) << DS_GATE_BITS) - 1)
+
 enum { DS_ATTRIBUTES_MAX = 32 /* above every CUstreamAttrID */ };
 
 struct ds_vstream {
 	_Atomic(CUstream) shadow; /* NULL: destroyed, kept until its work has been waited for */
-	_Atomic uint64_t
-	    epoch; /* of the virtual context's targets when it last looked; see remap.c */
+	/* The virtual context's, without what the gate asks for, when it last looked; see remap.c. */
+	_Atomic uint64_t epoch;
 	_Atomic(struct ds_pctx *) pctx; /* where `shadow` is */
 	enum ds_stream_kind kind;
 	atomic_bool dirty;               /* blocking: work since the NULL stream last waited */
@@ -79,8 +83,9 @@ struct ds_vctx {
 	CUcontext primary;
 	unsigned generation; /* of the device's primary context: a reset ends all streams */
 	_Atomic uint64_t *launches, *remaps, *pinned_graphs; /* in the port */
-	_Atomic uint64_t epoch;                              /* counts the targets */
-	_Atomic(struct ds_pctx *) target;                    /* where new work goes */
+	/* The targets so far, << DS_GATE_BITS, and what the gate asks for (gate.h). */
+	_Atomic uint64_t epoch;
+	_Atomic(struct ds_pctx *) target; /* where new work goes */
 	struct ds_chaos chaos;
 	struct ds_vstream null;
 	_Atomic uint64_t null_work;                /* operations on the NULL stream so far */

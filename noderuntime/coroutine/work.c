@@ -10,7 +10,7 @@
 
 static CUresult begin_LAUNCH(struct ds_op *op, CUstream handle, bool per_thread)
 {
-	return ds_op_begin(op, handle, per_thread);
+	return ds_op_begin_launch(op, handle, per_thread, NULL);
 }
 
 static void end_LAUNCH(const struct ds_op *op, CUresult result)
@@ -21,7 +21,7 @@ static void end_LAUNCH(const struct ds_op *op, CUresult result)
 static inline __attribute__((always_inline)) CUresult begin_KERNEL(struct ds_op *op,
 								   CUstream handle, bool per_thread)
 {
-	return ds_op_begin_hot(op, handle, per_thread);
+	return ds_op_begin_launch(op, handle, per_thread, NULL);
 }
 
 static void end_KERNEL(const struct ds_op *op, CUresult result)

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/gate.h"
+
+#include "noderuntime/coroutine/op.h"
+
+/* To where new work goes, unless the stream is there. */
+static CUresult follow(struct ds_op *op, uint64_t epoch)
+{
+	struct ds_vstream *stream = op->stream;
+
+	if (atomic_load_explicit(&stream->epoch, memory_order_acquire) != epoch)
+		return ds_remap_stream(op->vctx, stream, &op->epoch, &op->target);
+	op->epoch = epoch;
+	op->target = atomic_load_explicit(&stream->shadow, memory_order_acquire);
+	return CUDA_SUCCESS;
+}
+
+CUresult ds_gate_pass(struct ds_op *op, bool launch, const CUlaunchConfig *config)
+{
+	const uint64_t epoch = atomic_load_explicit(&op->vctx->epoch, memory_order_acquire);
+
+	return follow(op, epoch & ~DS_GATE_MASK);
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_COROUTINE_GATE_H
+#define DETSHARE_COROUTINE_GATE_H
+
+#include "noderuntime/coroutine/vctx.h"
+
+/*
+ * What an operation of the program has to do before it goes to the driver, beside following the
+ * target. It is asked for by bits of the virtual context's epoch, which no stream's epoch has: so every
+ * operation finds the two epochs different and comes here, and while nothing is asked for it costs
+ * nothing. Who asks, and wants to be sure that operations which did not see it are in the driver,
+ * uses the marks (mark.h).
+ */
+enum ds_gate {
+	/* Launches keep within a bound of the GPU. */
+	DS_GATE_WINDOW = 1 << 0,
+};
+
+struct ds_op;
+
+static inline void ds_gate_ask(struct ds_vctx *vctx, uint64_t bits)
+{
+	atomic_fetch_or(&vctx->epoch, bits);
+}
+
+/* Returns which of them had been asked for: one caller alone is told of each. */
+static inline uint64_t ds_gate_stop_asking(struct ds_vctx *vctx, uint64_t bits)
+{
+	return atomic_fetch_and(&vctx->epoch, ~bits) & bits;
+}
+
+static inline uint64_t ds_gate_asked(const struct ds_vctx *vctx)
+{
+	return atomic_load_explicit(&vctx->epoch, memory_order_acquire) & DS_GATE_MASK;
+}
+
+/* The rare part of ds_op_follow(). Marked once, but maybe not all the time. */
+__attribute__((cold)) CUresult ds_gate_pass(struct ds_op *op, bool launch,
+					    const CUlaunchConfig *config);
+
+#endif
