@@ -20,6 +20,8 @@
 enum {
 	REAP_MS = 80,     /* for a killed child to be gone */
 	TAIL_SIZE = 1024, /* of what the child says, its end is kept */
+	/* A pipe's room, 64 KiB, several times over: a grandchild could go on writing for ever. */
+	REST_READS = 256,
 	OPEN_FILES_TRIED = 65536,
 };
 
@@ -110,7 +112,7 @@ fail:
 /* Keep the end of what comes, whatever its length. Closes `said_fd` at its end. */
 static void hear_said(struct ears *ears)
 {
-	char piece[256];
+	char piece[TAIL_SIZE];
 	ssize_t n = read(ears->said_fd, piece, sizeof(piece));
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
@@ -199,7 +201,8 @@ static void hear_rest(struct ears *ears)
 {
 	struct pollfd fd = {.fd = ears->said_fd, .events = POLLIN};
 
-	for (int reads = 0; reads < 64 && ears->said_fd >= 0 && poll(&fd, 1, 0) > 0; reads++)
+	for (int reads = 0; reads < REST_READS && ears->said_fd >= 0 && poll(&fd, 1, 0) > 0;
+	     reads++)
 		hear_said(ears);
 	if (ears->exec_fd >= 0) {
 		fd.fd = ears->exec_fd;
