@@ -14,7 +14,6 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <sysexits.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "accounting/credential.h"
@@ -22,6 +21,7 @@
 #include "accounting/message.h"
 #include "accounting/settler.h"
 #include "accounting/store.h"
+#include "common/clock.h"
 
 enum {
 	LISTENERS_MAX = 8,
@@ -54,17 +54,9 @@ struct collector {
 	bool ending;
 };
 
-static long long now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_BOOTTIME, &now);
-	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
-}
-
 static void complain(struct collector *collector, const char *peer, const char *reason)
 {
-	long long now = now_ms();
+	long long now = ds_now_ms(CLOCK_BOOTTIME);
 
 	if (collector->complained_ms && now - collector->complained_ms < COMPLAINT_PAUSE_MS) {
 		collector->n_unsaid++;
@@ -120,7 +112,7 @@ static void welcome(struct collector *collector, int listener)
 	}
 	ds_message_reset(connection->reader);
 	connection->fd = fd;
-	connection->deadline_ms = now_ms() + MESSAGE_MAX_MS;
+	connection->deadline_ms = ds_now_ms(CLOCK_BOOTTIME) + MESSAGE_MAX_MS;
 	if (getnameinfo((struct sockaddr *)&address, size, connection->peer,
 			sizeof(connection->peer), NULL, 0, NI_NUMERICHOST) != 0)
 		snprintf(connection->peer, sizeof(connection->peer), "?");
@@ -153,7 +145,7 @@ static void judge(struct collector *collector, const char *peer,
 	/* The node's own word against the address munge vouches for: kept where an operator looks. */
 	ds_log("stored job %u.%u of node %s, signed on %s by uid %u, from %s", record.job_id,
 	       record.restart, record.node, credential->origin, (unsigned)credential->uid, peer);
-	ds_settler_ask(&collector->settler, now_ms());
+	ds_settler_ask(&collector->settler, ds_now_ms(CLOCK_BOOTTIME));
 }
 
 static int prepare_answer(struct collector *collector, struct connection *connection,
@@ -180,7 +172,7 @@ static int prepare_answer(struct collector *collector, struct connection *connec
 	memcpy(connection->answer + DS_MESSAGE_HEADER, credential, length);
 	connection->answer_length = DS_MESSAGE_HEADER + length;
 	connection->answer_sent = 0;
-	connection->deadline_ms = now_ms() + MESSAGE_MAX_MS;
+	connection->deadline_ms = ds_now_ms(CLOCK_BOOTTIME) + MESSAGE_MAX_MS;
 	rv = 0;
 out:
 	free(credential);
@@ -245,7 +237,7 @@ static int write_more(struct connection *connection)
 	if (connection->answer_sent == connection->answer_length) {
 		free(connection->answer);
 		connection->answer = NULL;
-		connection->deadline_ms = now_ms() + MESSAGE_MAX_MS;
+		connection->deadline_ms = ds_now_ms(CLOCK_BOOTTIME) + MESSAGE_MAX_MS;
 	}
 	return 0;
 }
@@ -267,7 +259,7 @@ static void handle_signals(struct collector *collector)
 
 	while (read(collector->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
 		if (info.ssi_signo == SIGCHLD)
-			ds_settler_reap(&collector->settler, now_ms());
+			ds_settler_reap(&collector->settler, ds_now_ms(CLOCK_BOOTTIME));
 		else
 			collector->ending = true;
 	}
@@ -275,7 +267,7 @@ static void handle_signals(struct collector *collector)
 
 static void hang_up_on_the_late(struct collector *collector)
 {
-	long long now = now_ms();
+	long long now = ds_now_ms(CLOCK_BOOTTIME);
 
 	for (size_t i = 0; i < CONNECTIONS_MAX; i++) {
 		struct connection *connection = &collector->connections[i];
@@ -296,7 +288,7 @@ static int patience(const struct collector *collector, long long end_ms)
 		if (connection->fd >= 0 && connection->deadline_ms < due)
 			due = connection->deadline_ms;
 	}
-	long long rest = due - now_ms();
+	long long rest = due - ds_now_ms(CLOCK_BOOTTIME);
 	if (rest < 0)
 		return 0;
 	/* One more, so that it is due when poll() returns, not a fraction before. */
@@ -337,7 +329,7 @@ static void turn(struct collector *collector, long long end_ms)
 		}
 	}
 	hang_up_on_the_late(collector);
-	ds_settler_tick(&collector->settler, now_ms());
+	ds_settler_tick(&collector->settler, ds_now_ms(CLOCK_BOOTTIME));
 }
 
 static int listen_on(struct collector *collector, struct ds_error *err)
@@ -398,19 +390,19 @@ int ds_collect(const struct ds_collector_config *config, unsigned for_s, struct 
 {
 	struct collector collector = {
 	    .config = config, .store = DS_STORE_CLOSED, .only_fd = -1, .signal_fd = -1};
-	long long end_ms = for_s ? now_ms() + for_s * 1000LL : INT64_MAX;
+	long long end_ms = for_s ? ds_now_ms(CLOCK_BOOTTIME) + for_s * 1000LL : INT64_MAX;
 	int rv = -1;
 
 	for (size_t i = 0; i < CONNECTIONS_MAX; i++)
 		collector.connections[i].fd = -1;
-	ds_settler_init(&collector.settler, config, now_ms());
+	ds_settler_init(&collector.settler, config, ds_now_ms(CLOCK_BOOTTIME));
 	if (ds_store_open(config->state_dir, &collector.store, err) < 0)
 		goto out;
 	collector.only_fd = ds_store_only_one(&collector.store, "collect", err);
 	if (collector.only_fd < 0 || catch_signals(&collector, err) < 0 ||
 	    listen_on(&collector, err) < 0)
 		goto out;
-	while (!collector.ending && now_ms() < end_ms)
+	while (!collector.ending && ds_now_ms(CLOCK_BOOTTIME) < end_ms)
 		turn(&collector, end_ms);
 	rv = 0;
 out:

@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "common/conf_text.h"
 
 static const struct text_key {
 	const char *name;
@@ -97,16 +98,12 @@ static void take(cfg_t *cfg, struct ds_collector_config *config)
 	config->keep_days = (uint32_t)cfg_getint(cfg, "keep_days");
 }
 
-int ds_collector_config_read(const char *path, struct ds_collector_config *config,
-			     struct ds_error *err)
+static int parse(const char *text, const char *name, struct ds_collector_config *config,
+		 struct ds_error *err)
 {
-	const char *named = path ? path : secure_getenv("DETSHARE_USAGED_CONF");
-	const char *file = named ? named : SYSCONFDIR "/detshare/detshare-usaged.conf";
 	cfg_opt_t options[N_TEXT + N_NUMBER + 1];
 	struct ds_error reason = {""};
-	int rc = CFG_SUCCESS;
 
-	*config = (struct ds_collector_config){0};
 	for (size_t i = 0; i < N_TEXT; i++)
 		options[i] = (cfg_opt_t)CFG_STR(TEXT_KEYS[i].name, TEXT_KEYS[i].value, CFGF_NONE);
 	for (size_t i = 0; i < N_NUMBER; i++)
@@ -116,22 +113,37 @@ int ds_collector_config_read(const char *path, struct ds_collector_config *confi
 
 	cfg_t *cfg = cfg_init(options, CFGF_NONE);
 	if (!cfg)
-		return ds_fail(err, "cannot read %s: memory is out", file);
+		return ds_fail(err, "cannot read %s: memory is out", name);
 	parse_error = &reason;
-	parse_path = file;
+	parse_path = name;
 	cfg_set_error_function(cfg, on_error);
 	for (size_t i = 0; i < N_TEXT; i++)
 		cfg_set_validate_func(cfg, TEXT_KEYS[i].name, check_text);
 	for (size_t i = 0; i < N_NUMBER; i++)
 		cfg_set_validate_func(cfg, NUMBER_KEYS[i].name, check_number);
-	if (named || access(file, F_OK) == 0)
-		rc = cfg_parse(cfg, file);
+	int rc = cfg_parse_buf(cfg, text);
 	if (rc == CFG_SUCCESS)
 		take(cfg, config);
-	else if (reason.text[0])
-		ds_fail(err, "%s", reason.text);
-	else
-		ds_fail(err, "cannot read %s: %s", file, strerror(errno));
 	cfg_free(cfg);
-	return rc == CFG_SUCCESS ? 0 : -1;
+	if (rc == CFG_SUCCESS)
+		return 0;
+	return ds_fail(err, "%s", reason.text[0] ? reason.text : "memory is out");
+}
+
+int ds_collector_config_read(const char *path, struct ds_collector_config *config,
+			     struct ds_error *err)
+{
+	const char *named = path ? path : secure_getenv("DETSHARE_USAGED_CONF");
+	const char *file = named ? named : SYSCONFDIR "/detshare/detshare-usaged.conf";
+	struct ds_error reason = {""};
+	char *text = ds_conf_read(file, true, &reason);
+
+	*config = (struct ds_collector_config){0};
+	if (!text && (named || errno != ENOENT))
+		return ds_fail(err, "%s", reason.text);
+	if (text)
+		ds_conf_blank_comments(text);
+	int rc = parse(text ? text : "", file, config, err);
+	free(text);
+	return rc;
 }

@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/io.h"
+
 /* A temporary file is ".NAME.PID.tmp": hidden from ds_directory_names(), found by the sweep. */
 static const char TEMPORARY_SUFFIX[] = ".tmp";
 
@@ -97,20 +99,6 @@ void ds_directory_close(struct ds_directory *directory)
 	directory->fd = -1;
 }
 
-static int write_all(int fd, const char *data, size_t length)
-{
-	while (length > 0) {
-		ssize_t n = write(fd, data, length);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -1;
-		data += n;
-		length -= (size_t)n;
-	}
-	return 0;
-}
-
 int ds_directory_write(const struct ds_directory *directory, const char *name, const char *data,
 		       size_t length, struct ds_error *err)
 {
@@ -130,7 +118,7 @@ int ds_directory_write(const struct ds_directory *directory, const char *name, c
 	if (fd < 0)
 		goto fail;
 	made = true;
-	if (write_all(fd, data, length) < 0 || fsync(fd) < 0)
+	if (ds_write_whole(fd, data, length) < 0 || fsync(fd) < 0)
 		goto fail;
 	int closed = close(fd);
 	fd = -1;

@@ -20,6 +20,7 @@
 #include "accounting/log.h"
 #include "accounting/message.h"
 #include "accounting/record.h"
+#include "common/clock.h"
 
 enum {
 	ANSWER_MAX_S = 10, /* connect, send, or wait for the collector's next bytes */
@@ -314,14 +315,6 @@ static int try_all(struct sender *sender, struct ds_error *err)
 	return 0;
 }
 
-static long long now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
-}
-
 /*
  * Until when the sender at work goes on stands in the lock file, so that one who comes and finds
  * it at work can have it go on for longer, instead of waiting beside it. Real time, because the
@@ -334,7 +327,7 @@ static long long read_deadline_ms(int lock_fd)
 	if (pread(lock_fd, text, sizeof(text) - 1, 0) < 0)
 		return 0;
 	long long deadline = strtoll(text, NULL, 10);
-	return deadline <= now_ms() + FOR_MAX_S * 1000LL ? deadline : 0;
+	return deadline <= ds_now_ms(CLOCK_REALTIME) + FOR_MAX_S * 1000LL ? deadline : 0;
 }
 
 static void write_deadline_ms(int lock_fd, long long deadline_ms)
@@ -397,7 +390,7 @@ static int send_until_deadline(struct sender *sender, struct ds_error *err)
 		if (sender->n_left == 0)
 			return 0;
 		long long this_pause = with_jitter(pause);
-		if (now_ms() + this_pause > read_deadline_ms(sender->lock_fd))
+		if (ds_now_ms(CLOCK_REALTIME) + this_pause > read_deadline_ms(sender->lock_fd))
 			return ds_fail(err, "%zu usage records wait in %s: %s", sender->n_left,
 				       sender->spool.path, sender->why.text);
 		pause_ms(this_pause);
@@ -433,7 +426,7 @@ int ds_send(const struct ds_node_config *config, unsigned for_s, struct ds_error
 	}
 	ds_directory_sweep(&sender.spool, TEMPORARY_AGE_S);
 
-	long long deadline_ms = now_ms() + for_s * 1000LL;
+	long long deadline_ms = ds_now_ms(CLOCK_REALTIME) + for_s * 1000LL;
 	bool again;
 	do {
 		int mine = become_the_sender(&sender, deadline_ms, err);
@@ -445,8 +438,8 @@ int ds_send(const struct ds_node_config *config, unsigned for_s, struct ds_error
 		flock(sender.lock_fd, LOCK_UN);
 		/* Somebody who found us at work may have left a record, or a later deadline. */
 		long long later_ms = read_deadline_ms(sender.lock_fd);
-		again =
-		    spool_has_records(&sender) && (rv == 0 || later_ms > now_ms() + PAUSE_MAX_MS);
+		again = spool_has_records(&sender) &&
+			(rv == 0 || later_ms > ds_now_ms(CLOCK_REALTIME) + PAUSE_MAX_MS);
 		if (later_ms > deadline_ms)
 			deadline_ms = later_ms;
 	} while (again);

@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/io.h"
+
 enum { FILE_MAX = 65536 };
 
 static int check_file(int fd, const char *path, bool trusted, struct ds_error *err)
@@ -30,7 +32,7 @@ static int check_file(int fd, const char *path, bool trusted, struct ds_error *e
 
 char *ds_conf_read(const char *path, bool trusted, struct ds_error *err)
 {
-	size_t used = 0;
+	ssize_t used;
 	char *text = NULL;
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
@@ -45,23 +47,16 @@ char *ds_conf_read(const char *path, bool trusted, struct ds_error *err)
 		ds_fail(err, "cannot read %s: out of memory", path);
 		goto fail;
 	}
-	while (used < FILE_MAX) {
-		ssize_t n = read(fd, text + used, FILE_MAX - used);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0) {
-			ds_fail(err, "cannot read %s: %s", path, strerror(errno));
-			goto fail;
-		}
-		if (n == 0)
-			break;
-		used += (size_t)n;
+	used = ds_read_whole(fd, text, FILE_MAX);
+	if (used < 0) {
+		ds_fail(err, "cannot read %s: %s", path, strerror(errno));
+		goto fail;
 	}
 	if (used == FILE_MAX) {
 		ds_fail(err, "%s is larger than %d bytes", path, FILE_MAX - 1);
 		goto fail;
 	}
-	if (memchr(text, '\0', used)) {
+	if (memchr(text, '\0', (size_t)used)) {
 		ds_fail(err, "%s holds a NUL byte", path);
 		goto fail;
 	}

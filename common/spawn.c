@@ -14,8 +14,9 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "common/clock.h"
 
 enum {
 	REAP_MS = 80,     /* for a killed child to be gone */
@@ -33,14 +34,6 @@ struct ears {
 	size_t tail_length;
 	int exec_errno;
 };
-
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
 
 static void close_fd(int *fd)
 {
@@ -165,7 +158,7 @@ static pid_t wait_until(pid_t child, struct ears *ears, int64_t end_ms, int *sta
 
 		if (got == child || (got < 0 && errno != EINTR))
 			return got;
-		int64_t left_ms = end_ms - now_ms();
+		int64_t left_ms = end_ms - ds_now_ms(CLOCK_MONOTONIC);
 		if (left_ms <= 0)
 			return 0;
 		int pause_ms = ears->said_fd >= 0 ? 10 : 1;
@@ -213,7 +206,7 @@ static void hear_rest(struct ears *ears)
 
 int ds_spawn(const struct ds_spawn *spawn, char *said, size_t said_size, struct ds_error *err)
 {
-	int64_t end_ms = now_ms() + spawn->deadline_ms;
+	int64_t end_ms = ds_now_ms(CLOCK_MONOTONIC) + spawn->deadline_ms;
 	int said_pipe[2] = {-1, -1};
 	int exec_pipe[2] = {-1, -1};
 	struct ears ears = {.said_fd = -1, .exec_fd = -1};
@@ -245,7 +238,7 @@ int ds_spawn(const struct ds_spawn *spawn, char *said, size_t said_size, struct 
 	if (late && spawn->late == DS_SPAWN_KILL) {
 		kill(-child, SIGKILL);
 		kill(child, SIGKILL); /* in case it had not come to setsid yet */
-		wait_until(child, &ears, now_ms() + REAP_MS, &status);
+		wait_until(child, &ears, ds_now_ms(CLOCK_MONOTONIC) + REAP_MS, &status);
 	}
 	hear_rest(&ears);
 	if (said && said_size > 0)

@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/io.h"
+
 enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 2 };
 
 bool ds_allocation_name_valid(const char *name)
@@ -58,20 +60,6 @@ int ds_allocation_create(const struct ds_node_config *config, const char *name,
 	return 0;
 }
 
-static int write_all(int fd, const char *text, size_t size)
-{
-	while (size) {
-		ssize_t n = write(fd, text, size);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return -1;
-		text += n;
-		size -= (size_t)n;
-	}
-	return 0;
-}
-
 int ds_allocation_write(const struct ds_node_config *config, const char *name, const char *file,
 			mode_t mode, const char *text, struct ds_error *err)
 {
@@ -84,7 +72,7 @@ int ds_allocation_write(const struct ds_node_config *config, const char *name, c
 	int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
 	if (fd < 0)
 		return ds_fail(err, "cannot create %s: %s", temporary, strerror(errno));
-	int rc = write_all(fd, text, strlen(text));
+	int rc = ds_write_whole(fd, text, strlen(text));
 	if (rc == 0)
 		rc = fchmod(fd, mode);
 	if (rc == 0)

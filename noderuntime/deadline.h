@@ -3,20 +3,14 @@
 #define DETSHARE_NODERUNTIME_DEADLINE_H
 
 #include <stdint.h>
-#include <time.h>
+
+#include "common/clock.h"
 
 /*
  * An instant (CLOCK_MONOTONIC, ns) by which something must be over. Passed down, so that steps that
  * follow each other share one budget instead of adding theirs up.
  */
 typedef int64_t ds_deadline;
-
-static inline int64_t ds_now_ns(clockid_t clock)
-{
-	struct timespec now;
-	clock_gettime(clock, &now);
-	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static inline ds_deadline ds_deadline_in(int64_t ms)
 {

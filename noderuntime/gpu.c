@@ -12,33 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/io.h"
+
 enum { INFO_MAX = 4096 };
-
-/* Read a whole small file as text. Returns its length or -1 with errno. */
-static ssize_t read_text(const char *path, char *text, size_t size)
-{
-	size_t used = 0;
-	ssize_t n = 0;
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -1;
-	while (used < size - 1) {
-		n = read(fd, text + used, size - 1 - used);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			break;
-		used += (size_t)n;
-	}
-	int saved_errno = errno;
-	close(fd);
-	errno = saved_errno;
-	if (n < 0)
-		return -1;
-	text[used] = '\0';
-	return (ssize_t)used;
-}
 
 /* The value behind "KEY:" at the beginning of a line, without white space around it. */
 static bool info_value(const char *text, const char *key, char *value, size_t size)
@@ -81,7 +57,7 @@ static int read_information(const char *info_dir, const char *entry, struct ds_g
 	unsigned long number;
 
 	snprintf(path, sizeof(path), "%.3000s/%.255s/information", info_dir, entry);
-	if (read_text(path, text, sizeof(text)) < 0)
+	if (ds_read_text(path, 0, text, sizeof(text)) < 0)
 		return ds_fail(err, "cannot read %s: %s", path, strerror(errno));
 	if (!info_value(text, "Device Minor", minor, sizeof(minor)) ||
 	    !parse_number(minor, 0xfffff, &number))
@@ -172,7 +148,7 @@ int ds_boot_id(char boot_id[40], struct ds_error *err)
 {
 	static const char path[] = "/proc/sys/kernel/random/boot_id";
 
-	if (read_text(path, boot_id, 40) < 0)
+	if (ds_read_text(path, 0, boot_id, 40) < 0)
 		return ds_fail(err, "cannot read %s: %s", path, strerror(errno));
 	boot_id[strcspn(boot_id, "\n")] = '\0';
 	return 0;
@@ -272,7 +248,7 @@ int ds_topology_read(const char *gpu_dir, const char *uuid, struct ds_topology *
 	if (ds_boot_id(boot_id, err) < 0)
 		return -1;
 	snprintf(path, sizeof(path), "%.4000s/topology", gpu_dir);
-	if (read_text(path, text, sizeof(text)) < 0)
+	if (ds_read_text(path, 0, text, sizeof(text)) < 0)
 		return ds_fail(err, "cannot read %s: %s", path, strerror(errno));
 	if (ds_topology_parse(text, topology, err) < 0)
 		return ds_fail_within(err, "%s", path);

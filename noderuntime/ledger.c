@@ -13,6 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/io.h"
+#include "noderuntime/deadline.h"
+#include "noderuntime/gpu.h"
 #include "noderuntime/ledger_image.h"
 
 #define FILE_NAME   "ledger"
@@ -48,51 +51,11 @@ static void close_fd(int *fd)
 	errno = saved_errno;
 }
 
-static int64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
 static void pause_us(int64_t us)
 {
 	struct timespec t = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
 
 	nanosleep(&t, NULL);
-}
-
-static int read_boot_id(char *boot_id, size_t size, struct ds_error *err)
-{
-	const char *path = "/proc/sys/kernel/random/boot_id";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, boot_id, size - 1);
-	int saved_errno = errno;
-
-	close_fd(&fd);
-	if (n <= 0)
-		return ds_fail(err, "cannot read %s: %s", path, strerror(saved_errno));
-	boot_id[n] = '\0';
-	boot_id[strcspn(boot_id, "\n")] = '\0';
-	return 0;
-}
-
-static int write_at(int fd, const void *bytes, size_t size, off_t offset)
-{
-	const char *next = bytes;
-
-	while (size) {
-		ssize_t n = pwrite(fd, next, size, offset);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -1;
-		next += n;
-		size -= (size_t)n;
-		offset += n;
-	}
-	return 0;
 }
 
 /* Returns the bytes read: fewer than `size` only at the end of the file; -1 on an error. */
@@ -131,7 +94,7 @@ static int unlock(int fd)
  * The wait is by short sleeps that grow, since the blocking form knows no timeout and a signal for
  * one would be the whole process's. A lock is held for some 50 us.
  */
-static int lock_until(int fd, int64_t deadline_us)
+static int lock_until(int fd, ds_deadline deadline)
 {
 	int64_t pause = LOCK_PAUSE_MIN_US;
 
@@ -142,7 +105,7 @@ static int lock_until(int fd, int64_t deadline_us)
 			return 0;
 		if (errno != EAGAIN && errno != EACCES && errno != EINTR)
 			return -1;
-		int64_t left = deadline_us - now_us();
+		int64_t left = (deadline - ds_now_ns(CLOCK_MONOTONIC)) / 1000;
 		if (left <= 0) {
 			errno = ETIMEDOUT;
 			return -1;
@@ -173,7 +136,7 @@ static int check_file(const struct ds_ledger *ledger, int fd, struct stat *file,
 }
 
 /* Open and lock the file that has the name now, which may be another one than last time. */
-static int acquire(struct ds_ledger *ledger, int64_t deadline_us, struct ds_error *err)
+static int acquire(struct ds_ledger *ledger, ds_deadline deadline, struct ds_error *err)
 {
 	for (int attempt = 0; attempt < REOPEN_ATTEMPTS; attempt++) {
 		struct stat file;
@@ -192,7 +155,7 @@ static int acquire(struct ds_ledger *ledger, int64_t deadline_us, struct ds_erro
 			if (check_file(ledger, ledger->fd, &file, err))
 				goto fail;
 		}
-		if (lock_until(ledger->fd, deadline_us)) {
+		if (lock_until(ledger->fd, deadline)) {
 			ds_fail(err, "cannot lock %s/" FILE_NAME ": %s", ledger->gpu_dir,
 				strerror(errno));
 			goto fail;
@@ -239,8 +202,8 @@ static int create(struct ds_ledger *ledger, struct ds_error *err)
 	while (rc == EINTR);
 	errno = rc;
 	if (rc || fchmod(ledger->fd, 0644) ||
-	    write_at(ledger->fd, image->copies, sizeof(image->copies), header_size) ||
-	    write_at(ledger->fd, image->page, sizeof(image->page), 0)) {
+	    ds_write_whole_at(ledger->fd, image->copies, sizeof(image->copies), header_size) ||
+	    ds_write_whole_at(ledger->fd, image->page, sizeof(image->page), 0)) {
 		ds_fail(err, "cannot write the %zu bytes of %s/" FILE_NAME ": %s", sizeof(*image),
 			ledger->gpu_dir, strerror(errno));
 		if (ftruncate(ledger->fd, 0))
@@ -274,11 +237,11 @@ static bool is_ours(const struct ds_ledger *ledger, struct ds_error *err)
 /* Lock, load, make what is missing. What is broken is set aside if `repair`, with a note in `err`. */
 static int begin(struct ds_ledger *ledger, unsigned timeout_ms, bool repair, struct ds_error *err)
 {
-	int64_t deadline_us = now_us() + (int64_t)timeout_ms * 1000;
+	ds_deadline deadline = ds_deadline_in(timeout_ms);
 	struct ds_error reason = {""};
 
 	for (int attempt = 0; attempt < REOPEN_ATTEMPTS; attempt++) {
-		if (acquire(ledger, deadline_us, err))
+		if (acquire(ledger, deadline, err))
 			return -1;
 
 		enum ds_ledger_verdict verdict =
@@ -331,7 +294,7 @@ int ds_ledger_open(const char *gpu_dir, const char *gpu_uuid, const struct ds_gp
 		goto fail;
 	}
 	memcpy(opened->gpu_uuid, gpu_uuid, strlen(gpu_uuid));
-	if (read_boot_id(opened->boot_id, sizeof(opened->boot_id), err))
+	if (ds_boot_id(opened->boot_id, err))
 		goto fail;
 	opened->dir_fd = open(gpu_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (opened->dir_fd < 0) {
@@ -374,7 +337,7 @@ int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds
 	int fd = -1;
 	int rv = -1;
 
-	if (read_boot_id(boot_id, sizeof(boot_id), err))
+	if (ds_boot_id(boot_id, err))
 		return -1;
 	dir_fd = open(gpu_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir_fd >= 0)
@@ -425,9 +388,9 @@ static int commit(struct ds_ledger *ledger, struct ds_error *err)
 		return ds_fail_within(err, "refused to write %s/" FILE_NAME, ledger->gpu_dir);
 	}
 	ds_ledger_image_store(&ledger->image, state);
-	if (write_at(ledger->fd, copy, sizeof(*copy), copy_offset(state->generation)) ||
-	    write_at(ledger->fd, &state->generation, sizeof(state->generation),
-		     DS_LEDGER_ACTIVE_OFFSET))
+	if (ds_write_whole_at(ledger->fd, copy, sizeof(*copy), copy_offset(state->generation)) ||
+	    ds_write_whole_at(ledger->fd, &state->generation, sizeof(state->generation),
+			      DS_LEDGER_ACTIVE_OFFSET))
 		return ds_fail(err, "cannot write %s/" FILE_NAME ": %s", ledger->gpu_dir,
 			       strerror(errno));
 	return 0;

@@ -11,6 +11,7 @@
 
 #include <slurm/slurm.h>
 
+#include "common/io.h"
 #include "common/task_env.h"
 #include "gres/granted.h"
 #include "gres/request.h"
@@ -36,20 +37,6 @@ static struct {
 } step;
 
 /* The whole of a small file. Returns its length, or -1. */
-static ssize_t read_file(const char *path, char *text, size_t size)
-{
-	size_t length = 0;
-	ssize_t n = -1;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-
-	if (fd < 0)
-		return -1;
-	while (length < size && (n = read(fd, text + length, size - length)) > 0)
-		length += (size_t)n;
-	close(fd);
-	return n < 0 ? -1 : (ssize_t)length;
-}
-
 /* What gres_detshare.so left in slurmstepd's environment, which no user reaches. */
 static uint32_t granted_milli(struct ds_error *err)
 {
@@ -75,10 +62,8 @@ static bool read_fault(struct ds_error *err)
 	char path[PATH_MAX], text[sizeof(err->text)];
 
 	ds_spank_job_path(&step.config, step.job_id, DS_FAULT_FILE, path);
-	ssize_t n = read_file(path, text, sizeof(text) - 1);
-	if (n <= 0)
+	if (ds_read_text(path, O_NOFOLLOW, text, sizeof(text)) <= 0)
 		return false;
-	text[n] = '\0';
 	text[strcspn(text, "\n")] = '\0';
 	ds_fail(err, "%s", text);
 	return true;
@@ -90,7 +75,7 @@ static int read_task_env(struct ds_error *err)
 	char text[DS_TASK_ENV_TEXT_SIZE];
 
 	ds_spank_job_path(&step.config, step.job_id, "task.env", path);
-	ssize_t n = read_file(path, text, sizeof(text));
+	ssize_t n = ds_read_text(path, O_NOFOLLOW, text, sizeof(text));
 	if (n < 0)
 		return ds_fail(err, "its node runtime is not there: cannot read %s: %s", path,
 			       strerror(errno));
