@@ -50,10 +50,15 @@ int ds_mps_stop(const struct ds_node_config *config, const char *gpu_uuid,
 
 /*
  * Ask MPS to end the GPU work of those of the `n` processes that it lists as clients, so that they
- * can be killed without harm to other clients. Best effort: what MPS does not do, signals will.
+ * can be killed without harm to other clients, and wait until it lists them no more. Best effort: what
+ * MPS does not do, signals will. Returns how many may still be clients.
  */
-void ds_mps_terminate(const struct ds_node_config *config, const char *gpu_uuid, const pid_t *pids,
-		      size_t n, ds_deadline deadline);
+size_t ds_mps_terminate(const struct ds_node_config *config, const char *gpu_uuid,
+			const pid_t *pids, size_t n, ds_deadline deadline);
+
+/* The processes that MPS lists as clients. Returns how many, at most `max`, or -1: it does not answer. */
+int ds_mps_clients(const struct ds_node_config *config, const char *gpu_uuid, pid_t *pids,
+		   size_t max, ds_deadline deadline);
 
 /* Pure: pids, one per line, from what the control program printed. At most `max`; returns how many. */
 size_t ds_mps_parse_pids(const char *text, pid_t *pids, size_t max);

@@ -174,6 +174,16 @@ static int create(int argc, char **argv)
 	return 0;
 }
 
+/* How many SMs run blocks of a client now. */
+static unsigned sms_of(const struct emu_gpu *gpu, uint32_t owner)
+{
+	unsigned n = 0;
+
+	for (unsigned sm = 0; sm < gpu->n_sms; sm++)
+		n += gpu->slots[sm].owner == owner && atomic_load(&gpu->slots[sm].deadline_ns);
+	return n;
+}
+
 static int with_gpu(int argc, char **argv)
 {
 	struct emu_map map;
@@ -201,9 +211,11 @@ static int with_gpu(int argc, char **argv)
 		for (int i = 0; i < EMU_CLIENTS_MAX; i++) {
 			const struct emu_client *c = &map.gpu->clients[i];
 			if (c->in_use)
-				printf("{\"pid\":%d,\"server\":%d,\"memory\":%llu,\"fault\":%d}\n",
+				printf("{\"pid\":%d,\"server\":%d,\"memory\":%llu,\"fault\":%d,"
+				       "\"sms\":%u}\n",
 				       c->pid, c->server_pid, (unsigned long long)c->memory,
-				       atomic_load(&map.gpu->clients[i].fault));
+				       atomic_load(&map.gpu->clients[i].fault),
+				       sms_of(map.gpu, (uint32_t)i + 1));
 		}
 	emu_unlock(map.gpu);
 	emu_gpu_close(&map);

@@ -868,3 +868,13 @@ CUresult emu_device_join(struct emu_device *dev)
 	dev->ready_end = &dev->ready;
 	return CUDA_SUCCESS;
 }
+
+/* Nobody kills it: MPS sees it leave. What the neighbours of one see that is killed: emu_client_lost. */
+__attribute__((destructor)) static void note_exit(void)
+{
+	for (unsigned i = 0; i < emu.n_devices; i++) {
+		struct emu_device *dev = &emu.devices[i];
+		if (dev->client >= 0 && dev->map.gpu->clients[dev->client].pid == getpid())
+			atomic_store(&dev->map.gpu->clients[dev->client].exits, 1);
+	}
+}

@@ -142,7 +142,7 @@ static void serve_waiting(void)
 	}
 }
 
-/* Do something to every entry of a client's process in the shared memory of its GPUs. */
+/* Give a client's process a sticky error on its GPUs; 0: it is gone. */
 static void fault_client(const struct client *c, int fault)
 {
 	struct emu_map map;
@@ -150,7 +150,10 @@ static void fault_client(const struct client *c, int fault)
 	for (unsigned gpu = 0; gpu < EMU_GPUS_MAX && !emu_gpu_open(c->emugpu_dir, gpu, &map);
 	     gpu++) {
 		emu_lock(map.gpu);
-		emu_fault_process(map.gpu, c->pid, fault);
+		if (fault)
+			emu_fault_process(map.gpu, c->pid, fault);
+		else
+			emu_client_lost(map.gpu, c->pid);
 		emu_unlock(map.gpu);
 		emu_gpu_close(&map);
 	}
@@ -357,6 +360,7 @@ static int serve(int listener)
 			continue;
 		for (int k = 1; k < n; k++)
 			if (fds[k].revents) { /* a client never speaks again: it went */
+				fault_client(&clients[of[k]], 0);
 				close(clients[of[k]].fd);
 				clients[of[k]].fd = -1;
 			}

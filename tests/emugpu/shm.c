@@ -16,6 +16,8 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 
+enum { CUDA_ERROR_ILLEGAL_ADDRESS = 700 };
+
 /* A broken rule of the emulation itself: every result after it would be a lie. */
 static _Noreturn void broken(const char *what, unsigned sm, const struct emu_slot *slot)
 {
@@ -165,10 +167,29 @@ static void end_block(struct emu_gpu *gpu, struct emu_slot *slot, uint64_t end_n
 	slot->owner = 0;
 }
 
+/* True if the client, an MPS client, is or was in the middle of a block that its death cuts off. */
+static bool dies_in_long_block(const struct emu_gpu *gpu, int client, uint64_t now)
+{
+	const struct emu_client *c = &gpu->clients[client];
+
+	if (!c->server_pid || atomic_load(&c->fault) || atomic_load(&c->exits))
+		return false;
+	for (unsigned sm = 0; sm < gpu->n_sms; sm++) {
+		const struct emu_slot *slot = &gpu->slots[sm];
+		uint64_t end = atomic_load(&slot->deadline_ns);
+		if (slot->owner == (uint32_t)client + 1 && end > now &&
+		    end - slot->block.begin_ns >= EMU_DEADLY_MS * NS_PER_MS)
+			return true;
+	}
+	return false;
+}
+
 static void forget_client(struct emu_gpu *gpu, int client)
 {
 	uint64_t now = emu_now_ns();
 
+	if (dies_in_long_block(gpu, client, now))
+		emu_fault_neighbours(gpu, client, CUDA_ERROR_ILLEGAL_ADDRESS);
 	for (unsigned sm = 0; sm < gpu->n_sms; sm++) {
 		struct emu_slot *slot = &gpu->slots[sm];
 		if (slot->owner == (uint32_t)client + 1)
@@ -232,6 +253,13 @@ void emu_reap(const struct emu_map *map)
 		if (slot->owner && deadline && deadline + EMU_LAG_MAX_MS * NS_PER_MS < now)
 			end_block(gpu, slot, deadline, false);
 	}
+}
+
+void emu_client_lost(struct emu_gpu *gpu, int pid)
+{
+	for (int i = 0; i < EMU_CLIENTS_MAX; i++)
+		if (gpu->clients[i].in_use && gpu->clients[i].pid == pid)
+			forget_client(gpu, i);
 }
 
 void emu_fault_neighbours(struct emu_gpu *gpu, int client, int fault)

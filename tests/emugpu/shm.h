@@ -18,12 +18,13 @@
  */
 enum {
 	EMU_MAGIC = 0x454d5531,
-	EMU_VERSION = 3,
+	EMU_VERSION = 4,
 	EMU_GPUS_MAX = 16,
 	EMU_SMS_MAX = 256,
 	EMU_CLIENTS_MAX = 128,
 	EMU_TRACE_MAX = 65536,
 	EMU_SLICE_US = 2000, /* without MPS: how long one process keeps the GPU if others want it */
+	EMU_DEADLY_MS = 20,  /* an MPS client killed in a block this long takes its neighbours along */
 	EMU_LAG_MAX_MS = 20, /* a late host thread may make up for this much, not more */
 	EMU_WANT_MS = 50,    /* a wish not renewed for so long is that of a stopped process */
 	EMU_MPS_CLIENTS_MAX = 48, /* client contexts per GPU; 60 from CUDA 13.1 on */
@@ -77,6 +78,7 @@ struct emu_client {
 	uint64_t turn_ns;      /* when its tenant last got the GPU */
 	uint64_t memory;       /* bytes of device memory */
 	_Atomic int32_t fault; /* a CUresult that every later call returns */
+	_Atomic uint32_t exits; /* it ends by itself: nobody killed it */
 	_Atomic uint32_t wake; /* futex */
 	/* SMs that its kernels may use now, from when they could begin until they are done. */
 	_Atomic uint64_t active[EMU_SMS_MAX / 64];
@@ -147,6 +149,12 @@ void emu_client_leave(const struct emu_map *map, int client);
 
 /* With the lock held: free what dead clients hold, end blocks whose process is stopped. */
 void emu_reap(const struct emu_map *map);
+
+/*
+ * With the lock held: MPS lost the connection of this process. Killed in the middle of a long block, it
+ * takes the other clients of its server along, as on an H200: see tests/bench/kills.
+ */
+void emu_client_lost(struct emu_gpu *gpu, int pid);
 
 /*
  * With the lock held: give the other clients of the MPS server of `client` the sticky error `fault`,

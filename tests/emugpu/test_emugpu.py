@@ -69,6 +69,13 @@ class Host:
             assert time.monotonic() < until, "no block ran within 20 s"
             time.sleep(0.02)
 
+    def wait_for_kernels(self, *processes, gpu=0):
+        """Until each of the processes has a kernel on the GPU."""
+        until = time.monotonic() + 20
+        while {process.pid for process in processes} - {c["pid"] for c in self.clients(gpu) if c["sms"]}:
+            assert time.monotonic() < until, "no kernel ran within 20 s"
+            time.sleep(0.02)
+
     def end(self):
         for process in self.started:
             if process.poll() is None:
@@ -394,6 +401,26 @@ def test_kill_of_one_client_leaves_its_neighbour_alone(host, mps):
     host.wait_for_client(neighbour)
     victim.kill()
     assert result(neighbour)["rate"] > 0.8 * 60_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_kill_in_a_long_kernel_takes_the_neighbours_along(host, mps, number):
+    """As measured on an H200; those that ended by themselves, or by MPS's hand, do no harm."""
+    long = ("spin", "--seconds", "60", "--blocks", "8", "--block-us", "5000000")
+    neighbour = host.start("spin", "--seconds", "60", "--blocks", "8")
+    victims = [host.start(*long) for _ in range(3)]
+    host.wait_for_client(neighbour)
+    host.wait_for_kernels(*victims)
+    server = mps.ask("get_server_list")
+    for victim in victims[:2]:
+        assert mps.ask(f"terminate_client {server} {victim.pid}") == "0"
+        victim.send_signal(number)
+        victim.wait()
+    assert host.work("add")["blocks"] == 4096
+    assert neighbour.poll() is None
+    victims[2].send_signal(number)
+    assert failure(neighbour).endswith(ILLEGAL_ADDRESS)
+    assert host.work("add")["blocks"] == 4096
 
 
 def test_terminate_client(host, mps):

@@ -36,7 +36,8 @@ static const char script[] =
     "echo \"$line\" >> $dir/log\n"
     "case $line in\n"
     "get_server_list) echo 77; echo 88;;\n"
-    "get_client_list\\ 77) echo 1234; echo 4321;;\n"
+    "get_client_list\\ 77) for c in 1234 4321 5432; do [ -e $dir/gone-$c ] || echo $c; done;;\n"
+    "terminate_client*) [ -e $dir/stuck ] || : > $dir/gone-${line##* };;\n"
     "quit*) [ -e $dir/deaf ] || rm $CUDA_MPS_PIPE_DIRECTORY/control;;\n"
     "esac\n";
 
@@ -214,16 +215,36 @@ static void a_daemon_that_does_not_quit_is_killed(void **state)
 
 static void only_listed_clients_are_terminated(void **state)
 {
-	static const pid_t pids[] = {4321, 999};
+	static const pid_t pids[] = {4321, 999, 5432};
+	pid_t clients[4];
 	struct ds_error err;
 
-	ds_mps_terminate(&config, UUID, pids, 2, ds_deadline_in(1000)); /* no daemon: nothing */
+	/* No daemon: nothing. */
+	assert_int_equal(ds_mps_terminate(&config, UUID, pids, 3, ds_deadline_in(1000)), 0);
 	assert_int_equal(ensure(true, 3000, &err), 0);
-	ds_mps_terminate(&config, UUID, pids, 2, ds_deadline_in(3000));
+	assert_int_equal(ds_mps_clients(&config, UUID, clients, 4, ds_deadline_in(3000)), 3);
+	/* This control program reads one command a run: they are asked for one by one then. */
+	assert_int_equal(ds_mps_terminate(&config, UUID, pids, 3, ds_deadline_in(8000)), 0);
 	const char *log = text_of("log");
 	assert_non_null(strstr(log, "terminate_client 77 4321\n"));
+	assert_non_null(strstr(log, "terminate_client 77 5432\n"));
 	assert_null(strstr(log, "999"));
 	assert_null(strstr(log, "1234"));
+	assert_int_equal(ds_mps_clients(&config, UUID, clients, 4, ds_deadline_in(3000)), 1);
+	assert_int_equal(clients[0], 1234);
+}
+
+static void a_client_that_mps_cannot_end_is_told_of(void **state)
+{
+	static const pid_t pids[] = {4321, 1234};
+	struct ds_error err;
+
+	assert_int_equal(ensure(true, 3000, &err), 0);
+	touch("stuck", "");
+	assert_int_equal(ds_mps_terminate(&config, UUID, pids, 2, ds_deadline_in(1000)), 2);
+	touch("hang", "");
+	assert_int_equal(ds_mps_terminate(&config, UUID, pids, 2, ds_deadline_in(200)), 2);
+	assert_int_equal(ds_mps_clients(&config, UUID, NULL, 0, ds_deadline_in(200)), -1);
 }
 
 static void pid_lists(void **state)
@@ -305,6 +326,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(a_daemon_that_does_not_quit_is_killed, set_up,
 					    tear_down),
 	    cmocka_unit_test_setup_teardown(only_listed_clients_are_terminated, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(a_client_that_mps_cannot_end_is_told_of, set_up,
+					    tear_down),
 	    cmocka_unit_test(pid_lists),
 	    cmocka_unit_test(conversations),
 	    cmocka_unit_test(more_output_than_room_is_cut),
