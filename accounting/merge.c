@@ -90,6 +90,8 @@ static void add_reported(struct ds_usage_reported *sum, const struct ds_usage_re
 	sum->remaps += one->remaps;
 	sum->stalls += one->stalls;
 	sum->samples += one->samples;
+	if (one->memory_peak_mib > sum->memory_peak_mib)
+		sum->memory_peak_mib = one->memory_peak_mib;
 	sum->busy_gpu_s += one->busy_gpu_s;
 	sum->steps += one->steps;
 	sum->step_p50_us = fmax(sum->step_p50_us, one->step_p50_us);

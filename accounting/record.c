@@ -64,6 +64,7 @@ static const struct field REPORTED[] = {
 	{"steps",                  AT(steps),                  UINT64,        0, COUNT_MAX},
 	{"step_p50_us",            AT(step_p50_us),            REAL,          0, STEP_US_MAX},
 	{"step_p99_us",            AT(step_p99_us),            REAL,          0, STEP_US_MAX},
+	{"memory_peak_mib",        AT(memory_peak_mib),        UINT64,        0, COUNT_MAX},
 };
 #undef AT
 /* clang-format on */

@@ -32,6 +32,7 @@ struct ds_usage_reported {
 	uint64_t steps;     /* times between host synchronisations that were measured, of which */
 	double step_p50_us; /* the median, */
 	double step_p99_us; /* and the 99th percentile */
+	uint64_t memory_peak_mib; /* GPU memory that they had together, at most at once on a node */
 };
 
 struct ds_usage_record {

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/conf_text.h"
+#include "common/size.h"
 
 /* What a value must look like: each is checked where it is read, so that a message has its line. */
 enum key_kind {
@@ -50,6 +51,17 @@ static const struct key {
 #undef KEY
 };
 enum { N_KEYS = sizeof(keys) / sizeof(keys[0]), USAGE_PORT = 6829 };
+
+/* Sizes of memory, written as ds_size_parse() reads them; "0": none. */
+static const struct size_key {
+	const char *name;
+	uint32_t mib; /* default */
+	size_t offset;
+} size_keys[] = {
+    {"memory_reserve", 1024, offsetof(struct ds_node_config, memory_reserve_mib)},
+    {"memory_per_program", 640, offsetof(struct ds_node_config, memory_per_program_mib)},
+};
+enum { N_SIZE_KEYS = sizeof(size_keys) / sizeof(size_keys[0]) };
 
 /* libconfuse's callbacks carry no pointer of ours. Its lexer is global too, so nothing is lost. */
 static struct ds_error *parse_error;
@@ -137,16 +149,40 @@ static int check_port(cfg_t *cfg, cfg_opt_t *opt)
 	return 0;
 }
 
+static int parse_size(const char *text, uint32_t *mib, struct ds_error *err)
+{
+	*mib = 0;
+	return strcmp(text, "0") == 0 ? 0 : ds_size_parse(text, mib, err);
+}
+
+static int check_size(cfg_t *cfg, cfg_opt_t *opt)
+{
+	struct ds_error reason = {""};
+	uint32_t mib;
+
+	if (parse_size(cfg_opt_getnstr(opt, 0), &mib, &reason) == 0)
+		return 0;
+	cfg_error(cfg, "%s: %s", opt->name, reason.text);
+	return -1;
+}
+
+static uint32_t *size_of(struct ds_node_config *config, const struct size_key *key)
+{
+	return (uint32_t *)(void *)((char *)config + key->offset);
+}
+
 static int parse(const char *text, const char *name, struct ds_node_config *config,
 		 struct ds_error *err)
 {
-	cfg_opt_t options[N_KEYS + 2];
+	cfg_opt_t options[N_KEYS + N_SIZE_KEYS + 2];
 	struct ds_error reason = {""};
 
 	for (size_t i = 0; i < N_KEYS; i++)
 		options[i] = (cfg_opt_t)CFG_STR(keys[i].name, NULL, CFGF_NODEFAULT);
-	options[N_KEYS] = (cfg_opt_t)CFG_INT("usage_port", USAGE_PORT, CFGF_NONE);
-	options[N_KEYS + 1] = (cfg_opt_t)CFG_END();
+	for (size_t i = 0; i < N_SIZE_KEYS; i++)
+		options[N_KEYS + i] = (cfg_opt_t)CFG_STR(size_keys[i].name, NULL, CFGF_NODEFAULT);
+	options[N_KEYS + N_SIZE_KEYS] = (cfg_opt_t)CFG_INT("usage_port", USAGE_PORT, CFGF_NONE);
+	options[N_KEYS + N_SIZE_KEYS + 1] = (cfg_opt_t)CFG_END();
 
 	cfg_t *cfg = cfg_init(options, CFGF_NONE);
 	if (!cfg)
@@ -157,6 +193,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	cfg_set_error_function(cfg, on_error);
 	for (size_t i = 0; i < N_KEYS; i++)
 		cfg_set_validate_func(cfg, keys[i].name, check_string);
+	for (size_t i = 0; i < N_SIZE_KEYS; i++)
+		cfg_set_validate_func(cfg, size_keys[i].name, check_size);
 	cfg_set_validate_func(cfg, "usage_port", check_port);
 
 	int rc = cfg_parse_buf(cfg, text);
@@ -171,6 +209,11 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 		if (cfg_size(cfg, keys[i].name))
 			expand(cfg_getstr(cfg, keys[i].name), config->node_name,
 			       (char *)config + keys[i].offset, keys[i].size);
+	}
+	for (size_t i = 0; i < N_SIZE_KEYS; i++) {
+		if (cfg_size(cfg, size_keys[i].name))
+			parse_size(cfg_getstr(cfg, size_keys[i].name),
+				   size_of(config, &size_keys[i]), NULL);
 	}
 	config->usage_port = (uint16_t)cfg_getint(cfg, "usage_port");
 	cfg_free(cfg);
@@ -205,6 +248,8 @@ void ds_node_config_defaults(struct ds_node_config *config, const char *node_nam
 	set_node_name(config, node_name);
 	for (size_t i = 0; i < N_KEYS; i++)
 		snprintf((char *)config + keys[i].offset, keys[i].size, "%s", keys[i].value);
+	for (size_t i = 0; i < N_SIZE_KEYS; i++)
+		*size_of(config, &size_keys[i]) = size_keys[i].mib;
 	config->usage_port = USAGE_PORT;
 }
 

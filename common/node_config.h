@@ -44,6 +44,10 @@ struct ds_node_config {
 	char cuda_library[PATH_MAX];
 	/* mps_control = "nvidia-cuda-mps-control"; "": no MPS */
 	char mps_control[PATH_MAX];
+	/* memory_reserve = "1G": of a GPU's memory, for MPS and the driver */
+	uint32_t memory_reserve_mib;
+	/* memory_per_program = "640M": what a program's contexts take, beside what it allocates */
+	uint32_t memory_per_program_mib;
 	/* cgroup_root = "/sys/fs/cgroup": v2, or v1 hierarchies with or without /unified */
 	char cgroup_root[PATH_MAX];
 };

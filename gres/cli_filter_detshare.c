@@ -22,11 +22,13 @@ DS_EXPORT int cli_filter_p_pre_submit(struct ds_slurm_options *options, int offs
 DS_EXPORT void cli_filter_p_post_submit(int offset, uint32_t job_id, uint32_t step_id);
 
 static char class_option_name[] = "detshare-class";
+static char memory_option_name[] = "detshare-mem";
 
 /* Values of options, as Slurm allocated them. */
 enum {
 	GRES,
 	CLASS,
+	MEMORY,
 	GPUS,
 	GPUS_PER_NODE,
 	GPUS_PER_SOCKET,
@@ -81,8 +83,10 @@ static void read_options(struct ds_slurm_options *options, char *values[N_VALUES
 	for (int i = 0; i < N_VALUES; i++)
 		if (option_names[i] && slurm_option_isset(options, option_names[i]))
 			values[i] = slurm_option_get(options, option_names[i]);
-	if (spank_option_get)
+	if (spank_option_get) {
 		values[CLASS] = spank_option_get(class_option_name);
+		values[MEMORY] = spank_option_get(memory_option_name);
+	}
 	/*
 	 * srun's alone: NULL in other clients, "unset" outside an allocation. Not asked by isset:
 	 * srun takes it from SLURM_JOB_ID, too.
@@ -160,6 +164,7 @@ int cli_filter_p_pre_submit(struct ds_slurm_options *options, int offset)
 	struct ds_submission submission = {
 	    .gres = values[GRES],
 	    .class_option = values[CLASS],
+	    .memory = values[MEMORY],
 	    .gpus = values[GPUS],
 	    .gpus_per_node = values[GPUS_PER_NODE],
 	    .gpus_per_socket = values[GPUS_PER_SOCKET],

@@ -11,6 +11,7 @@
 #include <sha2.h>
 
 #include "common/conf_text.h"
+#include "common/size.h"
 #include "gres/grant.h"
 
 enum {
@@ -25,9 +26,9 @@ enum {
 #define LAST_OPTION "detshare_conf_ends_here"
 
 static const struct ds_class built_in_classes[] = {
-    {"latency", DS_KIND_LATENCY, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX},
-    {"throughput", DS_KIND_THROUGHPUT, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX},
-    {"besteffort", DS_KIND_BESTEFFORT, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX},
+    {"latency", DS_KIND_LATENCY, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX, 0},
+    {"throughput", DS_KIND_THROUGHPUT, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX, 0},
+    {"besteffort", DS_KIND_BESTEFFORT, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX, 0},
 };
 enum { N_BUILT_IN = sizeof(built_in_classes) / sizeof(built_in_classes[0]) };
 
@@ -137,6 +138,20 @@ static int check_share(cfg_t *cfg, cfg_opt_t *opt)
 	return 0;
 }
 
+static int check_memory(cfg_t *cfg, cfg_opt_t *opt)
+{
+	struct ds_error reason = {""};
+	uint32_t mib;
+
+	if (check_once(cfg, opt) < 0)
+		return -1;
+	if (ds_size_parse(cfg_opt_getnstr(opt, 0), &mib, &reason) < 0) {
+		cfg_error(cfg, "%s: %s", opt->name, reason.text);
+		return -1;
+	}
+	return 0;
+}
+
 static struct ds_class *find_class(struct ds_site_config *config, const char *name)
 {
 	return (struct ds_class *)ds_site_config_class(config, name);
@@ -182,6 +197,8 @@ static int apply_class(cfg_t *section, struct ds_site_config *config, struct ds_
 		ds_share_parse(cfg_getstr(section, "min_share"), &class->min_share_milli, NULL);
 	if (cfg_size(section, "max_share"))
 		ds_share_parse(cfg_getstr(section, "max_share"), &class->max_share_milli, NULL);
+	if (cfg_size(section, "max_memory"))
+		ds_size_parse(cfg_getstr(section, "max_memory"), &class->max_memory_mib, NULL);
 	if (class->min_share_milli > class->max_share_milli)
 		return ds_fail(err, "class %s: min_share is above max_share", name);
 	return 0;
@@ -210,9 +227,10 @@ static void set_digest(struct ds_site_config *config)
 	    "detshare.conf 1\ndefault_class=%s\nallow_raw_shard=%d\nisolation=%s\n",
 	    config->default_class, config->allow_raw_shard, ds_isolation_name(config->isolation));
 	for (uint32_t i = 0; i < config->n_classes; i++)
-		used += (size_t)snprintf(text + used, sizeof(text) - used, "class=%s,%s,%u,%u\n",
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "class=%s,%s,%u,%u,%u\n",
 					 sorted[i].name, ds_class_kind_name(sorted[i].kind),
-					 sorted[i].min_share_milli, sorted[i].max_share_milli);
+					 sorted[i].min_share_milli, sorted[i].max_share_milli,
+					 sorted[i].max_memory_mib);
 	SHA256Data((const uint8_t *)text, used, hex);
 	memcpy(config->digest, hex, sizeof(config->digest) - 1);
 	config->digest[sizeof(config->digest) - 1] = '\0';
@@ -235,6 +253,7 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	    CFG_STR("kind", NULL, CFGF_NODEFAULT),
 	    CFG_STR("min_share", NULL, CFGF_NODEFAULT),
 	    CFG_STR("max_share", NULL, CFGF_NODEFAULT),
+	    CFG_STR("max_memory", NULL, CFGF_NODEFAULT),
 	    CFG_END(),
 	};
 	cfg_opt_t options[] = {
@@ -258,6 +277,7 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	cfg_set_validate_func(cfg, "class|kind", check_kind);
 	cfg_set_validate_func(cfg, "class|min_share", check_share);
 	cfg_set_validate_func(cfg, "class|max_share", check_share);
+	cfg_set_validate_func(cfg, "class|max_memory", check_memory);
 
 	bool parsed = cfg_parse_buf(cfg, text) == CFG_SUCCESS;
 	if (parsed ? !cfg_size(cfg, LAST_OPTION) : strstr(err->text, LAST_OPTION) != NULL) {

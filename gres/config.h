@@ -24,6 +24,7 @@ struct ds_class {
 	enum ds_class_kind kind;
 	uint32_t min_share_milli; /* smallest share a job of this class may ask, 2..1000 */
 	uint32_t max_share_milli; /* largest */
+	uint32_t max_memory_mib;  /* most GPU memory for a job of this class; 0: no cap */
 };
 
 enum { DS_CLASSES_MAX = 16 };

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gres/grant.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "common/size.h"
 
 static const char *const kind_names[] = {
     [DS_KIND_LATENCY] = "latency",
@@ -55,6 +58,12 @@ static bool is_digest(const char *text)
 	return strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16;
 }
 
+static bool memory_in_range(const struct ds_grant *grant)
+{
+	return grant->memory_mib <= DS_SIZE_MIB_MAX && grant->memory_max_mib <= DS_SIZE_MIB_MAX &&
+	       (!grant->memory_max_mib || grant->memory_mib <= grant->memory_max_mib);
+}
+
 static bool share_in_range(uint32_t share_milli)
 {
 	return share_milli >= DS_SHARE_MILLI_MIN && share_milli <= DS_SHARE_MILLI_MAX;
@@ -64,6 +73,7 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 {
 	const char *kind = ds_class_kind_name(grant->kind);
 	const char *isolation = ds_isolation_name(grant->isolation);
+	char memory[32] = "", memory_max[32] = "";
 	int length;
 
 	if (size)
@@ -71,15 +81,20 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 	if (!memchr(grant->class_name, '\0', sizeof(grant->class_name)) ||
 	    !ds_class_name_valid(grant->class_name))
 		return ds_fail(err, "cannot write a grant: its class name is not valid");
-	if (!kind || !isolation || !share_in_range(grant->share_milli) ||
+	if (!kind || !isolation || !share_in_range(grant->share_milli) || !memory_in_range(grant) ||
 	    !memchr(grant->config_digest, '\0', sizeof(grant->config_digest)) ||
 	    !is_digest(grant->config_digest))
 		return ds_fail(err, "cannot write a grant of class %s: a field is out of range",
 			       grant->class_name);
 
-	length =
-	    snprintf(text, size, "v=1,class=%s,kind=%s,share=%u,isolation=%s,config=%s",
-		     grant->class_name, kind, grant->share_milli, isolation, grant->config_digest);
+	if (grant->memory_mib)
+		snprintf(memory, sizeof(memory), ",memory=%" PRIu32, grant->memory_mib);
+	if (grant->memory_max_mib)
+		snprintf(memory_max, sizeof(memory_max), ",memory_max=%" PRIu32,
+			 grant->memory_max_mib);
+	length = snprintf(text, size, "v=1,class=%s,kind=%s,share=%u,isolation=%s%s%s,config=%s",
+			  grant->class_name, kind, grant->share_milli, isolation, memory,
+			  memory_max, grant->config_digest);
 	if (length < 0 || (size_t)length >= size)
 		return ds_fail(err, "cannot write a grant of class %s into %zu bytes",
 			       grant->class_name, size);
@@ -106,6 +121,22 @@ static int take_value(const char **at, const char *key, bool last, char *value, 
 	return 0;
 }
 
+/* Take "key=MIB" if it is there. Returns 0, or -1: it is there and not such a number. */
+static int take_memory(const char **at, const char *key, uint32_t *mib)
+{
+	size_t length = strlen(key);
+	char value[9]; /* as many digits as DS_SIZE_MIB_MAX has */
+
+	if (strncmp(*at, key, length) != 0 || (*at)[length] != '=')
+		return 0;
+	if (take_value(at, key, false, value, sizeof(value)) < 0 ||
+	    strspn(value, "0123456789") != strlen(value) || value[0] == '0')
+		return -1;
+	for (const char *digit = value; *digit; digit++)
+		*mib = *mib * 10 + (uint32_t)(*digit - '0');
+	return 0;
+}
+
 int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *err)
 {
 	struct ds_grant parsed;
@@ -120,6 +151,8 @@ int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *er
 	    take_value(&at, key = "kind", false, kind, sizeof(kind)) < 0 ||
 	    take_value(&at, key = "share", false, share, sizeof(share)) < 0 ||
 	    take_value(&at, key = "isolation", false, isolation, sizeof(isolation)) < 0 ||
+	    take_memory(&at, key = "memory", &parsed.memory_mib) < 0 ||
+	    take_memory(&at, key = "memory_max", &parsed.memory_max_mib) < 0 ||
 	    take_value(&at, key = "config", true, parsed.config_digest,
 		       sizeof(parsed.config_digest)) < 0)
 		return ds_fail(err, "grant \"%.80s\": '%s=' is missing, misplaced or malformed",
@@ -144,6 +177,8 @@ int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *er
 			       text, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX);
 	if (ds_isolation_parse(isolation, &parsed.isolation) < 0)
 		return ds_fail(err, "grant \"%.80s\": unknown isolation", text);
+	if (!memory_in_range(&parsed))
+		return ds_fail(err, "grant \"%.80s\": the memory is out of range", text);
 	if (!is_digest(parsed.config_digest))
 		return ds_fail(
 		    err, "grant \"%.80s\": the configuration's digest is not 16 hex digits", text);

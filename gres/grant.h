@@ -13,8 +13,10 @@
  * `DETSHARE_GRANT=<text>` to job_desc->spank_job_env, after stripping every DETSHARE_* entry that a
  * client put there; the job prolog and epilog find it in their environment as SPANK_DETSHARE_GRANT.
  *
- * Text form, one line, keys in this order, all present:
- *   v=1,class=NAME,kind=latency|throughput|besteffort,share=MILLI,isolation=user|none,config=HEX16
+ * Text form, one line, keys in this order, all present but those in brackets, which say 0 by not being
+ * there:
+ *   v=1,class=NAME,kind=latency|throughput|besteffort,share=MILLI,isolation=user|none
+ *   [,memory=MIB][,memory_max=MIB],config=HEX16
  */
 #define DS_GRANT_VARIABLE        "DETSHARE_GRANT"
 #define DS_GRANT_PROLOG_VARIABLE "SPANK_DETSHARE_GRANT"
@@ -26,6 +28,8 @@ struct ds_grant {
 	enum ds_class_kind kind;
 	uint32_t share_milli; /* 2..1000 */
 	enum ds_isolation isolation;
+	uint32_t memory_mib;     /* quota that the job asked for; 0: what its share brings */
+	uint32_t memory_max_mib; /* what the site caps the latter at; 0: nothing */
 	char config_digest[17];
 	char reserved[3]; /* no padding: see struct ds_ledger_state */
 };

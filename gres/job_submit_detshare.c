@@ -19,8 +19,9 @@
 
 DS_SLURM_PLUGIN("job_submit/detshare", "detshare: shares of GPUs, decided");
 
-/* How --detshare-class arrives: SPANK's name for option "detshare-class" of plugin "detshare". */
+/* How our options arrive: SPANK's name for option "detshare-class" of plugin "detshare", and so on. */
 static const char CLASS_OPTION[] = "_SLURM_SPANK_OPTION_detshare_detshare_class";
+static const char MEMORY_OPTION[] = "_SLURM_SPANK_OPTION_detshare_detshare_mem";
 /* Slurm puts it before each name that reaches a prolog, unless it is there already. */
 static const char SPANK_PREFIX[] = "SPANK_";
 static const char OUR_PREFIX[] = "DETSHARE_";
@@ -217,6 +218,7 @@ static struct ds_submission submission_of(const job_desc_msg_t *job_desc, char n
 	struct ds_submission submission = {
 	    .gres = job_desc->tres_per_node,
 	    .class_option = find_entry(job_desc, CLASS_OPTION),
+	    .memory = find_entry(job_desc, MEMORY_OPTION),
 	    .gpus = about_gpus(job_desc->tres_per_job),
 	    .gpus_per_socket = about_gpus(job_desc->tres_per_socket),
 	    .gpu_bind = about_gpus(job_desc->tres_bind),
@@ -292,6 +294,8 @@ static int stamp(job_desc_msg_t *job_desc, const struct ds_site_config *config,
 	    .kind = class->kind,
 	    .share_milli = decision->share_milli,
 	    .isolation = config->isolation,
+	    .memory_mib = decision->memory_mib,
+	    .memory_max_mib = decision->memory_max_mib,
 	};
 
 	memcpy(grant.class_name, decision->class_name, sizeof(grant.class_name));
@@ -390,7 +394,7 @@ static int check_update(job_desc_msg_t *update, const job_desc_msg_t *job,
 	bool have_rules = get_rules(&config);
 	job_desc_msg_t merged = merge(job, update);
 	struct ds_submission submission = submission_of(&merged, number);
-	submission.class_option = NULL;
+	submission.class_option = submission.memory = NULL;
 	if (ds_request_parse(submission.gres, &request, NULL) == 0 && request.asks_share &&
 	    !request.class_name[0])
 		submission.class_option = grant->class_name;
@@ -425,7 +429,7 @@ static int check_foreign_update(const job_desc_msg_t *update, struct ds_error *e
 
 	bool have_rules = get_rules(&config);
 	struct ds_submission submission = submission_of(update, number);
-	submission.class_option = NULL;
+	submission.class_option = submission.memory = NULL;
 	enum ds_verdict verdict = decide(&submission, &config, have_rules, &decision, err);
 	free(decision.gres);
 	if (verdict == DS_ACCEPTED)

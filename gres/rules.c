@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/size.h"
+
 enum { SHOWN_SIZE = 61 }; /* how much of an option's value a message repeats: "%.60s" */
 
 /* Options that speak of whole GPUs, and what to do instead beside a share. */
@@ -208,6 +210,34 @@ static int decide_class(const struct ds_site_config *config, const struct ds_sub
 	return 0;
 }
 
+/* The memory of a job. Its steps have what it has: a quota is per node, whoever uses it there. */
+static int decide_memory(const struct ds_site_config *config,
+			 const struct ds_submission *submission, struct ds_decision *decision,
+			 struct ds_error *err)
+{
+	const struct ds_class *class =
+	    config ? ds_site_config_class(config, decision->class_name) : NULL;
+	const char *option = submission->memory;
+	struct ds_error reason = {""};
+	char max[DS_SIZE_TEXT_SIZE];
+
+	decision->memory_max_mib = class ? class->max_memory_mib : 0;
+	if (!option)
+		return 0;
+	if (submission->is_step)
+		return ds_fail(err,
+			       "--detshare-mem=%.60s: memory is given to a job, and its steps use "
+			       "it together; ask for it when the job is submitted",
+			       option);
+	if (ds_size_parse(option, &decision->memory_mib, &reason) < 0)
+		return ds_fail(err, "--detshare-mem=%s", reason.text);
+	if (decision->memory_max_mib && decision->memory_mib > decision->memory_max_mib)
+		return ds_fail(err, "--detshare-mem=%.60s: jobs of class %s may have %s here",
+			       option, decision->class_name,
+			       ds_size_format(decision->memory_max_mib, max));
+	return 0;
+}
+
 /* A submission without a share: ours only if it asks what a site forbids, or half of what we need. */
 static enum ds_verdict decide_without_share(const struct ds_site_config *config,
 					    const struct ds_submission *submission,
@@ -221,6 +251,20 @@ static enum ds_verdict decide_without_share(const struct ds_site_config *config,
 			"--gres=%s: shard without detshare is not allowed here; ask for part of a "
 			"GPU with --gres=detshare:0.5",
 			ds_gres_show(submission->gres, shown, sizeof(shown)));
+		return DS_REFUSED;
+	}
+	if (submission->memory) {
+		if (submission->is_step)
+			ds_fail(
+			    err,
+			    "--detshare-mem=%.60s: memory is given to a job, and its steps use it "
+			    "together; ask for it when the job is submitted",
+			    submission->memory);
+		else
+			ds_fail(err,
+				"--detshare-mem=%.60s without a share; add --gres=detshare:0.5, or "
+				"leave --detshare-mem out",
+				submission->memory);
 		return DS_REFUSED;
 	}
 	if (!option)
@@ -259,7 +303,8 @@ static enum ds_verdict decide(const struct ds_site_config *config,
 	if (!request.asks_share)
 		return decide_without_share(config, submission, &request, err);
 	if (check_conflicts(submission, &request, err) < 0 ||
-	    decide_class(config, submission, &request, decision->class_name, err) < 0)
+	    decide_class(config, submission, &request, decision->class_name, err) < 0 ||
+	    decide_memory(config, submission, decision, err) < 0)
 		return DS_REFUSED;
 
 	/* All kinds take shards alike: besteffort tokens hold theirs while nobody preempts them. */

@@ -17,6 +17,7 @@
 struct ds_submission {
 	const char *gres;         /* --gres */
 	const char *class_option; /* --detshare-class */
+	const char *memory;       /* --detshare-mem */
 	const char *gpus;         /* --gpus */
 	const char *gpus_per_node;
 	const char *gpus_per_socket;
@@ -34,7 +35,7 @@ struct ds_submission {
 
 enum ds_verdict {
 	DS_NOT_OURS, /* asks no share: leave it alone */
-	DS_ACCEPTED, /* `class`, `share_milli` and `gres` hold */
+	DS_ACCEPTED, /* `class_name`, `share_milli`, `memory_mib` and `gres` hold */
 	DS_REFUSED,  /* the error says why, in one line that names the option */
 };
 
@@ -42,6 +43,8 @@ struct ds_decision {
 	char class_name[DS_CLASS_NAME_SIZE];
 	uint32_t share_milli;
 	uint32_t shard_count;
+	uint32_t memory_mib;     /* as asked; 0: what the share brings */
+	uint32_t memory_max_mib; /* the class's cap; 0: none, or not known here */
 	char *gres; /* rewritten list, malloc'd; the caller frees it. NULL unless DS_ACCEPTED */
 };
 

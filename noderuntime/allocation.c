@@ -11,7 +11,7 @@
 
 #include "common/io.h"
 
-enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 2 };
+enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 3 };
 
 bool ds_allocation_name_valid(const char *name)
 {
@@ -189,4 +189,5 @@ void ds_allocation_record(const struct ds_allocation *allocation, const char *no
 	record->programs = allocation->programs;
 	record->step_granted_max_milli = allocation->step_granted_max_milli;
 	ds_measured_report(&allocation->measured, &record->reported);
+	record->reported.memory_peak_mib = allocation->memory_peak_mib;
 }

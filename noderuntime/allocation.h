@@ -29,6 +29,8 @@ struct ds_allocation {
 	uint32_t restart;
 	uint32_t uid;
 	struct ds_grant grant;
+	uint32_t quota_mib;       /* of GPU memory */
+	uint32_t memory_peak_mib; /* the most its programs said to have had at once */
 	char gpu_uuid[48];
 	struct ds_gpu_shape shape;
 	struct ds_process runtime;

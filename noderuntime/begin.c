@@ -252,7 +252,8 @@ static int make_way(const struct ds_begin *begin, struct ds_error *err)
 		if (old.ready && old.uid == begin->uid && old.restart == begin->restart &&
 		    old.job_id == begin->job_id &&
 		    !strcmp(old.grant.class_name, begin->grant.class_name) &&
-		    old.grant.share_milli == begin->grant.share_milli)
+		    old.grant.share_milli == begin->grant.share_milli &&
+		    old.grant.memory_mib == begin->grant.memory_mib)
 			return 1;
 		return ds_fail(err,
 			       "%s runs here already, with another grant (node runtime %d): end "

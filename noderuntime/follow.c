@@ -23,6 +23,7 @@ static struct ds_ledger_resident as_resident(const struct ds_runtime *rt)
 					      .uid = rt->allocation->uid,
 					      .grant = rt->allocation->grant,
 					      .runtime = rt->allocation->runtime,
+					      .memory_mib = rt->allocation->quota_mib,
 					      .joined_ns = (uint64_t)ds_now_ns(CLOCK_BOOTTIME)};
 
 	memcpy(resident.name, rt->allocation->name, sizeof(resident.name));
@@ -59,6 +60,8 @@ static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error
 	if (ds_ledger_settle(state, ds_process_alive, err) < 0 ||
 	    check_isolation(state, &resident, err) < 0 ||
 	    ds_ledger_join(state, &resident, err) < 0 ||
+	    ds_quota_fits(rt->config, rt->topology->memory_mib, state, resident.name,
+			  resident.memory_mib, err) < 0 ||
 	    ds_ledger_settle(state, ds_process_alive, err) < 0)
 		return -1;
 	rt->seen = *state;
@@ -178,6 +181,14 @@ static void notify_programs(struct ds_runtime *rt)
 	}
 }
 
+void ds_note_memory(struct ds_runtime *rt)
+{
+	uint32_t mib = (uint32_t)(ds_quota_peak(&rt->quota) >> 20);
+
+	if (mib > rt->allocation->memory_peak_mib)
+		rt->allocation->memory_peak_mib = mib;
+}
+
 void ds_publish(struct ds_runtime *rt)
 {
 	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
@@ -188,6 +199,7 @@ void ds_publish(struct ds_runtime *rt)
 	if (ds_groups_has_full(&held, &rt->seen.shape) || !has_programs(rt))
 		ds_page_publish(&rt->page, &held);
 	notify_programs(rt);
+	ds_note_memory(rt);
 	if (sms != rt->allocation->held_sms || !rt->allocation->ready)
 		ds_allocation_count(rt->allocation, ds_now_ns(CLOCK_BOOTTIME), sms);
 	if (rt->state_fd >= 0 && ds_allocation_save(rt->state_fd, rt->allocation) < 0)

@@ -25,6 +25,9 @@ void ds_follow(struct ds_runtime *rt);
  */
 void ds_publish(struct ds_runtime *rt);
 
+/* Note for the usage record what programs have had of the GPU's memory. */
+void ds_note_memory(struct ds_runtime *rt);
+
 /* Take from a program what it has acknowledged not to be on any more. True if it lost a group. */
 bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
 			  const struct ds_port *port, struct ds_ledger_program *program);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/io.h"
+#include "common/size.h"
 
 enum { INFO_MAX = 4096 };
 
@@ -175,6 +176,7 @@ static const struct field {
     TEXT("pci", pci),
     TEXT("name", name),
     NUMBER("sm_count", sm_count, 1, 65535),
+    NUMBER("memory_mib", memory_mib, 1, DS_SIZE_MIB_MAX),
     NUMBER("n_groups", shape.n_groups, 1, DS_GROUPS_MAX - 1),
     NUMBER("group_sms", shape.group_sms, 1, 65535),
     NUMBER("rest_sms", shape.rest_sms, 0, 65535),

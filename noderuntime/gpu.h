@@ -31,6 +31,7 @@ struct ds_topology {
 	char pci[24];
 	char name[96];
 	uint32_t sm_count;
+	uint32_t memory_mib; /* all that the driver has to give */
 	struct ds_gpu_shape shape;
 	char cpus[512]; /* CPUs near it, "0-15,32-47"; "": not known */
 };

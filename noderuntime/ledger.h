@@ -35,7 +35,7 @@ struct ds_ledger_resident {
 	struct ds_groups planned; /* where the plan wants it */
 	struct ds_groups held;    /* what it may use: see ds_ledger_settle */
 	uint32_t weight_milli;    /* ds_plan_partition.weight_milli */
-	uint32_t reserved;
+	uint32_t memory_mib;      /* quota of GPU memory (quota.h) */
 };
 
 /*

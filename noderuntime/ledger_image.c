@@ -6,14 +6,14 @@
 #include <stddef.h>
 #include <string.h>
 
-#define MAGIC UINT64_C(0x313052474c445344) /* "DSDLGR01" */
+#define MAGIC UINT64_C(0x323052474c445344) /* "DSDLGR02" */
 
 _Static_assert(sizeof(struct ds_ledger_header) <= DS_LEDGER_ACTIVE_OFFSET, "the header fits");
 _Static_assert(sizeof(struct ds_ledger_state) % 8 == 0, "the checksum goes by words");
 
 /* No padding (see ledger.h): each structure is as large as its members together. */
 _Static_assert(sizeof(struct ds_process) == 2 * 4 + 8, "ds_process");
-_Static_assert(sizeof(struct ds_grant) == DS_CLASS_NAME_SIZE + 3 * 4 + 17 + 3, "ds_grant");
+_Static_assert(sizeof(struct ds_grant) == DS_CLASS_NAME_SIZE + 5 * 4 + 17 + 3, "ds_grant");
 _Static_assert(sizeof(struct ds_ledger_resident) == DS_NAME_SIZE + 4 * 4 + sizeof(struct ds_grant) +
 							sizeof(struct ds_process) + 2 * 8 +
 							2 * sizeof(struct ds_groups),

@@ -31,7 +31,7 @@ static void serve_step(struct ds_runtime *rt, struct ds_watch *connection,
 	if (hello->share_milli > rt->allocation->step_granted_max_milli)
 		rt->allocation->step_granted_max_milli = hello->share_milli;
 	ds_publish(rt); /* saves the state */
-	ds_port_welcome(connection->fd, NULL, 0);
+	ds_port_welcome(connection->fd, NULL, 0, 0);
 }
 
 static void serve_report(struct ds_runtime *rt, const struct ds_watch *connection)
@@ -57,7 +57,27 @@ static void serve_report(struct ds_runtime *rt, const struct ds_watch *connectio
 		reported->pid = w->process.pid;
 		reported->unfit = w->unfit;
 	}
+	report.memory_used = ds_quota_used(&rt->quota);
+	report.memory_peak = ds_quota_peak(&rt->quota);
 	ds_port_answer_report(connection->fd, &report);
+}
+
+static void serve_memory(struct ds_runtime *rt, const struct ds_watch *connection)
+{
+	struct ds_port_memory memory = {.magic = DS_PORT_MAGIC,
+					.version = DS_PORT_VERSION,
+					.quota = rt->quota.limit,
+					.used = ds_quota_used(&rt->quota)};
+	struct ucred who;
+	socklen_t size = sizeof(who);
+
+	if (getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0 ||
+	    (who.uid != 0 && who.uid != rt->allocation->uid)) {
+		ds_port_refuse(connection->fd, "a job's memory is for its user and root");
+		return;
+	}
+	snprintf(memory.gpu_uuid, sizeof(memory.gpu_uuid), "%s", rt->allocation->gpu_uuid);
+	send(connection->fd, &memory, sizeof(memory), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 void ds_peer_said(struct ds_runtime *rt, struct ds_watch *connection)
@@ -78,6 +98,8 @@ void ds_peer_said(struct ds_runtime *rt, struct ds_watch *connection)
 		serve_step(rt, connection, &hello);
 	} else if (hello.kind == DS_PORT_REPORT) {
 		serve_report(rt, connection);
+	} else if (hello.kind == DS_PORT_MEMORY) {
+		serve_memory(rt, connection);
 	} else {
 		keep = ds_program_serve(rt, connection);
 	}

@@ -21,7 +21,7 @@
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
-enum { BACKLOG = 128, PORT_FDS_MAX = 2 };
+enum { BACKLOG = 128, PORT_FDS_MAX = 3 };
 
 _Static_assert(sizeof(struct ds_page) <= DS_PAGE_SIZE, "the page holds its structure");
 _Static_assert(sizeof(struct ds_port) <= DS_PORT_SIZE, "the port holds its structure");
@@ -195,7 +195,7 @@ int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *he
 			       "detshare must be installed on the node and in the job's containers",
 			       hello->version, DS_PORT_VERSION);
 	if (hello->kind != DS_PORT_PROGRAM && hello->kind != DS_PORT_STEP &&
-	    hello->kind != DS_PORT_REPORT)
+	    hello->kind != DS_PORT_REPORT && hello->kind != DS_PORT_MEMORY)
 		return ds_fail(err, "unknown kind of hello: %u", hello->kind);
 	if (hello->kind == DS_PORT_STEP && (hello->share_milli < 1 || hello->share_milli > 1000))
 		return ds_fail(err, "a step's share of %u thousandths is not within 1 to 1000",
@@ -273,9 +273,10 @@ static int send_reply(int connection, const struct ds_port_welcome *welcome, con
 	return sendmsg(connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
 }
 
-int ds_port_welcome(int connection, const int *fds, size_t n_fds)
+int ds_port_welcome(int connection, const int *fds, size_t n_fds, uint32_t book_slot)
 {
-	struct ds_port_welcome welcome = {.magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION};
+	struct ds_port_welcome welcome = {
+	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .book_slot = book_slot};
 
 	return send_reply(connection, &welcome, fds, n_fds);
 }

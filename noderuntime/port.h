@@ -87,8 +87,11 @@ struct ds_peer {
 };
 int ds_port_peer(int connection, struct ds_peer *peer, struct ds_error *err);
 
-/* Answer; `fds` are n_fds descriptors to pass. Never blocks. Returns 0 or -1: the peer is gone. */
-int ds_port_welcome(int connection, const int *fds, size_t n_fds);
+/*
+ * Answer; `fds` are n_fds descriptors to pass, `book_slot` the program's. Never blocks. Returns 0 or -1:
+ * the peer is gone.
+ */
+int ds_port_welcome(int connection, const int *fds, size_t n_fds, uint32_t book_slot);
 int ds_port_refuse(int connection, const char *reason);
 
 #endif

@@ -13,10 +13,11 @@
  * RUNTIME_DIR/NAME/port; one struct ds_port_hello per connection, one struct ds_port_welcome back.
  * The runtime takes pid and uid from SO_PEERCRED, never from the message.
  *
- * A program keeps its connection open while it lives. Its welcome carries two descriptors:
+ * A program keeps its connection open while it lives. Its welcome carries three descriptors:
  *   [0] its port: a memfd of DS_PORT_SIZE bytes, sealed against shrinking and growing, written by
  *       the program, copied once and then validated by the runtime;
- *   [1] the allocation's page: DS_PAGE_SIZE bytes, opened read-only, written by the runtime.
+ *   [1] the allocation's page: DS_PAGE_SIZE bytes, opened read-only, written by the runtime;
+ *   [2] the allocation's book of GPU memory (book.h), written by all its programs.
  * After the welcome, both sides send struct ds_port_notice: the runtime whenever the page has a new
  * epoch, the program when it has acknowledged one. Neither blocks on the other: a notice that does
  * not fit is left out, since the ones that wait already say "look at the page".
@@ -43,6 +44,9 @@ enum ds_port_kind {
 	DS_PORT_ACKNOWLEDGED = 5,
 	/* Program to runtime: `demand` or `whole_wanted` in the port has changed. */
 	DS_PORT_DEMAND = 6,
+	/* What the job has of the GPU's memory; the peer is the job's user or root. Answered with
+	 * struct ds_port_memory, or a refusal, then closed. For processes that are no programs. */
+	DS_PORT_MEMORY = 7,
 };
 
 /* What the page asks of programs, beside where they may run. */
@@ -79,6 +83,16 @@ struct ds_port_welcome {
 	uint16_t version;
 	uint16_t refused; /* 0: welcome; 1: `reason` says why not, no descriptors follow */
 	char reason[248];
+	uint32_t book_slot; /* the program's, with descriptors */
+	uint32_t reserved;
+};
+
+struct ds_port_memory {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t refused;     /* never: where a welcome says so */
+	uint64_t quota, used; /* bytes */
+	char gpu_uuid[48];
 };
 
 struct ds_port_notice {
@@ -106,6 +120,9 @@ struct ds_page {
 	char class_name[32];
 	uint32_t flags;     /* enum ds_page_flags; change with the epoch */
 	uint32_t window_us; /* with DS_PAGE_WINDOW: work that may be queued ahead of the GPU */
+	/* Bytes of GPU memory that the allocation's programs may have together, and what the contexts of
+	 * each take of it beside what it allocates. Never change. 0: memory is not limited. */
+	uint64_t memory_quota, memory_per_program;
 };
 
 /*
@@ -173,7 +190,8 @@ struct ds_port_report {
 	uint16_t refused; /* never: where a welcome says so */
 	uint32_t n_programs;
 	uint32_t reserved;
-	uint64_t epoch; /* of the page */
+	uint64_t epoch;                    /* of the page */
+	uint64_t memory_used, memory_peak; /* bytes */
 	struct ds_port_reported programs[DS_PORT_REPORTED_MAX];
 };
 

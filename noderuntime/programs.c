@@ -140,8 +140,11 @@ static struct ds_watch *take_on(struct ds_runtime *rt, struct ds_peer *peer, str
 {
 	struct ds_watch *program = ds_watch_find(rt, DS_WATCH_PROGRAM, &peer->process);
 
-	if (program)
-		return program; /* it connects again: the same port */
+	if (program) {
+		/* It connects again, as after exec(): the same port, but none of its memory is left. */
+		ds_quota_reset_slot(&rt->quota, program->book_slot);
+		return program;
+	}
 	int port_fd = ds_port_create(err);
 	if (port_fd < 0)
 		return NULL;
@@ -154,6 +157,7 @@ static struct ds_watch *take_on(struct ds_runtime *rt, struct ds_peer *peer, str
 	peer->pidfd = -1; /* the watch's now */
 	program->process = peer->process;
 	program->port_fd = port_fd;
+	program->book_slot = ds_quota_take_slot(&rt->quota);
 	program->since_ns = ds_now_ns(CLOCK_BOOTTIME);
 	rt->allocation->programs++;
 	return program;
@@ -192,8 +196,8 @@ static bool admit(struct ds_runtime *rt, struct ds_watch *connection, struct ds_
 		ds_complain(rt, &reason);
 		return false;
 	}
-	const int fds[] = {program->port_fd, rt->page.readonly_fd};
-	if (ds_port_welcome(connection->fd, fds, 2) < 0)
+	const int fds[] = {program->port_fd, rt->page.readonly_fd, rt->quota.fd};
+	if (ds_port_welcome(connection->fd, fds, 3, (uint32_t)program->book_slot) < 0)
 		return false; /* gone: its pidfd will tell */
 	/* One connection per program, however often it connects; hanging up removes the former. */
 	const struct ds_watch *former = ds_watch_find(rt, DS_WATCH_WELCOMED, &program->process);

@@ -212,6 +212,10 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	rt->retry = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (ds_watch_or_fail(rt, DS_WATCH_RETRY, rt->retry, "a timer", err) < 0)
 		return -1;
+	if (ds_quota_of_grant(rt->config, rt->topology->memory_mib, &allocation->grant,
+			      &allocation->quota_mib, err) < 0 ||
+	    ds_quota_create(&rt->quota, rt->config, allocation->quota_mib, err) < 0)
+		return -1;
 	if (ds_gpu_dir(rt->config->runtime_dir, allocation->gpu_uuid, rt->gpu_dir,
 		       sizeof(rt->gpu_dir)) < 0)
 		return ds_fail(err, "runtime_dir %s is too long", rt->config->runtime_dir);
@@ -229,6 +233,8 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	    ds_page_create(&rt->page, &rt->seen.shape, allocation->gpu_uuid,
 			   allocation->grant.class_name, allocation->grant.share_milli, err) < 0)
 		return -1;
+	rt->page.page->memory_quota = rt->quota.limit;
+	rt->page.page->memory_per_program = rt->quota.per_program;
 	if (ds_allocation_path(rt->config, allocation->name, "port", port, err) < 0)
 		return -1;
 	int listener = ds_port_listen(port, err);
@@ -244,8 +250,10 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 
 static void tear_down(struct ds_runtime *rt)
 {
+	ds_note_memory(rt);
 	while (rt->watches)
 		ds_unwatch(rt, rt->watches);
+	ds_quota_destroy(&rt->quota);
 	ds_ledger_close(rt->ledger);
 	ds_page_destroy(&rt->page);
 	if (rt->state_fd >= 0)
@@ -264,7 +272,7 @@ int ds_runtime_run(const struct ds_runtime_start *start,
 	rt->config = start->config;
 	rt->allocation = start->allocation;
 	rt->topology = start->topology;
-	rt->page.readonly_fd = rt->epoll = rt->state_fd = -1;
+	rt->page.readonly_fd = rt->quota.fd = rt->epoll = rt->state_fd = -1;
 	raise_descriptor_limit();
 	ds_bind_near(rt->topology->cpus);
 	int rc = set_up(rt, start, &reason);

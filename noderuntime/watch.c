@@ -20,7 +20,8 @@ struct ds_watch *ds_watch_add(struct ds_runtime *rt, enum ds_watch_kind kind, in
 		free(new);
 		return NULL;
 	}
-	*new = (struct ds_watch){.kind = kind, .fd = fd, .next = rt->watches, .port_fd = -1};
+	*new = (struct ds_watch){
+	    .kind = kind, .fd = fd, .next = rt->watches, .port_fd = -1, .book_slot = -1};
 	rt->watches = new;
 	rt->n_peers += kind == DS_WATCH_PEER;
 	return new;
@@ -64,6 +65,7 @@ void ds_unwatch(struct ds_runtime *rt, struct ds_watch *old)
 		note_measured(rt, old);
 		close(old->port_fd);
 	}
+	ds_quota_free_slot(&rt->quota, old->book_slot);
 	free(old);
 }
 

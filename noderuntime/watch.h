@@ -13,6 +13,7 @@
 #include "noderuntime/gpu.h"
 #include "noderuntime/ledger.h"
 #include "noderuntime/port.h"
+#include "noderuntime/quota.h"
 
 /*
  * What the runtime of an allocation is made of, for the files that are its rooms: watch (descriptors),
@@ -41,6 +42,7 @@ struct ds_watch {
 	struct ds_watch *next;
 	struct ds_process process; /* PROGRAM, WELCOMED, NEIGHBOUR */
 	int port_fd;               /* PROGRAM */
+	int book_slot;             /* PROGRAM: in the book of memory */
 	int64_t since_ns;          /* PROGRAM: its welcome, CLOCK_BOOTTIME */
 	uint32_t unfit;            /* PROGRAM: how often it said what cannot be */
 	uint32_t useless;          /* WELCOMED: messages since the last that changed something */
@@ -58,6 +60,7 @@ struct ds_runtime {
 	struct ds_ledger *ledger;
 	struct ds_ledger_state seen; /* the ledger as of our last look */
 	struct ds_published page;
+	struct ds_quota quota;
 	struct ds_watch *watches;
 	unsigned n_peers;
 	int epoll;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "common/size.h"
 #include "gres/request.h"
 
 static int check_class(int val, const char *name, int remote)
@@ -16,22 +17,46 @@ static int check_class(int val, const char *name, int remote)
 	return -1;
 }
 
+static int check_memory(int val, const char *size, int remote)
+{
+	struct ds_error reason = {""};
+	uint32_t mib;
+
+	if (remote || ds_size_parse(size ? size : "", &mib, &reason) == 0)
+		return 0;
+	slurm_error("--detshare-mem=%s", reason.text);
+	return -1;
+}
+
 int ds_spank_options_register(spank_t spank)
 {
 	/* Slurm keeps pointers into it and declares them char *. */
-	static struct spank_option option = {
-	    .name = (char *)"detshare-class",
-	    .arginfo = (char *)"CLASS",
-	    .usage =
-		(char *)"workload class of a shared GPU (latency, throughput, besteffort, or one "
-			"of the site's), as in --gres=detshare:CLASS:SHARE",
-	    .has_arg = 1,
-	    .cb = check_class,
+	static struct spank_option options[] = {
+	    {
+		.name = (char *)"detshare-class",
+		.arginfo = (char *)"CLASS",
+		.usage = (char *)"workload class of a shared GPU (latency, throughput, besteffort, "
+				 "or one of the site's), as in --gres=detshare:CLASS:SHARE",
+		.has_arg = 1,
+		.cb = check_class,
+	    },
+	    {
+		.name = (char *)"detshare-mem",
+		.arginfo = (char *)"SIZE",
+		.usage = (char *)"memory of the shared GPU for the job on each node, such as 20G "
+				 "(as much as its share of the GPU)",
+		.has_arg = 1,
+		.cb = check_memory,
+	    },
 	};
-	spank_err_t rc = spank_option_register(spank, &option);
 
-	if (rc == ESPANK_SUCCESS)
-		return 0;
-	slurm_error("detshare: cannot register --detshare-class: %s", spank_strerror(rc));
-	return -1;
+	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+		spank_err_t rc = spank_option_register(spank, &options[i]);
+		if (rc == ESPANK_SUCCESS)
+			continue;
+		slurm_error("detshare: cannot register --%s: %s", options[i].name,
+			    spank_strerror(rc));
+		return -1;
+	}
+	return 0;
 }

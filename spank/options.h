@@ -5,9 +5,9 @@
 #include <slurm/spank.h>
 
 /*
- * Add --detshare-class=CLASS to srun, sbatch and salloc (and to slurmstepd, which complains of options
- * that it does not know). The class itself is judged by cli_filter and job_submit, which know the
- * site's classes and see --gres beside it. Returns 0, or -1 logged.
+ * Add --detshare-class=CLASS and --detshare-mem=SIZE to srun, sbatch and salloc (and to slurmstepd,
+ * which complains of options that it does not know). What they ask is judged by cli_filter and
+ * job_submit, which know the site's classes and see --gres beside them. Returns 0, or -1 logged.
  */
 int ds_spank_options_register(spank_t spank);
 

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/size.h"
 #include "common/spawn.h"
 #include "gres/config.h"
 #include "gres/grant.h"
@@ -30,7 +31,14 @@ enum {
 	STATUS_SIGNAL = 128,
 };
 
-enum { KEY_SHARE = 's', KEY_CLASS = 'C', KEY_GPU = 'g', KEY_CONFIG = 'c', KEY_WAIT = 'w' };
+enum {
+	KEY_SHARE = 's',
+	KEY_CLASS = 'C',
+	KEY_GPU = 'g',
+	KEY_CONFIG = 'c',
+	KEY_MEMORY = 'm',
+	KEY_WAIT = 'w'
+};
 
 /* One run of a command on a share of a GPU. */
 struct run {
@@ -40,6 +48,7 @@ struct run {
 	bool wait;
 	char **argv;
 	uint32_t share_milli;
+	uint32_t memory_mib; /* 0: what the share brings */
 	struct ds_node_config config;
 	struct ds_gpu chosen;
 	char grant[DS_GRANT_TEXT_SIZE];
@@ -52,7 +61,8 @@ struct run {
 static int make_grant(struct run *run, struct ds_error *err)
 {
 	struct ds_site_config site;
-	struct ds_grant grant = {.share_milli = run->share_milli};
+	struct ds_grant grant = {.share_milli = run->share_milli, .memory_mib = run->memory_mib};
+	char most[DS_SIZE_TEXT_SIZE];
 	char path[PATH_MAX];
 
 	ds_site_config_defaults(&site);
@@ -73,6 +83,10 @@ static int make_grant(struct run *run, struct ds_error *err)
 	snprintf(grant.config_digest, sizeof(grant.config_digest), "%s", site.digest);
 	grant.kind = class->kind;
 	grant.isolation = site.isolation;
+	grant.memory_max_mib = class->max_memory_mib;
+	if (class->max_memory_mib && run->memory_mib > class->max_memory_mib)
+		return ds_fail(err, "--memory %uM: class %s may have %s", run->memory_mib, name,
+			       ds_size_format(class->max_memory_mib, most));
 	return ds_grant_format(&grant, run->grant, sizeof(run->grant), err);
 }
 
@@ -257,6 +271,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		if (ds_share_parse(arg, &run->share_milli, &err) < 0)
 			argp_failure(state, DS_EXIT_USAGE, 0, "--share %s: %s", arg, err.text);
 		return 0;
+	case KEY_MEMORY:
+		if (ds_size_parse(arg, &run->memory_mib, &err) < 0)
+			argp_failure(state, DS_EXIT_USAGE, 0, "--memory: %s", err.text);
+		return 0;
 	case KEY_CLASS:
 		run->class_name = arg;
 		return 0;
@@ -295,6 +313,8 @@ int ds_command_run(int argc, char **argv)
 	static const struct argp_option options[] = {
 	    {"share", KEY_SHARE, "SHARE", 0, "part of one GPU: 0.5, or thousandths: 500", 0},
 	    {"class", KEY_CLASS, "CLASS", 0, "workload class (the site's default)", 0},
+	    {"memory", KEY_MEMORY, "SIZE", 0,
+	     "GPU memory for the command, such as 20G (its share of the GPU's)", 0},
 	    {"gpu", KEY_GPU, "MINOR|UUID", 0, "this GPU (the first one with room)", 0},
 	    {"wait", KEY_WAIT, NULL, 0, "wait for room instead of refusing", 0},
 	    {"config", KEY_CONFIG, "FILE", 0, "read FILE instead of detshare-node.conf", 0},

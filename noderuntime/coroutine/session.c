@@ -21,7 +21,7 @@ enum {
 	HIGH_FD = 900, /* below the usual limit of 1024, above what programs count on */
 };
 
-enum { PORT, PAGE, N_DESCRIPTORS };
+enum { PORT, PAGE, BOOK, N_DESCRIPTORS };
 
 static void close_fd(int fd)
 {
@@ -80,10 +80,10 @@ fail:
 	return -1;
 }
 
-static int say_hello(int fd, struct ds_error *err)
+static int say_hello(int fd, enum ds_port_kind kind, struct ds_error *err)
 {
 	const struct ds_port_hello hello = {
-	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .kind = DS_PORT_PROGRAM};
+	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .kind = (uint16_t)kind};
 	ssize_t sent;
 
 	do
@@ -94,7 +94,8 @@ static int say_hello(int fd, struct ds_error *err)
 	return 0;
 }
 
-static int hear_welcome(int fd, int descriptors[N_DESCRIPTORS], struct ds_error *err)
+static int hear_welcome(int fd, int descriptors[N_DESCRIPTORS], unsigned *book_slot,
+			struct ds_error *err)
 {
 	struct ds_port_welcome welcome = {0};
 	union {
@@ -140,6 +141,10 @@ static int hear_welcome(int fd, int descriptors[N_DESCRIPTORS], struct ds_error 
 	if (n != N_DESCRIPTORS)
 		return ds_fail(err, "the node runtime sent %zu descriptors instead of %d", n,
 			       N_DESCRIPTORS);
+	if (welcome.book_slot >= DS_BOOK_SLOTS)
+		return ds_fail(err, "the node runtime gave slot %u of %d", welcome.book_slot,
+			       DS_BOOK_SLOTS);
+	*book_slot = welcome.book_slot;
 	return 0;
 }
 
@@ -165,20 +170,24 @@ static void *map(int fd, size_t size, int protection, const char *what, struct d
 
 int ds_session_open(struct ds_session *session, const char *path, struct ds_error *err)
 {
-	int descriptors[N_DESCRIPTORS] = {-1, -1};
+	int descriptors[N_DESCRIPTORS] = {-1, -1, -1};
 	int rc = -1;
 
 	*session = DS_SESSION_NONE;
 	session->fd = connect_to(path, err);
 	if (session->fd < 0)
 		return -1;
-	if (say_hello(session->fd, err) < 0 || hear_welcome(session->fd, descriptors, err) < 0)
+	if (say_hello(session->fd, DS_PORT_PROGRAM, err) < 0 ||
+	    hear_welcome(session->fd, descriptors, &session->book_slot, err) < 0)
 		goto done;
 	session->port = map(descriptors[PORT], DS_PORT_SIZE, PROT_READ | PROT_WRITE, "port", err);
 	if (!session->port)
 		goto done;
 	session->page = map(descriptors[PAGE], DS_PAGE_SIZE, PROT_READ, "page", err);
 	if (!session->page)
+		goto done;
+	session->book = map(descriptors[BOOK], DS_BOOK_SIZE, PROT_READ | PROT_WRITE, "book", err);
+	if (!session->book)
 		goto done;
 	if (session->page->magic != DS_PORT_MAGIC || session->page->version != DS_PORT_VERSION) {
 		ds_fail(err, "the node runtime's page has version %u, this library knows %u",
@@ -191,8 +200,33 @@ int ds_session_open(struct ds_session *session, const char *path, struct ds_erro
 done:
 	close_fd(descriptors[PORT]);
 	close_fd(descriptors[PAGE]);
+	close_fd(descriptors[BOOK]);
 	if (rc < 0)
 		ds_session_close(session);
+	return rc;
+}
+
+int ds_session_ask_memory(const char *path, struct ds_port_memory *memory, struct ds_error *err)
+{
+	int fd = connect_to(path, err), rc = -1;
+	ssize_t got;
+
+	if (fd < 0)
+		return -1;
+	if (say_hello(fd, DS_PORT_MEMORY, err) < 0)
+		goto done;
+	do
+		got = recv(fd, memory, sizeof(*memory), 0);
+	while (got < 0 && errno == EINTR);
+	if (got != (ssize_t)sizeof(*memory) || memory->magic != DS_PORT_MAGIC ||
+	    memory->version != DS_PORT_VERSION || memory->refused) {
+		ds_fail(err, "the node runtime does not say what the job has of the GPU's memory");
+		goto done;
+	}
+	memory->gpu_uuid[sizeof(memory->gpu_uuid) - 1] = '\0';
+	rc = 0;
+done:
+	close_fd(fd);
 	return rc;
 }
 
@@ -202,6 +236,8 @@ void ds_session_close(struct ds_session *session)
 		munmap(session->port, DS_PORT_SIZE);
 	if (session->page)
 		munmap((void *)session->page, DS_PAGE_SIZE);
+	if (session->book)
+		munmap(session->book, DS_BOOK_SIZE);
 	close_fd(session->fd);
 	*session = DS_SESSION_NONE;
 }

@@ -6,6 +6,7 @@
 
 #include "common/error.h"
 #include "common/groups.h"
+#include "noderuntime/book.h"
 #include "noderuntime/port_protocol.h"
 
 /*
@@ -16,6 +17,8 @@ struct ds_session {
 	int fd; /* -1: not connected */
 	struct ds_port *port;
 	const struct ds_page *page;
+	struct ds_book *book;
+	unsigned book_slot;
 	struct ds_groups in_use; /* as the port says */
 };
 
@@ -32,11 +35,17 @@ struct ds_granted {
 };
 
 /*
- * Connect to the port at `path` and take the port and the page it sends. Blocks at most some seconds.
+ * Connect to the port at `path` and take the port, the page and the book it sends. Blocks at most some seconds.
  * The descriptor that stays open is close-on-exec and high, out of the way of the program's own.
  * Returns 0, or -1 with the reason and *session closed.
  */
 int ds_session_open(struct ds_session *session, const char *path, struct ds_error *err);
+
+/*
+ * Ask at `path` what the job has of the GPU's memory, without becoming one of its programs. Blocks at most
+ * some seconds. Returns 0, or -1 with the reason.
+ */
+int ds_session_ask_memory(const char *path, struct ds_port_memory *memory, struct ds_error *err);
 
 /* Disconnect and unmap. Of a session in a forked child: drops the child's copy, the parent keeps its own. */
 void ds_session_close(struct ds_session *session);

@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "noderuntime/book.h"
+
 static const char empty_kernel[] = ".version 6.0\n"
 				   ".target sm_70\n"
 				   ".address_size 64\n"
@@ -151,7 +153,8 @@ static int memory_file(const char *name, size_t size)
 static void welcome(int connection)
 {
 	const struct ds_port_welcome text = {.magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION};
-	const int descriptors[2] = {memory_file("port", DS_PORT_SIZE), runtime.page};
+	const int book = memory_file("book", DS_BOOK_SIZE);
+	const int descriptors[3] = {memory_file("port", DS_PORT_SIZE), runtime.page, book};
 	union {
 		char bytes[CMSG_SPACE(sizeof(descriptors))];
 		struct cmsghdr header;
@@ -169,6 +172,7 @@ static void welcome(int connection)
 	if (recv(connection, &hello, sizeof(hello), 0) != (ssize_t)sizeof(hello) ||
 	    sendmsg(connection, &message, MSG_NOSIGNAL) < 0)
 		fake_die("welcome", errno);
+	close(book);
 	if (runtime.port >= 0)
 		close(runtime.port);
 	runtime.port = descriptors[0];

@@ -20,7 +20,7 @@ BUILD = os.environ.get("DETSHARE_BUILDDIR") or os.environ.get("DETSHARE_BUILD")
 MAGIC, VERSION = 0x44535054, 3
 PROGRAM, STEP, REPORT, EPOCH, ACKNOWLEDGED = 1, 2, 3, 4, 5
 HELLO = struct.Struct("=IHHII")
-WELCOME = struct.Struct("=IHH248s")
+WELCOME = struct.Struct("=IHH248sII")
 PAGE = struct.Struct("=IHHQIIIIQQ")  # magic .. granted
 PORT = struct.Struct("=IHHQQQQ")  # magic .. launches
 NOTICE = struct.Struct("=IHHQ")
@@ -241,21 +241,21 @@ def _serve(path, hello, control):
     client.settimeout(14)
     client.connect(path)
     client.send(hello)
-    message, ancillary, _, _ = client.recvmsg(WELCOME.size, socket.CMSG_SPACE(8))
+    message, ancillary, _, _ = client.recvmsg(WELCOME.size, socket.CMSG_SPACE(12))
     if not message:
         control.send(json.dumps({"closed": True}).encode())
         return
     if len(message) < WELCOME.size:
         control.send(json.dumps({"report": len(message)}).encode())
         return
-    _, _, refused, reason = WELCOME.unpack(message)
+    _, _, refused, reason, _, _ = WELCOME.unpack(message)
     fds = array.array("i")
     for _, _, data in ancillary:
         fds.frombytes(data)
     if refused or not fds:
         control.send(json.dumps({"refused": refused, "reason": reason.rstrip(b"\0").decode(), "fds": len(fds)}).encode())
         return
-    port, page = fds
+    port, page, _ = fds
     view = mmap.mmap(page, 4096, mmap.MAP_SHARED, mmap.PROT_READ)
     control.send(json.dumps({"refused": 0, "fds": len(fds), **_page(view)}).encode())
     while words := control.recv(65536):

@@ -24,6 +24,7 @@ GPU = BUILD / "tests" / "gpu"
 MAGIC = 0x44535054
 VERSION = 3
 SIZE = 4096
+BOOK_SIZE = 12288
 SMS, GROUP_SMS = 44, 8  # five groups and a rest of four
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
@@ -69,6 +70,7 @@ class Runtime:
         self.acknowledged = []  # (epoch, groups in use), as they came
         self.heard = threading.Condition()
         self.page = self._memfd("page", page_size)
+        self.book = self._memfd("book", BOOK_SIZE)
         page = struct.pack("<IHHQIIIIQQ48s32s", MAGIC, version, 0, epoch, *shape, 500,
                            *bits_of(groups), uuid.encode(), b"throughput")
         if page_size >= len(page):
@@ -96,13 +98,13 @@ class Runtime:
         refuse, version = self.answer
         self.open += 1
         self.hellos.append(struct.unpack("<IHHII", connection.recv(100)))
-        welcome = struct.pack("<IHH248s", MAGIC, version, bool(refuse), (refuse or "").encode())
+        welcome = struct.pack("<IHH248sII", MAGIC, version, bool(refuse), (refuse or "").encode(), 0, 0)
         descriptors, memory = [], None
         if not refuse:
             port = self._memfd("port", SIZE)
             memory = mmap.mmap(port, SIZE)
             self.ports.append(memory)
-            descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [port, self.page]))]
+            descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [port, self.page, self.book]))]
         try:
             self.connections.append(connection)
             connection.sendmsg([welcome], descriptors)

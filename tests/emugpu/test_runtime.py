@@ -299,7 +299,7 @@ def test_a_broken_state_file_does_not_prevent_the_end(host):
 def test_a_program_learns_its_partition(host):
     host.begin()
     program = host.program()
-    assert program.answer == {"refused": 0, "fds": 2, "epoch": 2, "n_groups": 15, "group_sms": 8, "rest": 12,
+    assert program.answer == {"refused": 0, "fds": 3, "epoch": 2, "n_groups": 15, "group_sms": 8, "rest": 12,
                               "share": 500, "groups": 0xff}
     programs = host.resident()["programs"]
     assert [(p["pid"], p["groups"]) for p in programs] == [(program.pid, "0-7")]

@@ -33,7 +33,8 @@ struct ds_slurm_options {
 	} given[MAX_OPTIONS];
 };
 
-static char *gres_set; /* what the plugin made of --gres */
+static const char *memory_option; /* --detshare-mem; NULL: not given */
+static char *gres_set;            /* what the plugin made of --gres */
 
 static struct ds_slurm_options *current;
 /* What slurmctld says of the jobs there are; NULL: it does not answer. */
@@ -72,6 +73,8 @@ DS_EXPORT int slurm_option_set(struct ds_slurm_options *options, const char *nam
 extern char *spank_option_get(char *name);
 DS_EXPORT char *spank_option_get(char *name)
 {
+	if (strcmp(name, "detshare-mem") == 0)
+		return memory_option ? strdup(memory_option) : NULL;
 	assert_string_equal(name, "detshare-class");
 	return current->class_option ? strdup(current->class_option) : NULL;
 }
@@ -241,6 +244,13 @@ static void each_option_is_asked_by_its_name(void **state)
 		snprintf(start, sizeof(start), "--%s=7 beside", names[i]);
 		assert_int_equal(strncmp(text, start, strlen(start)), 0);
 	}
+	struct ds_slurm_options fine = {"srun", NULL, {{"gres", "detshare:0.5"}}};
+	memory_option = "20G";
+	assert_int_equal(run_client(&fine, 0, text, sizeof(text)), 200);
+	memory_option = "20GB";
+	assert_int_equal(run_client(&fine, 0, text, sizeof(text)), 1);
+	assert_non_null(strstr(text, "--detshare-mem=\"20GB\" is not a size"));
+	memory_option = NULL;
 	struct ds_slurm_options tres = {
 	    "srun", NULL, {{"gres", "detshare:0.5"}, {"tres-per-task", "gres/gpu:1"}}};
 	assert_int_equal(run_client(&tres, 0, text, sizeof(text)), 1);

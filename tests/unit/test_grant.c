@@ -55,6 +55,30 @@ static void text_form(void **state)
 	assert_string_equal(text, good);
 }
 
+static void memory(void **state)
+{
+	static const char *const texts[] = {
+	    "v=1,class=a,kind=latency,share=5,isolation=user,memory=20480,config=0123456789abcdef",
+	    "v=1,class=a,kind=latency,share=5,isolation=user,memory=1,memory_max=67108864,config="
+	    "0123456789abcdef",
+	    "v=1,class=a,kind=latency,share=5,isolation=user,memory_max=512,config="
+	    "0123456789abcdef",
+	};
+	static const uint32_t asked[] = {20480, 1, 0}, cap[] = {0, 67108864, 512};
+
+	for (size_t i = 0; i < N(texts); i++) {
+		char text[DS_GRANT_TEXT_SIZE];
+		struct ds_grant grant;
+		struct ds_error err = {""};
+
+		assert_int_equal(ds_grant_parse(texts[i], &grant, &err), 0);
+		assert_int_equal(grant.memory_mib, asked[i]);
+		assert_int_equal(grant.memory_max_mib, cap[i]);
+		assert_int_equal(ds_grant_format(&grant, text, sizeof(text), &err), 0);
+		assert_string_equal(text, texts[i]);
+	}
+}
+
 static void refused_texts(void **state)
 {
 	static const struct {
@@ -99,6 +123,21 @@ static void refused_texts(void **state)
 	     "'config='"},
 	    {"v=1,class=a,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef",
 	     "'kind='"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,memory=0,config=0123456789abcdef",
+	     "'memory='"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,memory=07,config=0123456789abcdef",
+	     "'memory='"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,memory=5G,config=0123456789abcdef",
+	     "'memory='"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,memory=99999999,config="
+	     "0123456789abcdef",
+	     "memory is out of range"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,memory=6,memory_max=5,config="
+	     "0123456789abcdef",
+	     "memory is out of range"},
+	    {"v=1,class=a,kind=latency,share=5,isolation=user,memory_max=5,memory=5,config="
+	     "0123456789abcdef",
+	     "'config='"},
 	    {" v=1,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef", "'v='"},
 	};
 
@@ -151,9 +190,8 @@ static void refused_grants(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(there_and_back),
-	    cmocka_unit_test(text_form),
-	    cmocka_unit_test(refused_texts),
+	    cmocka_unit_test(there_and_back), cmocka_unit_test(text_form),
+	    cmocka_unit_test(memory),         cmocka_unit_test(refused_texts),
 	    cmocka_unit_test(refused_grants),
 	};
 

@@ -327,6 +327,30 @@ static void strips_forged_grants(void **state)
 	}
 }
 
+static void memory_option(void **state)
+{
+	char *message = NULL;
+	job_desc_msg_t job;
+
+	start_with_rules("class latency { max_memory = 40G }\n");
+	begin_job(&job, "detshare:latency:0.5");
+	add_entry(&job, "_SLURM_SPANK_OPTION_detshare_detshare_mem=20G");
+	assert_int_equal(plugin.submit(&job, 1000, &message), SLURM_SUCCESS);
+	assert_non_null(grant_of(&job));
+	assert_non_null(strstr(grant_of(&job), ",memory=20480,memory_max=40960,config="));
+	end_job(&job);
+	begin_job(&job, "detshare:latency:0.5");
+	assert_int_equal(plugin.submit(&job, 1000, &message), SLURM_SUCCESS);
+	assert_non_null(strstr(grant_of(&job), ",isolation=user,memory_max=40960,config="));
+	end_job(&job);
+	begin_job(&job, "detshare:latency:0.5");
+	add_entry(&job, "_SLURM_SPANK_OPTION_detshare_detshare_mem=41G");
+	assert_int_equal(plugin.submit(&job, 1000, &message), ESLURM_INVALID_GRES);
+	assert_string_equal(message, "--detshare-mem=41G: jobs of class latency may have 40G here");
+	free(message);
+	end_job(&job);
+}
+
 static void class_option(void **state)
 {
 	static const char *const spellings[] = {
@@ -633,6 +657,7 @@ int main(void)
 	    cmocka_unit_test(leaves_other_jobs_alone),
 	    cmocka_unit_test(strips_forged_grants),
 	    cmocka_unit_test(class_option),
+	    cmocka_unit_test(memory_option),
 	    cmocka_unit_test(refused),
 	    cmocka_unit_test(harmless_fields),
 	    cmocka_unit_test(keeps_users_apart),

@@ -136,11 +136,11 @@ static void reports_add_up_and_the_slowest_node_counts(void **state)
 	struct ds_usage_summary summary;
 	struct ds_error err = {""};
 
-	records[0].reported = (struct ds_usage_reported){1, 2, 3, 4, 1.5, 6, 100, 500};
-	records[1].reported = (struct ds_usage_reported){10, 20, 30, 40, 2, 60, 200, 300};
+	records[0].reported = (struct ds_usage_reported){1, 2, 3, 4, 1.5, 6, 100, 500, 70};
+	records[1].reported = (struct ds_usage_reported){10, 20, 30, 40, 2, 60, 200, 300, 50};
 	assert_int_equal(ds_usage_merge(records, 2, &summary, &err), 0);
 	assert_memory_equal(&summary.reported,
-			    (&(struct ds_usage_reported){11, 22, 33, 44, 3.5, 66, 200, 500}),
+			    (&(struct ds_usage_reported){11, 22, 33, 44, 3.5, 66, 200, 500, 70}),
 			    sizeof(summary.reported));
 }
 

@@ -37,6 +37,8 @@ static void defaults(void **state)
 	assert_string_equal(config.mps_control, "nvidia-cuda-mps-control");
 	assert_string_equal(config.usage_host, "");
 	assert_int_equal(config.usage_port, 6829);
+	assert_int_equal(config.memory_reserve_mib, 1024);
+	assert_int_equal(config.memory_per_program_mib, 640);
 	assert_int_equal(parse("", &empty, &err), 0);
 	assert_memory_equal(&config, &empty, sizeof(config));
 	assert_int_equal(parse("# only a comment\n", &empty, &err), 0);
@@ -80,7 +82,9 @@ static void values(void **state)
 			       "usage_port = 7000 # behind a value\n"
 			       "mps_control = \"\"\n"
 			       "munge_socket = '/run/munge/other'\n"
-			       "gpu_device_prefix = /tmp/dev/emugpu\n",
+			       "gpu_device_prefix = /tmp/dev/emugpu\n"
+			       "memory_reserve = 2G\n"
+			       "memory_per_program = 0\n",
 			       &config, &err),
 			 0);
 	assert_string_equal(config.runtime_dir, "/run/node7/detshare-node7");
@@ -90,6 +94,8 @@ static void values(void **state)
 	assert_string_equal(config.munge_socket, "/run/munge/other");
 	assert_string_equal(config.gpu_device_prefix, "/tmp/dev/emugpu");
 	assert_string_equal(config.spool_dir, "/var/spool/detshare");
+	assert_int_equal(config.memory_reserve_mib, 2048);
+	assert_int_equal(config.memory_per_program_mib, 0);
 }
 
 static void refused(void **state)
@@ -105,6 +111,8 @@ static void refused(void **state)
 	    {"spool_dir = \"/a\\nb\"", "spool_dir holds a control character"},
 	    {"usage_port = 0", "usage_port = 0 is not a TCP port"},
 	    {"usage_port = 65536", "usage_port = 65536 is not a TCP port"},
+	    {"memory_reserve = 1.5G", "node.conf:1: memory_reserve: \"1.5G\" is not a size"},
+	    {"memory_per_program = -1", "node.conf:1: memory_per_program: \"-1\" is not"},
 	    {"usage_port = many", "node.conf:1: invalid integer"},
 	    {"runtime_dir = \"/x", "node.conf:1: "},
 	    {"runtime_dir", "node.conf:1: "},

@@ -19,9 +19,10 @@ static int read_sites(void **state)
 {
 	struct ds_error err;
 
-	return ds_site_config_parse("class latency { min_share = 0.1 max_share = 0.5 }\n"
-				    "class nightly { kind = besteffort }\n",
-				    "site", &site, &err) < 0 ||
+	return ds_site_config_parse(
+		   "class latency { min_share = 0.1 max_share = 0.5 max_memory = 20G }\n"
+		   "class nightly { kind = besteffort }\n",
+		   "site", &site, &err) < 0 ||
 	       ds_site_config_parse("allow_raw_shard = yes\n", "lax", &lax, &err) < 0;
 }
 
@@ -76,6 +77,33 @@ static void accepted(void **state)
 		struct ds_submission submission = {.gres = rows[i].gres,
 						   .class_option = rows[i].class_option};
 		check(&site, &submission, DS_ACCEPTED, rows[i].rewritten);
+	}
+}
+
+static void memory(void **state)
+{
+	static const struct {
+		const char *gres, *option;
+		uint32_t mib, max_mib;
+	} rows[] = {
+	    {"detshare:0.5", NULL, 0, 0},
+	    {"detshare:0.5", "300G", 300 << 10, 0},
+	    {"detshare:latency:0.5", NULL, 0, 20480},
+	    {"detshare:latency:0.5", "20G", 20480, 20480},
+	};
+
+	for (size_t i = 0; i < N(rows); i++) {
+		struct ds_submission submission = {.gres = rows[i].gres, .memory = rows[i].option};
+		struct ds_decision decision;
+		struct ds_error err = {""};
+
+		assert_int_equal(ds_rules_decide(&site, &submission, &decision, &err), DS_ACCEPTED);
+		assert_int_equal(decision.memory_mib, rows[i].mib);
+		assert_int_equal(decision.memory_max_mib, rows[i].max_mib);
+		free(decision.gres);
+		assert_int_equal(ds_rules_decide(NULL, &submission, &decision, &err), DS_ACCEPTED);
+		assert_int_equal(decision.memory_mib, rows[i].mib);
+		free(decision.gres);
 	}
 }
 
@@ -193,6 +221,22 @@ static void refused(void **state)
 	     "--gres=shard:500: shard without detshare is not allowed here; ask for part of a GPU "
 	     "with "
 	     "--gres=detshare:0.5"},
+	    {{.gres = "detshare:0.5", .memory = "20GB"},
+	     "--detshare-mem=\"20GB\" is not a size of memory; write a whole number with M, G or T "
+	     "behind it, such as 20G or 512M (MiB without one)"},
+	    {{.gres = "detshare:0.5", .memory = "0"},
+	     "--detshare-mem=\"0\" is no memory at all; write at least 1M"},
+	    {{.gres = "detshare:latency:0.5", .memory = "20481M"},
+	     "--detshare-mem=20481M: jobs of class latency may have 20G here"},
+	    {{.gres = "gpu:1", .memory = "20G"},
+	     "--detshare-mem=20G without a share; add --gres=detshare:0.5, or leave "
+	     "--detshare-mem out"},
+	    {{.gres = "detshare:0.5", .memory = "20G", .is_step = true},
+	     "--detshare-mem=20G: memory is given to a job, and its steps use it together; ask for "
+	     "it when the job is submitted"},
+	    {{.memory = "20G", .is_step = true},
+	     "--detshare-mem=20G: memory is given to a job, and its steps use it together; ask for "
+	     "it when the job is submitted"},
 	    {{.gres = "gpu:1", .class_option = "latency"},
 	     "--detshare-class=latency without a share; add --gres=detshare:0.5, or leave "
 	     "--detshare-class out"},
@@ -342,6 +386,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(accepted),
+	    cmocka_unit_test(memory),
 	    cmocka_unit_test(not_ours),
 	    cmocka_unit_test(refused),
 	    cmocka_unit_test(harmless_beside_a_share),

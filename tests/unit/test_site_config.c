@@ -46,7 +46,7 @@ static void everything_set(void **state)
 	int rc = ds_site_config_parse("default_class = batch\n"
 				      "allow_raw_shard = yes\n"
 				      "isolation = none\n"
-				      "class latency { max_share = 0.5 }\n"
+				      "class latency { max_share = 0.5 max_memory = 20G }\n"
 				      "class batch {\n"
 				      "  kind = throughput\n"
 				      "  min_share = 100\n"
@@ -62,6 +62,8 @@ static void everything_set(void **state)
 	assert_int_equal(config.n_classes, 4);
 	assert_int_equal(ds_site_config_class(&config, "latency")->max_share_milli, 500);
 	assert_int_equal(ds_site_config_class(&config, "latency")->min_share_milli, 2);
+	assert_int_equal(ds_site_config_class(&config, "latency")->max_memory_mib, 20480);
+	assert_int_equal(ds_site_config_class(&config, "batch")->max_memory_mib, 0);
 	const struct ds_class *batch = ds_site_config_class(&config, "batch");
 	assert_int_equal(batch->kind, DS_KIND_THROUGHPUT);
 	assert_int_equal(batch->min_share_milli, 100);
@@ -102,6 +104,10 @@ static void broken_files(void **state)
 	     "f:1: max_share: share \"0\" is not above"},
 	    {"class a { kind = latency min_share = 0.6 max_share = 0.5 }\n",
 	     "f:1: class a: min_share is above max_share"},
+	    {"class latency { max_memory = 1.5G }\n", "f:1: max_memory: \"1.5G\" is not a size"},
+	    {"class latency { max_memory = 0 }\n", "f:1: max_memory: \"0\" is no memory"},
+	    {"class latency { max_memory = 1G\n max_memory = 1G }\n",
+	     "f:2: max_memory is set a second time"},
 	    {"class \"a b\" { kind = latency }\n", "f:1: class \"a b\": not a name"},
 	    {"class a { kind = latency\n", "f: ends inside a class"},
 	    {"isolation = none\n/* unfinished\n", "f: ends inside a class, a comment"},
