@@ -195,8 +195,6 @@ static CUresult look(const struct visit *visit, CUgraphNode node, CUgraphNodeTyp
 		break;
 	case CU_GRAPH_NODE_TYPE_MEMCPY:
 	case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
-		survey->stays = true;
-		break;
 	case CU_GRAPH_NODE_TYPE_HOST:
 	case CU_GRAPH_NODE_TYPE_EMPTY:
 	case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
@@ -256,37 +254,4 @@ CUresult ds_graph_retarget_exec(struct ds_vctx *vctx, CUgraphExec exec, CUgraph 
 {
 	return walk(&(struct visit){.vctx = vctx, .pctx = pctx, .exec = exec}, graph, move_in_exec,
 		    0);
-}
-
-/* A bounded number, so that new partitions can always be made. */
-static void keep(struct ds_pctx *pctx)
-{
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	static struct ds_pctx *kept[4];
-
-	pthread_mutex_lock(&lock);
-	for (unsigned i = 0; i < sizeof(kept) / sizeof(kept[0]); i++) {
-		if (kept[i] == pctx)
-			break;
-		if (!kept[i]) {
-			ds_remap_hold(pctx);
-			kept[i] = pctx;
-			break;
-		}
-	}
-	pthread_mutex_unlock(&lock);
-}
-
-void ds_graph_captured(struct ds_vctx *vctx, CUgraph graph, struct ds_pctx *pctx)
-{
-	struct ds_pctx *home = ds_remap_slot(vctx, 0);
-	struct ds_graph_survey survey;
-
-	/* Only one target there has been: everything is at home. */
-	if (!home || ds_remap_epoch(vctx) <= 1 ||
-	    ds_graph_look(vctx, graph, &survey) != CUDA_SUCCESS)
-		return;
-	if (survey.stays && pctx != home)
-		keep(pctx);
-	ds_graph_retarget(vctx, graph, home);
 }

@@ -12,9 +12,7 @@
 struct ds_graph_survey {
 	bool ours;    /* has nodes that run in the virtual context */
 	bool movable; /* executables for other physical contexts can be made of it */
-	bool
-	    stays; /* has copies and the like: no work for SMs, they stay in the context they have */
-	bool bodies; /* has conditional nodes, whose bodies cannot be looked into */
+	bool bodies;  /* has conditional nodes, whose bodies cannot be looked into */
 };
 
 /*
@@ -23,12 +21,6 @@ struct ds_graph_survey {
  * updates, or nodes of a type that is not known here. Returns the driver's error.
  */
 CUresult ds_graph_look(struct ds_vctx *vctx, CUgraph graph, struct ds_graph_survey *survey);
-
-/*
- * A capture on a stream in `pctx` gave this graph. Its nodes are brought to the first physical context, where
- * the program's graphs are; those that stay keep theirs alive. Marked.
- */
-void ds_graph_captured(struct ds_vctx *vctx, CUgraph graph, struct ds_pctx *pctx);
 
 /* Set a kernel node's parameters, and keep its attributes. The current context places it. */
 CUresult ds_graph_set_kernel(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params);

@@ -121,6 +121,19 @@ CUresult ds_remap_stream(struct ds_vctx *vctx, struct ds_vstream *stream, uint64
 	return result;
 }
 
+CUresult ds_remap_home(struct ds_vctx *vctx, struct ds_vstream *stream)
+{
+	struct ds_pctx *home = ds_remap_slot(vctx, 0);
+	CUstream shadow = atomic_load_explicit(&stream->shadow, memory_order_relaxed);
+
+	if (!shadow || !home) /* destroyed by another thread just now */
+		return CUDA_ERROR_INVALID_HANDLE;
+	if (atomic_load_explicit(&stream->pctx, memory_order_relaxed) == home ||
+	    ds_order_captured(shadow))
+		return CUDA_SUCCESS;
+	return move(vctx, stream, home, DS_EPOCH_NONE);
+}
+
 void ds_remap_late(struct ds_vstream *stream, CUstream shadow)
 {
 	CUstream now;

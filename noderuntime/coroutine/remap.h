@@ -92,6 +92,12 @@ CUresult ds_remap_stream(struct ds_vctx *vctx, struct ds_vstream *stream, uint64
 			 CUstream *shadow);
 
 /*
+ * Bring the stream to the first physical context, in which it may then be captured; unless it is captured
+ * already. Its next operation brings it back to the target. Marked, under the stream's lock.
+ */
+CUresult ds_remap_home(struct ds_vctx *vctx, struct ds_vstream *stream);
+
+/*
  * The operation was put on `shadow` while another thread moved the stream away from there: what
  * comes after it must wait for it. Marked.
  */

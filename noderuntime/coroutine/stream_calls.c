@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
-#include "noderuntime/coroutine/graph_retarget.h"
 #include "noderuntime/coroutine/op.h"
 
 /* The driver calls that make, end and describe streams. */
@@ -289,9 +288,27 @@ CUresult ds_cuStreamCopyAttributes_ptsz(CUstream dstStream, CUstream srcStream)
 DS_EXPORT(cuStreamCopyAttributes_ptsz);
 
 /*
+ * To where captures are: in the first physical context, as the program's graphs are (graph.c). So a graph has
+ * all its nodes in one place which lasts, whatever becomes of partitions while it is captured; and what
+ * cannot be moved later, as copies, need not be. Under the stream's lock.
+ */
+static CUresult go_home(struct ds_op *op)
+{
+	CUresult result = ds_remap_home(op->vctx, op->stream);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	op->target = atomic_load_explicit(&op->stream->shadow, memory_order_relaxed);
+	op->epoch = atomic_load_explicit(&op->stream->epoch, memory_order_relaxed);
+	ds_streams_note_uncaptured(op->vctx, op->stream);
+	return CUDA_SUCCESS;
+}
+
+/*
  * While something is captured, the event may be a captured one: then the legacy stream may not wait for
  * it, but its shadow might, so the driver is asked about its own legacy stream first; and another stream
- * is captured from here on, so what it did before is noted.
+ * is captured from here on, so it is brought to where captures are, and what it did before is noted. If
+ * it is no captured event, the stream only waits there, and goes back with its next operation.
  */
 static CUresult wait_captured(struct ds_op *op, CUstream handle, CUevent event, unsigned flags,
 			      CUresult (*real)(CUstream, CUevent, unsigned))
@@ -303,16 +320,9 @@ static CUresult wait_captured(struct ds_op *op, CUstream handle, CUevent event, 
 		return result == CUDA_SUCCESS ? real(op->target, event, flags) : result;
 	}
 	pthread_mutex_lock(&op->stream->lock);
-	ds_streams_note_uncaptured(op->vctx, op->stream);
-	result = real(op->target, event, flags);
-	/*
-	 * The graph is where its capture began, and is moved as a whole. With nodes of two partitions it
-	 * may have some that cannot be moved: those stay where they are, always.
-	 */
-	if (ds_order_captured(op->target) &&
-	    ds_remap_of_stream(op->stream) !=
-		atomic_load_explicit(&op->vctx->captured_in, memory_order_relaxed))
-		ds_remap_pin(ds_remap_of_stream(op->stream));
+	result = go_home(op);
+	if (result == CUDA_SUCCESS)
+		result = real(op->target, event, flags);
 	pthread_mutex_unlock(&op->stream->lock);
 	return result;
 }
@@ -346,8 +356,8 @@ CUresult ds_cuStreamWaitEvent_ptsz(CUstream hStream, CUevent hEvent, unsigned in
 DS_EXPORT(cuStreamWaitEvent_ptsz);
 
 /*
- * Where a capture begins: on the shadow in the partition of the day, where the stream stays until the
- * capture ends. The legacy stream is the driver's to refuse, after the legacy order had its say.
+ * A capture begins, and the stream stays where that is until the capture ends. The legacy stream is the
+ * driver's to refuse, after the legacy order had its say.
  *
  * The stream's lock is held from here until capture_began: who looks whether the stream's work has
  * ended must know whether it is captured, for to ask would end the capture.
@@ -369,15 +379,13 @@ static CUresult capture_begins(struct ds_op *op, CUstream *handle, bool per_thre
 	if (!op->mark)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	ds_mark_begin(op->mark);
-	result = ds_op_follow(op, false, NULL);
+	pthread_mutex_lock(&op->stream->lock);
+	result = go_home(op);
 	if (result != CUDA_SUCCESS) {
+		pthread_mutex_unlock(&op->stream->lock);
 		ds_mark_end(op->mark);
 		return result;
 	}
-	pthread_mutex_lock(&op->stream->lock);
-	op->target = atomic_load_explicit(&op->stream->shadow, memory_order_relaxed);
-	op->epoch = atomic_load_explicit(&op->stream->epoch, memory_order_relaxed);
-	ds_streams_note_uncaptured(op->vctx, op->stream);
 	*handle = op->target;
 	return CUDA_SUCCESS;
 }
@@ -389,8 +397,7 @@ static CUresult capture_began(const struct ds_op *op, CUresult result)
 		return result;
 	if (result == CUDA_SUCCESS) {
 		atomic_fetch_add_explicit(&op->vctx->captures, 1, memory_order_relaxed);
-		atomic_store_explicit(&op->vctx->captured_in, ds_remap_of_stream(op->stream),
-				      memory_order_relaxed);
+		op->stream->capture_began = true;
 	}
 	pthread_mutex_unlock(&op->stream->lock);
 	if (result == CUDA_SUCCESS)
@@ -434,7 +441,6 @@ static CUresult end_capture(CUstream handle, CUgraph *graph, bool per_thread,
 {
 	struct ds_op op;
 	CUresult result = ds_op_look(&op, handle, per_thread);
-	bool was_captured;
 
 	if (result != CUDA_SUCCESS)
 		return result;
@@ -449,13 +455,14 @@ static CUresult end_capture(CUstream handle, CUgraph *graph, bool per_thread,
 		ds_op_abandon(&op);
 		return result;
 	}
-	was_captured = ds_order_captured(op.target);
+	pthread_mutex_lock(&op.stream->lock);
 	result = real(op.target, graph);
 	/* With an error, too, as a rule; not from the wrong thread or stream. */
-	if (was_captured && !ds_order_captured(op.target))
+	if (op.stream->capture_began && !ds_order_captured(op.target)) {
 		atomic_fetch_sub_explicit(&op.vctx->captures, 1, memory_order_relaxed);
-	if (result == CUDA_SUCCESS && graph && *graph)
-		ds_graph_captured(op.vctx, *graph, ds_remap_of_stream(op.stream));
+		op.stream->capture_began = false;
+	}
+	pthread_mutex_unlock(&op.stream->lock);
 	ds_op_abandon(&op);
 	return result;
 }

@@ -203,7 +203,7 @@ static void vstream_init(struct ds_vstream *stream, enum ds_stream_kind kind, un
 			 int priority)
 {
 	*stream = (struct ds_vstream){.kind = kind, .flags = flags, .priority = priority};
-	atomic_store_explicit(&stream->epoch, UINT64_MAX, memory_order_relaxed); /* never looked */
+	atomic_store_explicit(&stream->epoch, DS_EPOCH_NONE, memory_order_relaxed);
 	pthread_mutex_init(&stream->lock, NULL);
 }
 
@@ -333,6 +333,21 @@ void ds_streams_reap(struct ds_vctx *vctx, bool all)
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 }
 
+/* Have `moved` stand behind the last work of a stream that goes; what is captured does not run. */
+static void leave_end(struct ds_vstream *stream, CUstream shadow, bool captured)
+{
+	CUevent moved = stream->moved;
+
+	if (!captured) {
+		stream->moved_recorded =
+		    ds_real.cuEventRecord(stream->moved, shadow) == CUDA_SUCCESS;
+	} else if (stream->uncaptured) {
+		stream->moved = stream->uncaptured;
+		stream->uncaptured = moved;
+		stream->moved_recorded = true;
+	}
+}
+
 /*
  * A blocking stream whose work the NULL stream has not waited for leaves an event behind: the NULL
  * stream's next operation waits for it (see order.c). And every stream leaves one behind that tells
@@ -341,8 +356,8 @@ void ds_streams_reap(struct ds_vctx *vctx, bool all)
 static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in_table)
 {
 	CUstream shadow, shadows[DS_PCTX_MAX];
+	bool captured, capture_began;
 	CUresult result;
-	bool captured;
 
 	pthread_mutex_lock(&vctx->lock);
 	if (in_table)
@@ -354,8 +369,8 @@ static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in
 	    (!atomic_load_explicit(&stream->dirty, memory_order_acquire) || captured ||
 	     ds_real.cuEventRecord(stream->event, shadow) != CUDA_SUCCESS))
 		ds_streams_leave_order(stream);
-	stream->moved_recorded =
-	    !captured && ds_real.cuEventRecord(stream->moved, shadow) == CUDA_SUCCESS;
+	leave_end(stream, shadow, captured);
+	capture_began = stream->capture_began;
 	atomic_store_explicit(&stream->shadow, NULL, memory_order_relaxed);
 	memcpy(shadows, stream->shadows, sizeof(shadows));
 	memset(stream->shadows, 0, sizeof(stream->shadows));
@@ -366,6 +381,8 @@ static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in
 	vctx->destroyed_end = &stream->all_next;
 	pthread_mutex_unlock(&vctx->lock);
 	result = ds_real.cuStreamDestroy_v2(shadow);
+	if (capture_began) /* it ended with the stream */
+		atomic_fetch_sub_explicit(&vctx->captures, 1, memory_order_relaxed);
 	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++)
 		if (shadows[slot] && shadows[slot] != shadow)
 			ds_real.cuStreamDestroy_v2(shadows[slot]);

@@ -39,11 +39,17 @@ enum { DS_CLEAN, DS_DIRTY, DS_ORDERING /* being waited for just now */ };
 enum { DS_GATE_BITS = 4 };
 #define DS_GATE_MASK ((UINT64_C(1) << DS_GATE_BITS) - 1)
 
+/* A stream's epoch: it has to look where new work goes. */
+#define DS_EPOCH_NONE UINT64_MAX
+
 enum { DS_ATTRIBUTES_MAX = 32 /* above every CUstreamAttrID */ };
 
 struct ds_vstream {
 	_Atomic(CUstream) shadow; /* NULL: destroyed, kept until its work has been waited for */
-	/* The virtual context's, without what the gate asks for, when it last looked; see remap.c. */
+	/*
+	 * The virtual context's, without what the gate asks for, when it last looked, or DS_EPOCH_NONE; see
+	 * remap.c.
+	 */
 	_Atomic uint64_t epoch;
 	_Atomic(struct ds_pctx *) pctx; /* where `shadow` is */
 	enum ds_stream_kind kind;
@@ -64,6 +70,7 @@ struct ds_vstream {
 	uint32_t attributes;           /* CUstreamAttrIDs that the program set */
 	CUevent moved;                 /* recorded where the stream left, or behind its last work */
 	CUevent uncaptured;            /* behind its work before a capture; made at the first one */
+	bool capture_began;            /* a capture that began here has not ended */
 	bool moved_recorded;           /* destroyed: `moved` stands behind its last work */
 };
 
@@ -91,7 +98,6 @@ struct ds_vctx {
 	_Atomic uint64_t null_work;                /* operations on the NULL stream so far */
 	atomic_int any_dirty;                      /* DS_DIRTY: a blocking stream may be dirty */
 	atomic_int captures;                       /* stream captures under way, about */
-	_Atomic(struct ds_pctx *) captured_in;     /* where the last one began; only compared */
 	_Atomic(struct ds_stream_table *) streams; /* handle -> stream */
 	/* Under the lock: */
 	pthread_mutex_t lock;
@@ -166,6 +172,13 @@ CUresult ds_streams_join(struct ds_vctx *vctx);
 
 /* The NULL stream has waited for a destroyed stream. Under the context's lock. */
 void ds_streams_leave_order(struct ds_vstream *stream);
+
+/*
+ * Wait until the work that is on the streams now has ended, also that of destroyed ones and what was there
+ * before a capture began. A capture is left alone: it runs nothing. Returns CUDA_SUCCESS or
+ * CUDA_ERROR_OUT_OF_MEMORY.
+ */
+CUresult ds_streams_wait(struct ds_vctx *vctx);
 
 /* Free destroyed streams whose work has ended, all or only the few longest destroyed. */
 void ds_streams_reap(struct ds_vctx *vctx, bool all);

@@ -222,23 +222,22 @@ static CUresult end_sync(struct ds_op *op, CUresult result, bool wait)
 	DS_EXPORT(symbol);
 
 /* Memory in use must not be freed: alone, the driver waits for the work of the context first. */
-static void before_free(void)
+static CUresult before_free(void)
 {
 	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
 
-	if (vctx && atomic_load_explicit(&vctx->captures, memory_order_relaxed) <= 0 &&
-	    ds_vctx_current(vctx))
-		ds_real.cuCtxSynchronize();
+	if (!ds_driver_ready())
+		return CUDA_ERROR_NOT_INITIALIZED;
+	return vctx && ds_vctx_current(vctx) ? ds_streams_wait(vctx) : CUDA_SUCCESS;
 }
 
-#define DS_FREE_(symbol, base, since, params, args)        \
-	CUresult ds_##symbol params                        \
-	{                                                  \
-		if (!ds_driver_ready())                    \
-			return CUDA_ERROR_NOT_INITIALIZED; \
-		before_free();                             \
-		return ds_real.symbol args;                \
-	}                                                  \
+#define DS_FREE_(symbol, base, since, params, args)                           \
+	CUresult ds_##symbol params                                           \
+	{                                                                     \
+		CUresult result = before_free();                              \
+                                                                              \
+		return result == CUDA_SUCCESS ? ds_real.symbol args : result; \
+	}                                                                     \
 	DS_EXPORT(symbol);
 
 #include "noderuntime/coroutine/hooks.def"

@@ -424,6 +424,9 @@ CUresult CUDAAPI cuCtxSynchronize(void)
 	rc = emu_capture_none_in(ctx);
 	if (!rc)
 		rc = emu_wait_context(ctx);
+	/* One that began meanwhile is met, too: which stream the driver waits for last nobody knows. */
+	if (!rc)
+		rc = emu_capture_none_in(ctx);
 	emu_exit();
 	return rc;
 }

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime_host import wait_for
+
 BUILD = Path(os.environ.get("DETSHARE_BUILD", "."))
 LIBRARY = BUILD / "noderuntime" / "coroutine" / ".libs" / "libdetshare-cuda.so"
 EMUGPU = BUILD / "tests" / "emugpu"
@@ -67,6 +69,7 @@ class Runtime:
         self.answer = (refuse, version)
         self.epoch = epoch
         self.connections = []
+        self.sending = threading.Lock()
         self.acknowledged = []  # (epoch, groups in use), as they came
         self.heard = threading.Condition()
         self.page = self._memfd("page", page_size)
@@ -106,8 +109,9 @@ class Runtime:
             self.ports.append(memory)
             descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [port, self.page, self.book]))]
         try:
-            self.connections.append(connection)
-            connection.sendmsg([welcome], descriptors)
+            with self.sending:  # the welcome comes first, and no notice after it is left out
+                connection.sendmsg([welcome], descriptors)
+                self.connections.append(connection)
             while notice := connection.recv(100):
                 magic, said, kind, epoch = self.NOTICE.unpack(notice)
                 assert (magic, said, kind) == (MAGIC, VERSION, self.ACKNOWLEDGED)
@@ -125,11 +129,12 @@ class Runtime:
         os.pwrite(self.page, struct.pack("<QQ", *bits_of(groups)), 32)
         self.epoch += 2
         os.pwrite(self.page, struct.pack("<Q", self.epoch), 8)
-        for connection in self.connections:
-            try:
-                connection.send(self.NOTICE.pack(MAGIC, VERSION, self.EPOCH, self.epoch))
-            except OSError:
-                pass
+        with self.sending:
+            for connection in self.connections:
+                try:
+                    connection.send(self.NOTICE.pack(MAGIC, VERSION, self.EPOCH, self.epoch))
+                except OSError:
+                    pass
         return self.epoch
 
     def wait_for(self, epoch, timeout=20):
@@ -647,8 +652,12 @@ def test_the_thread_that_follows_the_page(host, runtime):
     granter = runtime()
     with Running(host, granter, "hold", "holding") as running:
         tasks = Path(f"/proc/{running.program.pid}/task")
-        names = {(task / "comm").read_text().strip(): task for task in tasks.iterdir()}
-        status = (names["detshare"] / "status").read_text()
+
+        def follower():
+            # It gives itself its name.
+            return next((task for task in tasks.iterdir() if (task / "comm").read_text() == "detshare\n"), None)
+
+        status = (wait_for(follower, 60) / "status").read_text()
         blocked = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")), 16)
         assert all(blocked >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
         running.end()

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
 
 EVERYWHERE = tuple(range(6))
 EXPERIMENTS = ["replay", "fork", "by-hand", "updates", "errors", "child-update", "large", "consecutive", "threads",
-               "memory"]
+               "memory", "frees"]
 
 
 @pytest.fixture

@@ -131,8 +131,6 @@ def test_while_the_grant_changes(host, runtime):
     while_the_grant_changes(granter, body)
 
 
-@pytest.mark.xfail(strict=False, reason="cuMemFree of one thread ends the capture of another, and the "
-                   "partition of a captured node may be gone before the graph has been moved")
 def test_captures_of_several_threads_while_the_grant_changes(host, runtime):
     granter = runtime((0, 1))
 

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,28 +22,55 @@
 
 #include "kernels_ptx.h"
 
-#define DRIVER_CALLS(X)                                                                            \
-	X(cuInit)                                                                                  \
-	X(cuDeviceGet)                                                                             \
-	X(cuDevicePrimaryCtxRetain)                                                                \
-	X(cuCtxSetCurrent)                                                                         \
-	X(cuCtxSynchronize) X(cuModuleLoadData) X(cuModuleGetFunction) X(cuMemAlloc_v2) X(         \
-	    cuMemcpyHtoD_v2) X(cuMemcpyDtoH_v2) X(cuMemcpyDtoDAsync_v2) X(cuMemsetD32Async)        \
-	    X(cuMemsetD32_v2) X(cuStreamCreate) X(cuStreamDestroy_v2) X(cuStreamSynchronize) X(    \
-		cuStreamWaitEvent) X(cuEventCreate) X(cuEventRecord) X(cuLaunchKernel)             \
-		X(cuLaunchHostFunc) X(cuMemAllocAsync) X(cuMemFreeAsync) X(                        \
-		    cuStreamBeginCapture_v2) X(cuStreamEndCapture) X(cuGraphCreate)                \
-		    X(cuGraphDestroy) X(cuGraphDestroyNode) X(cuGraphAddKernelNode_v2) X(          \
-			cuGraphKernelNodeGetParams_v2) X(cuGraphKernelNodeSetParams_v2)            \
-			X(cuGraphAddMemsetNode) X(cuGraphAddChildGraphNode) X(cuGraphAddEmptyNode) \
-			    X(cuGraphGetNodes) X(cuGraphInstantiateWithFlags)                      \
-				X(cuGraphInstantiateWithParams)                                    \
-				    X(cuGraphExecKernelNodeSetParams_v2)                           \
-					X(cuGraphExecMemsetNodeSetParams) X(cuGraphExecUpdate_v2)  \
-					    X(cuGraphNodeSetEnabled) X(cuGraphNodeGetEnabled)      \
-						X(cuGraphExecGetFlags) X(cuGraphUpload)            \
-						    X(cuGraphLaunch) X(cuGraphExecDestroy)         \
-							X(cuGraphExecChildGraphNodeSetParams)
+#define DRIVER_CALLS(X)                       \
+	X(cuInit)                             \
+	X(cuDeviceGet)                        \
+	X(cuDevicePrimaryCtxRetain)           \
+	X(cuCtxSetCurrent)                    \
+	X(cuCtxSynchronize)                   \
+	X(cuModuleLoadData)                   \
+	X(cuModuleGetFunction)                \
+	X(cuMemAlloc_v2)                      \
+	X(cuMemcpyHtoD_v2)                    \
+	X(cuMemcpyDtoH_v2)                    \
+	X(cuMemcpyDtoDAsync_v2)               \
+	X(cuMemsetD32Async)                   \
+	X(cuMemsetD32_v2)                     \
+	X(cuStreamCreate)                     \
+	X(cuStreamDestroy_v2)                 \
+	X(cuStreamSynchronize)                \
+	X(cuStreamWaitEvent)                  \
+	X(cuEventCreate)                      \
+	X(cuEventRecord)                      \
+	X(cuLaunchKernel)                     \
+	X(cuLaunchHostFunc)                   \
+	X(cuMemAllocAsync)                    \
+	X(cuMemFreeAsync)                     \
+	X(cuStreamBeginCapture_v2)            \
+	X(cuStreamEndCapture)                 \
+	X(cuGraphCreate)                      \
+	X(cuGraphDestroy)                     \
+	X(cuGraphDestroyNode)                 \
+	X(cuGraphAddKernelNode_v2)            \
+	X(cuGraphKernelNodeGetParams_v2)      \
+	X(cuGraphKernelNodeSetParams_v2)      \
+	X(cuGraphAddMemsetNode)               \
+	X(cuGraphAddChildGraphNode)           \
+	X(cuGraphAddEmptyNode)                \
+	X(cuGraphGetNodes)                    \
+	X(cuGraphInstantiateWithFlags)        \
+	X(cuGraphInstantiateWithParams)       \
+	X(cuGraphExecKernelNodeSetParams_v2)  \
+	X(cuGraphExecMemsetNodeSetParams)     \
+	X(cuGraphExecUpdate_v2)               \
+	X(cuGraphNodeSetEnabled)              \
+	X(cuGraphNodeGetEnabled)              \
+	X(cuGraphExecGetFlags)                \
+	X(cuGraphUpload)                      \
+	X(cuGraphLaunch)                      \
+	X(cuGraphExecDestroy)                 \
+	X(cuGraphExecChildGraphNodeSetParams) \
+	X(cuMemFree_v2)
 
 #define FIELD(name) __typeof__(&name) do_##name;
 static struct {
@@ -589,6 +617,95 @@ static void memory(void)
 	CALL(cuGraphDestroy, graph);
 }
 
+static atomic_bool captured_enough;
+
+/* Memory is freed while kernels may still use it: the driver waits, and ends no capture of another thread. */
+static void *free_all_the_time(void *unused)
+{
+	CUstream stream;
+	long *frees = calloc(1, sizeof(*frees));
+
+	CALL(cuCtxSetCurrent, primary);
+	stream = new_stream(CU_STREAM_NON_BLOCKING);
+	do {
+		CUdeviceptr words;
+
+		CALL(cuMemAlloc_v2, &words, N * 4);
+		spin(stream, 200);
+		add(stream, words, words, words);
+		CALL(cuMemFree_v2, words);
+		++*frees;
+	} while (!atomic_load(&captured_enough));
+	CALL(cuStreamSynchronize, stream);
+	return frees;
+}
+
+static void *free_once(void *words)
+{
+	int *result = malloc(sizeof(*result));
+
+	CALL(cuCtxSetCurrent, primary);
+	*result = (int)cu.do_cuMemFree_v2((CUdeviceptr)(uintptr_t)words);
+	return result;
+}
+
+/* What a free says while a stream is captured, in the same thread or in another. */
+static void free_in_capture(CUstreamCaptureMode mode, bool same_thread)
+{
+	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+	CUdeviceptr words = numbers(1);
+	pthread_t thread;
+	CUgraph graph;
+	void *result;
+
+	CALL(cuStreamBeginCapture_v2, stream, mode);
+	add(stream, words, words, words);
+	if (same_thread)
+		result = free_once((void *)(uintptr_t)words);
+	else if (pthread_create(&thread, NULL, free_once, (void *)(uintptr_t)words) ||
+		 pthread_join(thread, &result))
+		die("pthread_create", CUDA_ERROR_UNKNOWN);
+	printf("mode %d, %s thread: free %d, capture %d\n", (int)mode,
+	       same_thread ? "same" : "other", *(int *)result,
+	       (int)cu.do_cuStreamEndCapture(stream, &graph));
+	free(result);
+	CALL(cuStreamDestroy_v2, stream);
+}
+
+static void frees(void)
+{
+	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING), side = new_stream(0);
+	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(0);
+	pthread_t threads[2];
+
+	for (int i = 0; i < 2; i++)
+		if (pthread_create(&threads[i], NULL, free_all_the_time, NULL))
+			die("pthread_create", CUDA_ERROR_UNKNOWN);
+	for (int i = 0; i < 600; i++) {
+		CUgraph graph = capture_turns(stream, side, x, y, z);
+		CUgraphExec exec = executable(graph);
+
+		CALL(cuGraphDestroy, graph);
+		CALL(cuGraphLaunch, exec, stream);
+		CALL(cuGraphExecDestroy, exec);
+	}
+	atomic_store(&captured_enough, true);
+	for (int i = 0; i < 2; i++) {
+		void *result;
+
+		pthread_join(threads[i], &result);
+		if (!*(long *)result)
+			printf("nothing was freed\n");
+		free(result);
+	}
+	CALL(cuCtxSynchronize);
+	printf("%016llx %016llx\n", (unsigned long long)hash(x), (unsigned long long)hash(y));
+	for (int mode = 0; mode < 3; mode++) {
+		free_in_capture((CUstreamCaptureMode)mode, true);
+		free_in_capture((CUstreamCaptureMode)mode, false);
+	}
+}
+
 /* Launches until its input ends; says "launching" after the first one. */
 static void endless(bool memory_nodes)
 {
@@ -637,10 +754,19 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } experiments[] = {
-    {"replay", replay},   {"fork", replay_and_fork},    {"by-hand", by_hand},
-    {"updates", updates}, {"errors", errors},           {"child-update", child_update},
-    {"large", large},     {"consecutive", consecutive}, {"threads", threads},
-    {"memory", memory},   {"endless", endless_movable}, {"endless-pinned", endless_pinned},
+    {"replay", replay},
+    {"fork", replay_and_fork},
+    {"by-hand", by_hand},
+    {"updates", updates},
+    {"errors", errors},
+    {"child-update", child_update},
+    {"large", large},
+    {"consecutive", consecutive},
+    {"threads", threads},
+    {"memory", memory},
+    {"frees", frees},
+    {"endless", endless_movable},
+    {"endless-pinned", endless_pinned},
 };
 
 int main(int argc, char **argv)

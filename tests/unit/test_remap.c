@@ -243,6 +243,31 @@ static void a_captured_stream_stays(void **state)
 	assert_int_equal(remaps, 1);
 }
 
+/* Its work of before is waited for there, and the next operation is where new work goes. */
+static void a_stream_goes_home_to_be_captured(void **state)
+{
+	CUstream handle = make(CU_STREAM_NON_BLOCKING);
+	struct ds_vstream *stream = ds_streams_find(&vctx, handle);
+	int before, event, after;
+
+	go_to(1);
+	before = run(handle);
+	pthread_mutex_lock(&stream->lock);
+	assert_int_equal(ds_remap_home(&vctx, stream), CUDA_SUCCESS);
+	assert_ptr_equal(stream->shadow, handle);
+	captured[(uintptr_t)handle / 16] = true;
+	assert_int_equal(ds_remap_home(&vctx, stream), CUDA_SUCCESS);
+	pthread_mutex_unlock(&stream->lock);
+	event = run(handle);
+	assert_ptr_equal(stream->shadow, handle);
+	assert_true(is_ordered(before, event));
+	captured[(uintptr_t)handle / 16] = false;
+	after = run(handle);
+	assert_ptr_not_equal(stream->shadow, handle);
+	assert_ptr_equal(stream->pctx, ds_remap_target(&vctx));
+	assert_true(is_ordered(before, after));
+}
+
 static void legacy_order_holds_across_partitions(void **state)
 {
 	CUstream blocking = make(0), other = make(0), free = make(CU_STREAM_NON_BLOCKING);
@@ -318,6 +343,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(streams_move_alone, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(what_comes_late_is_waited_for, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(a_captured_stream_stays, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(a_stream_goes_home_to_be_captured, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(legacy_order_holds_across_partitions, set_up,
 					    tear_down),
 	    cmocka_unit_test_setup_teardown(a_destroyed_stream_is_waited_for, set_up, tear_down),
