@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
@@ -376,6 +377,7 @@ static enum outcome follow(struct look *look)
 		trim(vctx, look);
 	if (!still_about(look))
 		return AGAIN;
+	ds_ahead_window(vctx, look->granted.flags & DS_PAGE_WINDOW, look->granted.window_us);
 	if (move_to(vctx, look) != SETTLED)
 		return FAILED;
 	if (!wait_for_launchers(look))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/gate.h"
 
+#include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/op.h"
 
 /* To where new work goes, unless the stream is there. */
@@ -17,7 +18,23 @@ static CUresult follow(struct ds_op *op, uint64_t epoch)
 
 CUresult ds_gate_pass(struct ds_op *op, bool launch, const CUlaunchConfig *config)
 {
-	const uint64_t epoch = atomic_load_explicit(&op->vctx->epoch, memory_order_acquire);
+	bool waited = false;
 
-	return follow(op, epoch & ~DS_GATE_MASK);
+	for (;;) {
+		const uint64_t epoch = atomic_load_explicit(&op->vctx->epoch, memory_order_acquire);
+		const CUresult result = follow(op, epoch & ~DS_GATE_MASK);
+		struct ds_ahead *ring;
+		unsigned user;
+
+		if (result != CUDA_SUCCESS || !launch || waited || !(epoch & DS_GATE_WINDOW))
+			return result;
+		ring = ds_ahead_launch(op->vctx, op->stream, op->target,
+				       config && ds_launch_overlaps(config), &user);
+		if (!ring)
+			return result;
+		ds_mark_end(op->mark);
+		ds_ahead_wait(op->vctx, ring, user);
+		ds_mark_begin(op->mark);
+		waited = true;
+	}
 }

@@ -38,4 +38,10 @@ static inline uint64_t ds_gate_asked(const struct ds_vctx *vctx)
 __attribute__((cold)) CUresult ds_gate_pass(struct ds_op *op, bool launch,
 					    const CUlaunchConfig *config);
 
+/*
+ * An event of ours between a kernel and the one that it may overlap with, as its attributes allow it to,
+ * would keep them apart.
+ */
+bool ds_launch_overlaps(const CUlaunchConfig *config);
+
 #endif

@@ -6,11 +6,7 @@
 
 /* Launches whose stream hides in a struct, and old ones that name none. */
 
-/*
- * An event of ours between a kernel and the one that it may overlap with, as its attributes allow it to,
- * would keep them apart.
- */
-static bool overlaps(const CUlaunchConfig *config)
+bool ds_launch_overlaps(const CUlaunchConfig *config)
 {
 	for (unsigned i = 0; config->attrs && i < config->numAttrs; i++)
 		if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION ||
@@ -43,7 +39,7 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
 				    &(struct ds_launch_shape){
 					{config->gridDimX, config->gridDimY, config->gridDimZ},
 					{config->blockDimX, config->blockDimY, config->blockDimZ}},
-				    op.stream && !overlaps(config), op.target);
+				    op.stream && !ds_launch_overlaps(config), op.target);
 	result = (*real)(&mapped, f, params, extra);
 	ds_measure_launched(sample, op.target, result);
 	ds_op_launched(&op, result);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "noderuntime/coroutine/ahead.h"
+
 /*
  * Handle -> stream, read at every launch: open addressing, written under the context's lock, read
  * without. A table that is full is replaced by one of twice the size; old ones stay, because a
@@ -218,6 +220,7 @@ static struct ds_vstream *vstream_new(enum ds_stream_kind kind, unsigned flags, 
 
 static void vstream_free(struct ds_vstream *stream)
 {
+	ds_ahead_leave(stream);
 	pthread_mutex_destroy(&stream->lock);
 	free(stream);
 }
@@ -418,7 +421,9 @@ static void free_list(struct ds_vctx *vctx, struct ds_vstream **list)
 		struct ds_vstream *stream = *list;
 
 		*list = stream->all_next;
-		if (stream != &vctx->null)
+		if (stream == &vctx->null)
+			ds_ahead_leave(stream);
+		else
 			vstream_free(stream);
 	}
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "noderuntime/coroutine/acknowledger.h"
+#include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/say.h"
@@ -218,6 +219,8 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 	}
 	ds_chaos_choose(vctx, ds_remap_target(vctx));
 	ds_measure_start(session.port, primary);
+	ds_ahead_start(session.port, primary);
+	ds_ahead_window(vctx, granted.flags & DS_PAGE_WINDOW, granted.window_us);
 	ds_session_acknowledge(&session, granted.epoch);
 	atomic_store_explicit(&ds_vctx, vctx, memory_order_release);
 	if (ds_session_epoch(&session) != granted.epoch)
@@ -328,6 +331,7 @@ void ds_vctx_drop(CUdevice device)
 		pthread_mutex_lock(&vctx->moving);
 		atomic_store_explicit(&ds_vctx, NULL, memory_order_release);
 		ds_measure_drop();
+		ds_ahead_drop();
 		ds_vgraph_drop();
 		ds_streams_drop(vctx);
 		ds_remap_drop(vctx);

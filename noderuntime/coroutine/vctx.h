@@ -44,6 +44,8 @@ enum { DS_GATE_BITS = 4 };
 
 enum { DS_ATTRIBUTES_MAX = 32 /* above every CUstreamAttrID */ };
 
+struct ds_ahead; /* ahead.h */
+
 struct ds_vstream {
 	_Atomic(CUstream) shadow; /* NULL: destroyed, kept until its work has been waited for */
 	/*
@@ -53,11 +55,13 @@ struct ds_vstream {
 	_Atomic uint64_t epoch;
 	_Atomic(struct ds_pctx *) pctx; /* where `shadow` is */
 	enum ds_stream_kind kind;
-	atomic_bool dirty;               /* blocking: work since the NULL stream last waited */
-	_Atomic uint64_t seen;           /* blocking: waits for the NULL stream's work up to here */
-	unsigned flags;                  /* as the program gave them */
-	int priority;                    /* as the program gave it */
-	CUstream handle;                 /* the shadow in the first physical context */
+	atomic_bool dirty;     /* blocking: work since the NULL stream last waited */
+	_Atomic uint64_t seen; /* blocking: waits for the NULL stream's work up to here */
+	unsigned flags;        /* as the program gave them */
+	int priority;          /* as the program gave it */
+	CUstream handle;       /* the shadow in the first physical context */
+	_Atomic(struct ds_ahead *)
+	    ahead;                       /* how far the program is ahead on it; NULL: not counted */
 	CUevent event;                   /* null, blocking: orders what comes after it */
 	struct ds_vstream *next, **link; /* among the blocking ones; link is NULL if not there */
 	/* Under the virtual context's lock: */

@@ -58,7 +58,7 @@ class Runtime:
     """A node runtime that grants the same groups to everyone, or refuses everyone."""
 
     NOTICE = struct.Struct("<IHHQ")
-    EPOCH, ACKNOWLEDGED = 4, 5
+    EPOCH, ACKNOWLEDGED, DEMAND = 4, 5, 6
 
     def __init__(self, path, uuid, groups=(0, 1), refuse=None, version=VERSION, epoch=2,
                  shape=(SMS // GROUP_SMS, GROUP_SMS, SMS % GROUP_SMS), page_size=SIZE):
@@ -66,6 +66,7 @@ class Runtime:
         self.hellos = []
         self.ports = []
         self.open = 0
+        self.demands = 0  # notices
         self.answer = (refuse, version)
         self.epoch = epoch
         self.connections = []
@@ -114,7 +115,10 @@ class Runtime:
                 self.connections.append(connection)
             while notice := connection.recv(100):
                 magic, said, kind, epoch = self.NOTICE.unpack(notice)
-                assert (magic, said, kind) == (MAGIC, VERSION, self.ACKNOWLEDGED)
+                assert (magic, said) == (MAGIC, VERSION) and kind in (self.ACKNOWLEDGED, self.DEMAND)
+                if kind == self.DEMAND:
+                    self.demands += 1
+                    continue
                 with self.heard:
                     self.acknowledged.append((epoch, Port(memory).groups))
                     self.heard.notify_all()
@@ -129,13 +133,26 @@ class Runtime:
         os.pwrite(self.page, struct.pack("<QQ", *bits_of(groups)), 32)
         self.epoch += 2
         os.pwrite(self.page, struct.pack("<Q", self.epoch), 8)
+        self._tell()
+        return self.epoch
+
+    def flags(self, flags, window_us=0, tell=True):
+        """Write other flags (enum ds_page_flags) into the page and tell all programs, unless there are none yet."""
+        if tell:
+            os.pwrite(self.page, struct.pack("<Q", self.epoch + 1), 8)
+            self.epoch += 2
+        os.pwrite(self.page, struct.pack("<II", flags, window_us), 128)
+        os.pwrite(self.page, struct.pack("<Q", self.epoch), 8)
+        self._tell()
+        return self.epoch
+
+    def _tell(self):
         with self.sending:
             for connection in self.connections:
                 try:
                     connection.send(self.NOTICE.pack(MAGIC, VERSION, self.EPOCH, self.epoch))
                 except OSError:
                     pass
-        return self.epoch
 
     def wait_for(self, epoch, timeout=20):
         """Wait until a program acknowledged this epoch; returns the groups it said it uses."""

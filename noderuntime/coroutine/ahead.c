@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/ahead.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "noderuntime/coroutine/gate.h"
+
+enum {
+	EVENTS = 4,       /* in a ring; three are looked at */
+	OVERLAPPING = 64, /* launches without an event, if each overlaps with the one before */
+	TRIES = 100,      /* for a ring that another thread is in, for some calls of the driver */
+	SPIN_NS = 100000, /* of waiting; then in naps */
+	NAP_PART = 8,     /* as long as one of so many parts of the time waited before */
+	NAP_NS = 10000,   /* at least, and at most: */
+	NAP_MAX_NS = 500000,
+	PATIENCE_NS = 5000000, /* until a launch passes; twice as long each time, so often: */
+	PATIENCE_DOUBLINGS = 5,
+	PATIENCE_KERNELS = 4, /* or as long as so many kernels take */
+	PATIENCE_MAX_NS = 1000000000,
+	BACKLOG = 2048,       /* kernels that may have been queued before the window began */
+	BACKLOG_NS = 1000000, /* each, if nothing is known of them */
+	FREE = 8,             /* launches that pass at once then, twice as many each time, up to: */
+	FREE_MAX = 1024,
+};
+
+struct ds_ahead {
+	/* Taken with test-and-set, for a few calls of the driver. */
+	atomic_flag in_use;
+	atomic_bool taken; /* by a stream */
+	_Atomic uint64_t drain_ns;
+	struct ds_ahead *next; /* of all there are */
+	/* With in_use: */
+	unsigned user;    /* how many streams it has had */
+	unsigned context; /* number of the primary context that the events are of */
+	unsigned window;  /* number of the window that the counts are of */
+	CUevent events[EVENTS];
+	struct {
+		unsigned launches; /* between the event before and this one */
+		bool busy;         /* the one before was not done when this was recorded */
+	} intervals[EVENTS];
+	uint64_t recorded, done; /* events: the ones before these numbers are */
+	unsigned since;          /* launches, the last event was recorded */
+	unsigned free;           /* launches that pass */
+	unsigned free_next;      /* the next time */
+	unsigned expiries;       /* launches that passed so since something completed */
+	uint64_t stuck_ns;       /* waited since something completed */
+	uint64_t kernel_ns;      /* 0: unknown */
+	uint64_t longest_ns;     /* between two events while busy, of late */
+};
+
+static struct {
+	struct ds_port *port;
+	_Atomic(CUcontext) primary; /* NULL: there are no events */
+	_Atomic unsigned context, window;
+	_Atomic uint32_t window_us;
+	_Atomic(struct ds_ahead *) all;
+	atomic_bool settled;
+} the;
+
+/* ---- decisions ---- */
+
+unsigned ds_ahead_depth(uint32_t window_us, uint64_t kernel_ns)
+{
+	const uint64_t depth = kernel_ns ? window_us * UINT64_C(1000) / kernel_ns : 0;
+
+	return depth < DS_AHEAD_MIN ? DS_AHEAD_MIN : depth > DS_AHEAD_MAX ? DS_AHEAD_MAX : depth;
+}
+
+uint64_t ds_ahead_estimate(uint64_t kernel_ns, uint64_t interval_ns, unsigned launches, bool busy)
+{
+	uint64_t one = interval_ns / (launches ? launches : 1);
+
+	one += !one;
+	if (!kernel_ns || (!busy && one < kernel_ns))
+		return one;
+	if (!busy)
+		return kernel_ns;
+	return one > kernel_ns ? kernel_ns + (one - kernel_ns + 1) / 2
+			       : kernel_ns - (kernel_ns - one) / 4;
+}
+
+/* ---- rings ---- */
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
+static bool enter(struct ds_ahead *ring)
+{
+	for (unsigned tries = 0; tries < TRIES; tries++) {
+		if (!atomic_flag_test_and_set_explicit(&ring->in_use, memory_order_acquire))
+			return true;
+		relax();
+	}
+	return false;
+}
+
+static void leave(struct ds_ahead *ring)
+{
+	atomic_flag_clear_explicit(&ring->in_use, memory_order_release);
+}
+
+/* One that no stream has any more, or a new one; NULL: no memory. */
+static struct ds_ahead *take(void)
+{
+	struct ds_ahead *ring;
+
+	for (ring = atomic_load_explicit(&the.all, memory_order_acquire); ring; ring = ring->next) {
+		bool taken = false;
+
+		if (atomic_compare_exchange_strong(&ring->taken, &taken, true))
+			break;
+	}
+	if (!ring) {
+		ring = calloc(1, sizeof(*ring));
+		if (!ring)
+			return NULL;
+		atomic_store_explicit(&ring->taken, true, memory_order_relaxed);
+		ring->next = atomic_load_explicit(&the.all, memory_order_relaxed);
+		while (!atomic_compare_exchange_weak(&the.all, &ring->next, ring))
+			;
+	}
+	while (!enter(ring))
+		;
+	ring->user++;
+	ring->window = 0;
+	ring->kernel_ns = ring->longest_ns = 0;
+	leave(ring);
+	return ring;
+}
+
+static struct ds_ahead *ring_of(struct ds_vstream *stream)
+{
+	struct ds_ahead *ring = atomic_load_explicit(&stream->ahead, memory_order_acquire);
+	struct ds_ahead *fresh;
+
+	if (ring)
+		return ring;
+	fresh = take();
+	if (!fresh || atomic_compare_exchange_strong(&stream->ahead, &ring, fresh))
+		return fresh;
+	atomic_store(&fresh->taken, false);
+	return ring;
+}
+
+void ds_ahead_leave(struct ds_vstream *stream)
+{
+	struct ds_ahead *ring = atomic_exchange(&stream->ahead, NULL);
+
+	if (!ring)
+		return;
+	atomic_store(&ring->drain_ns, 0);
+	atomic_store_explicit(&ring->taken, false, memory_order_release);
+}
+
+/* With in_use, in relaxed capture mode. */
+static bool make_events(struct ds_ahead *ring)
+{
+	CUcontext popped;
+	unsigned n = 0;
+
+	if (ring->context == atomic_load(&the.context))
+		return true;
+	if (ds_real.cuCtxPushCurrent_v2(atomic_load(&the.primary)) != CUDA_SUCCESS)
+		return false;
+	while (n < EVENTS &&
+	       ds_real.cuEventCreate(&ring->events[n], CU_EVENT_DEFAULT) == CUDA_SUCCESS)
+		n++;
+	if (n == EVENTS)
+		ring->context = atomic_load(&the.context);
+	else
+		while (n--)
+			ds_real.cuEventDestroy_v2(ring->events[n]);
+	ds_real.cuCtxPopCurrent_v2(&popped);
+	return ring->context == atomic_load(&the.context);
+}
+
+static void something_completed(struct ds_ahead *ring)
+{
+	ring->free = ring->expiries = 0;
+	ring->free_next = FREE;
+	ring->stuck_ns = 0;
+}
+
+/* Of another window, or another context: nothing of it is known, but how long its kernels are. */
+static bool make_current(struct ds_ahead *ring)
+{
+	const unsigned window = atomic_load(&the.window);
+	const bool fresh = ring->context != atomic_load(&the.context) || ring->window != window;
+
+	if (!atomic_load(&the.primary) || !make_events(ring))
+		return false;
+	if (!fresh)
+		return true;
+	ring->window = window;
+	ring->recorded = ring->done = 0;
+	something_completed(ring);
+	/* What was queued before is of unknown length: an event at once. */
+	ring->since = DS_AHEAD_MAX;
+	return true;
+}
+
+/* ---- what is measured ---- */
+
+static void say_drain(void)
+{
+	uint64_t most = 0;
+
+	if (!atomic_load(&the.settled))
+		return;
+	for (struct ds_ahead *ring = atomic_load(&the.all); ring; ring = ring->next) {
+		const uint64_t ns = atomic_load_explicit(&ring->drain_ns, memory_order_relaxed);
+
+		most = ns > most ? ns : most;
+	}
+	/* Streams that run side by side slow each other down: that is in their times already. */
+	atomic_store_explicit(&the.port->drain_us, (most + 999) / 1000, memory_order_relaxed);
+}
+
+/* Event number `i` has been found done, and those before it are. With in_use. */
+static void note_done(struct ds_ahead *ring, uint64_t i)
+{
+	const unsigned launches = ring->intervals[i % EVENTS].launches;
+	const bool busy = ring->intervals[i % EVENTS].busy;
+	uint64_t drain_ns, said_ns;
+	float ms = 0;
+
+	ring->done = i + 1;
+	something_completed(ring);
+	if (!i ||
+	    ds_real.cuEventElapsedTime(&ms, ring->events[(i - 1) % EVENTS],
+				       ring->events[i % EVENTS]) != CUDA_SUCCESS ||
+	    ms < 0)
+		return;
+	const uint64_t ns = (uint64_t)((double)ms * 1e6);
+	ring->kernel_ns = ds_ahead_estimate(ring->kernel_ns, ns, launches, busy);
+	ring->longest_ns -= ring->longest_ns / 16;
+	if (busy && ns > ring->longest_ns)
+		ring->longest_ns = ns;
+	/* Two intervals may be ahead of the GPU; if it was never behind, as much as is let go. */
+	drain_ns = ring->longest_ns ? 2 * ring->longest_ns
+				    : ring->kernel_ns * ds_ahead_depth(atomic_load(&the.window_us),
+								       ring->kernel_ns);
+	said_ns = atomic_load_explicit(&ring->drain_ns, memory_order_relaxed);
+	if (drain_ns > said_ns + said_ns / 8 || drain_ns + said_ns / 8 < said_ns) {
+		atomic_store_explicit(&ring->drain_ns, drain_ns, memory_order_relaxed);
+		say_drain();
+	}
+}
+
+/*
+ * Whether the event before the last one is still to come: any answer but "not ready" means no, for after
+ * a fault nothing runs any more. With in_use, in relaxed capture mode.
+ */
+static bool is_behind(struct ds_ahead *ring)
+{
+	const uint64_t i = ring->recorded - 2;
+
+	if (ring->recorded < ring->done + 2)
+		return false;
+	if (ds_real.cuEventQuery(ring->events[i % EVENTS]) == CUDA_ERROR_NOT_READY)
+		return true;
+	note_done(ring, i);
+	return false;
+}
+
+/* ---- launches ---- */
+
+static bool is_captured(struct ds_vctx *vctx, CUstream target)
+{
+	return atomic_load_explicit(&vctx->captures, memory_order_relaxed) > 0 &&
+	       ds_order_captured(target);
+}
+
+/* Record the next event behind all launches there have been. With in_use, in relaxed capture mode. */
+static void record(struct ds_ahead *ring, CUstream target)
+{
+	const uint64_t i = ring->recorded;
+	bool busy = false;
+
+	if (i > ring->done)
+		busy = ds_real.cuEventQuery(ring->events[(i - 1) % EVENTS]) == CUDA_ERROR_NOT_READY;
+	if (i > ring->done && !busy)
+		note_done(ring, i - 1);
+	if (ds_real.cuEventRecord(ring->events[i % EVENTS], target) != CUDA_SUCCESS)
+		return;
+	ring->intervals[i % EVENTS].launches = ring->since;
+	ring->intervals[i % EVENTS].busy = busy;
+	ring->recorded++;
+	ring->since = 0;
+}
+
+/* Returns whether it has to wait. With in_use, in relaxed capture mode. */
+static bool count_launch(struct ds_ahead *ring, CUstream target, bool overlaps)
+{
+	const unsigned half = ds_ahead_depth(atomic_load(&the.window_us), ring->kernel_ns) / 2;
+
+	if (ring->since >= half && (!overlaps || ring->since >= OVERLAPPING))
+		record(ring, target);
+	ring->since++;
+	if (!is_behind(ring))
+		return false;
+	if (!ring->free)
+		return true;
+	ring->free--;
+	return false;
+}
+
+struct ds_ahead *ds_ahead_launch(struct ds_vctx *vctx, struct ds_vstream *stream, CUstream target,
+				 bool overlaps, unsigned *user)
+{
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+	struct ds_ahead *ring = ring_of(stream);
+	bool waits = false;
+
+	if (!ring || is_captured(vctx, target) || !enter(ring))
+		return NULL;
+	/* What another thread captures does not forbid our own calls. */
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	*user = ring->user;
+	if (make_current(ring))
+		waits = count_launch(ring, target, overlaps);
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	leave(ring);
+	return waits ? ring : NULL;
+}
+
+/* ---- waiting ---- */
+
+static uint64_t at_most(uint64_t ns, uint64_t most)
+{
+	return ns < most ? ns : most;
+}
+
+/*
+ * How long until a launch passes. Twice as long each time: the kernels that are under way may be longer
+ * than those before. With in_use.
+ */
+static uint64_t patience_ns(const struct ds_ahead *ring)
+{
+	const uint64_t known_ns = ring->kernel_ns * PATIENCE_KERNELS;
+	const uint64_t ns = (uint64_t)PATIENCE_NS << at_most(ring->expiries, PATIENCE_DOUBLINGS);
+
+	return at_most(known_ns > ns ? known_ns : ns, PATIENCE_MAX_NS);
+}
+
+/* What a sampled kernel takes, or any. */
+static uint64_t known_kernel_ns(void)
+{
+	const uint64_t n = atomic_load_explicit(&the.port->samples, memory_order_relaxed);
+
+	return n ? atomic_load_explicit(&the.port->sampled_ns, memory_order_relaxed) / n
+		 : BACKLOG_NS;
+}
+
+/*
+ * Nothing has completed for as long as a launch is held back. One passes; and if that has been so again
+ * and again, the program needs what we hold back: more of them do. At first there may be much before the
+ * ring's first event. With in_use.
+ */
+static void expire(struct ds_ahead *ring, uint64_t waited_ns)
+{
+	ring->stuck_ns += waited_ns;
+	if (ring->expiries++ < PATIENCE_DOUBLINGS ||
+	    (!ring->done && ring->stuck_ns < BACKLOG * known_kernel_ns()))
+		return;
+	ring->free = ring->free_next;
+	if (ring->free_next < FREE_MAX)
+		ring->free_next *= 2;
+}
+
+enum turn { WAIT, GO, EXPIRED };
+
+/* In relaxed capture mode. */
+static enum turn look(struct ds_ahead *ring, unsigned user, uint64_t waited_ns)
+{
+	enum turn turn = GO;
+
+	if (!enter(ring))
+		return WAIT;
+	if (!atomic_load(&the.primary) || ring->user != user ||
+	    ring->context != atomic_load(&the.context) ||
+	    ring->window != atomic_load(&the.window) || !is_behind(ring)) {
+		turn = GO;
+	} else if (waited_ns < patience_ns(ring)) {
+		turn = WAIT;
+	} else {
+		expire(ring, waited_ns);
+		turn = EXPIRED;
+	}
+	leave(ring);
+	return turn;
+}
+
+static void pause_for(uint64_t waited_ns)
+{
+	if (waited_ns < SPIN_NS) {
+		relax();
+		sched_yield();
+		return;
+	}
+	const uint64_t ns = at_most(waited_ns / NAP_PART + NAP_NS, NAP_MAX_NS);
+	nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
+}
+
+void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user)
+{
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+	const uint64_t begin = now_ns();
+	uint64_t waited_ns = 0;
+	enum turn turn = WAIT;
+
+	atomic_fetch_add_explicit(&the.port->window_waits, 1, memory_order_relaxed);
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	/* If more is asked for than to keep within the window, that is for the gate. */
+	while (ds_gate_asked(vctx) == DS_GATE_WINDOW &&
+	       atomic_load_explicit(&ds_vctx, memory_order_acquire) == vctx) {
+		turn = look(ring, user, waited_ns);
+		if (turn != WAIT)
+			break;
+		pause_for(waited_ns);
+		waited_ns = now_ns() - begin;
+	}
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	if (turn == EXPIRED)
+		atomic_fetch_add_explicit(&the.port->window_expired, 1, memory_order_relaxed);
+}
+
+/* ---- the acknowledger's side ---- */
+
+void ds_ahead_start(struct ds_port *port, CUcontext primary)
+{
+	the.port = port;
+	atomic_store(&the.primary, primary);
+	atomic_fetch_add(&the.context, 1);
+}
+
+void ds_ahead_drop(void)
+{
+	struct ds_ahead *all = atomic_load(&the.all);
+
+	/* Who is in a ring still has valid events; who comes later finds that there are none. */
+	for (struct ds_ahead *ring = all; ring; ring = ring->next)
+		while (!enter(ring))
+			;
+	atomic_store(&the.primary, NULL);
+	for (struct ds_ahead *ring = all; ring; ring = ring->next)
+		leave(ring);
+}
+
+void ds_ahead_window(struct ds_vctx *vctx, bool on, uint32_t window_us)
+{
+	const bool was_on = ds_gate_asked(vctx) & DS_GATE_WINDOW;
+
+	atomic_store(&the.window_us, window_us);
+	if (on && !was_on) {
+		atomic_store(&the.settled, false);
+		atomic_fetch_add(&the.window, 1);
+		ds_gate_ask(vctx, DS_GATE_WINDOW);
+	} else if (!on && was_on) {
+		ds_gate_stop_asking(vctx, DS_GATE_WINDOW);
+		atomic_store(&the.settled, false);
+		atomic_store(&the.port->drain_us, 0);
+	}
+}
+
+/* Nothing is left of what was on the stream before the window. Under the context's lock. */
+static bool has_settled(struct ds_vstream *stream)
+{
+	struct ds_ahead *ring = atomic_load_explicit(&stream->ahead, memory_order_acquire);
+	CUstream shadow;
+	bool settled = false;
+
+	if (ring && enter(ring)) {
+		if (ring->window == atomic_load(&the.window)) {
+			is_behind(ring);
+			settled = ring->done > 0;
+		}
+		leave(ring);
+	}
+	/* Locked, no capture begins that the question would break. */
+	pthread_mutex_lock(&stream->lock);
+	shadow = atomic_load_explicit(&stream->shadow, memory_order_relaxed);
+	settled = settled || !shadow || ds_order_captured(shadow) ||
+		  ds_real.cuStreamQuery(shadow) != CUDA_ERROR_NOT_READY;
+	pthread_mutex_unlock(&stream->lock);
+	return settled;
+}
+
+bool ds_ahead_settled(struct ds_vctx *vctx)
+{
+	bool settled = true;
+
+	if (atomic_load(&the.settled))
+		return true;
+	pthread_mutex_lock(&vctx->lock);
+	for (struct ds_vstream *stream = vctx->all; stream && settled; stream = stream->all_next)
+		settled = has_settled(stream);
+	pthread_mutex_unlock(&vctx->lock);
+	if (settled) {
+		atomic_store(&the.settled, true);
+		say_drain();
+	}
+	return settled;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_COROUTINE_AHEAD_H
+#define DETSHARE_COROUTINE_AHEAD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "noderuntime/coroutine/vctx.h"
+
+/*
+ * The window: while somebody may want groups back, a program may be ahead of the GPU only by a few
+ * kernels, or by so many as run in the page's window_us. Each stream has a ring of events, one recorded
+ * behind every half of what it may be ahead by; at the next one a launch waits until the one before is
+ * done. From the times between them follows how long its kernels are, and so how many that is.
+ *
+ * The window is soft, because a kernel may run until it sees what the next launch does: if nothing
+ * completes for some time, a launch passes, and ever more do while still nothing completes. Copies
+ * and what else is no launch are not held back. A graph counts as one kernel.
+ */
+struct ds_ahead; /* a stream's ring; never freed, but used again */
+
+enum {
+	DS_AHEAD_MIN = 2, /* kernels: with less, the GPU would wait for us */
+	DS_AHEAD_MAX = 64,
+};
+
+/* How many launches may be ahead of the GPU. kernel_ns 0: unknown. Pure. */
+unsigned ds_ahead_depth(uint32_t window_us, uint64_t kernel_ns);
+
+/*
+ * How long one kernel takes, after `launches` of them took `interval_ns` between two events: on the
+ * average, and quicker to grow than to shrink. If the GPU was not `busy` all the time, they took less than
+ * that. kernel_ns: what was thought before, 0: nothing. Pure; at least 1.
+ */
+uint64_t ds_ahead_estimate(uint64_t kernel_ns, uint64_t interval_ns, unsigned launches, bool busy);
+
+/* A session has begun. */
+void ds_ahead_start(struct ds_port *port, CUcontext primary);
+
+/* The primary context goes away, and with it our events. Nobody waits any more when this returns. */
+void ds_ahead_drop(void);
+
+/* The page asks for a window, or no longer. With `moving` locked. */
+void ds_ahead_window(struct ds_vctx *vctx, bool on, uint32_t window_us);
+
+/*
+ * A launch comes on `target`, the shadow of `stream`; if it `overlaps` with the one before, no event
+ * comes between them unless there has been none for long. Marked. Returns the ring that it has to wait
+ * for, and its *user; or NULL.
+ */
+struct ds_ahead *ds_ahead_launch(struct ds_vctx *vctx, struct ds_vstream *stream, CUstream target,
+				 bool overlaps, unsigned *user);
+
+/* Wait until the launch may go. Not marked, and without any lock. */
+void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user);
+
+/* The stream is no more. */
+void ds_ahead_leave(struct ds_vstream *stream);
+
+/*
+ * Whether what was queued before the window began is done on every stream, as far as can be seen; only
+ * then does the port say how long the GPU needs for the rest. With `moving` locked.
+ */
+bool ds_ahead_settled(struct ds_vctx *vctx);
+
+#endif

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a program runs ahead of the GPU, and what it says of its need, with a node runtime that the tests play."""
+
+import os
+import struct
+import subprocess
+import time
+
+import pytest
+
+from test_coroutine import EMUGPU, GPU, LIBRARY, Runtime, groups_of, host, runtime  # noqa: F401 (fixtures)
+
+pytestmark = [
+    pytest.mark.skipif(not LIBRARY.exists(), reason="DETSHARE_BUILD does not name a build (contrib/check sets it)"),
+    pytest.mark.timeout(120),
+]
+
+FIXED, WINDOW, TELL_IDLE = 1, 2, 4
+UNSAID, ACTIVE, IDLE = 0, 1, 2
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, condition
+        time.sleep(0.005)
+    return value
+
+
+class Said:
+    """The later part of a port: noderuntime/port_protocol.h."""
+
+    SKETCH = 4 * (16 + 30 * 16)
+    LAYOUT = struct.Struct("<IIQQQQQ128s")
+    OFFSET = 88 + 4 * 8 + SKETCH
+
+    def __init__(self, memory):
+        (self.demand, self.whole_wanted, self.windows, self.waits, self.expired, self.drain_us, self.overlong_since_ns,
+         name) = self.LAYOUT.unpack_from(memory, self.OFFSET)
+        self.overlong = name.split(b"\0")[0].decode()
+
+
+class Program:
+    """ahead_program, inside; `granter` is the node runtime."""
+
+    def __init__(self, host, granter, preload=True, **more):  # noqa: F811
+        self.granter = granter
+        self.run = subprocess.Popen([GPU / "ahead_program"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                    env=host.environment(granter if preload else None, preload, **more))
+        assert self.run.stdout.readline() == "ready\n"
+
+    def ask(self, line):
+        self.tell(line)
+        return self.hear()
+
+    def tell(self, line):
+        self.run.stdin.write(line + "\n")
+        self.run.stdin.flush()
+
+    def hear(self):
+        return self.run.stdout.readline().strip()
+
+    def ahead(self, line):
+        return int(self.ask(line).split()[1])
+
+    def in_window(self, line, most):
+        """Not further ahead than `most`, and launches that a slow machine made pass."""
+        before = self.said().expired
+        return self.ahead(line) <= most + self.said().expired - before
+
+    def said(self):
+        return Said(self.granter.ports[0])
+
+    def end(self):
+        self.run.stdin.close()
+        assert self.run.wait(60) == 0
+
+
+@pytest.fixture
+def program(host, runtime):  # noqa: F811
+    made = []
+
+    def make(flags=0, window_us=0, groups=(0, 1), preload=True, **more):
+        granter = runtime(groups=groups)
+        granter.flags(flags, window_us, tell=False)
+        made.append(Program(host, granter, preload, **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.run.poll() is None:
+            one.run.kill()
+            one.run.wait()
+        one.run.stdin.close()
+        one.run.stdout.close()
+
+
+# The window
+
+def test_alone_there_is_no_bound(program):
+    one = program()
+    assert one.ahead("spin 1 2000 60") > 30
+    assert one.said().waits == 0
+    one.end()
+
+
+@pytest.mark.parametrize("what", ["spin 1", "spin 0", "graph 2"])
+def test_long_kernels_two_at_a_time(program, what):
+    one = program(WINDOW, 100)
+    assert one.in_window(f"{what} 3000 40", 2)
+    said = one.said()
+    assert said.waits >= 30 and said.expired <= 5
+    one.end()
+
+
+def test_short_kernels_by_the_time_they_take(program):
+    """1 ms of kernels of 100 us: about ten, whatever they were taken for at first."""
+    one = program(WINDOW, 1000)
+    one.ask("spin 1 100 200")
+    assert one.in_window("spin 1 100 400", 12)
+    # Longer ones on the same stream: it is learnt again.
+    one.ask("spin 1 4000 16")
+    assert one.in_window("spin 1 4000 20", 3)
+    one.end()
+
+
+def test_a_window_that_comes_and_goes(program):
+    one = program()
+    assert one.ahead("spin 1 2000 60") > 30
+    one.granter.wait_for(one.granter.flags(WINDOW, 100))
+    one.ask("spin 1 2000 30")
+    assert one.in_window("spin 1 2000 30", 2)
+    one.granter.wait_for(one.granter.flags(0))
+    one.ask("sync")
+    assert one.ahead("spin 1 2000 60") > 30
+    one.end()
+
+
+def test_what_was_queued_before_is_worked_off(program):
+    """200 ms of it; the bound holds in the end."""
+    one = program()
+    one.ask("block 1")
+    one.ask("spin 1 2000 100")
+    one.granter.wait_for(one.granter.flags(WINDOW, 100))
+    one.ask("release")
+    one.ask("spin 1 2000 30")
+    assert one.in_window("spin 1 2000 20", 2)
+    one.end()
+
+
+def test_the_window_is_soft(program):
+    """The host lets a stream go on only after it has queued much behind it."""
+    one = program(WINDOW, 100)
+    one.ask("block 1")
+    assert one.ahead("spin 1 10 40") >= 39
+    assert 0 < one.said().expired <= 40
+    one.ask("release")
+    assert one.ask("sync") == "idle"
+    # And is one again.
+    one.ask("spin 1 3000 30")
+    assert one.in_window("spin 1 3000 20", 2)
+    one.end()
+
+
+def test_who_waits_goes_when_the_window_does(program):
+    one = program(WINDOW, 100)
+    one.ask("spin 1 300000 1")
+    one.ask("spin 1 300000 1")
+    one.tell("spin 1 300000 1")
+    wait_for(lambda: one.said().waits)
+    one.granter.flags(0)
+    assert one.hear() == "ahead 1"
+    assert one.ask("sync") == "idle"
+    one.end()
+
+
+def test_a_window_over_a_reset(program):
+    one = program(WINDOW, 100)
+    assert one.in_window("spin 1 2000 20", 2)
+    assert one.ask("reset") == "reset"
+    assert one.in_window("spin 1 2000 20", 2)
+    one.end()
+
+
+@pytest.mark.parametrize("flags", [0, WINDOW])
+def test_in_a_window_results_are_the_same(host, runtime, flags):  # noqa: F811
+    for experiment in "work", "order", "order-chains", "capture", "graphs", "reset", "threads", "wake":
+        alone = host.experiment(experiment, preload=False, check=False)
+        if alone.returncode == 77:
+            continue
+        granter = runtime(groups=tuple(range(6)))
+        granter.flags(flags, 50, tell=False)
+        inside = host.experiment(experiment, granter, DETSHARE_CHAOS="3:5")
+        assert inside.stdout == alone.stdout, experiment
+        assert inside.stderr == ""

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A program that does what it is told, line by line, and says how far it is ahead of the GPU. Runs on a
+ * real GPU and on the emulated one. Commands, each answered by one line:
+ *   spin STREAM US N    N kernels of US microseconds        "ahead M": so many were not done at most
+ *   graph STREAM US N   the same as graphs of one kernel    "ahead M"
+ *   block STREAM        the stream waits for "release"      "blocked"
+ *   set STREAM          a memset, no kernel                 "set"
+ *   release             from the host                       "released"
+ *   sync                all streams                         "idle"
+ *   reset               of the primary context              "reset"
+ */
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cuda.h>
+
+#include "kernels_ptx.h"
+
+#define DRIVER_CALLS(X)                                                                            \
+	X(cuInit, (unsigned))                                                                      \
+	X(cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                       \
+	X(cuDevicePrimaryCtxReset_v2, (CUdevice))                                                  \
+	X(cuCtxSetCurrent, (CUcontext))                                                            \
+	X(cuCtxSynchronize, (void))                                                                \
+	X(cuModuleLoadData, (CUmodule *, const void *))                                            \
+	X(cuModuleGetFunction, (CUfunction *, CUmodule, const char *))                             \
+	X(cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                  \
+	X(cuMemHostAlloc, (void **, size_t, unsigned))                                             \
+	X(cuMemHostGetDevicePointer_v2, (CUdeviceptr *, void *, unsigned))                         \
+	X(cuMemsetD32Async, (CUdeviceptr, unsigned, size_t, CUstream))                             \
+	X(cuStreamCreate, (CUstream *, unsigned))                                                  \
+	X(cuStreamWaitValue32_v2, (CUstream, CUdeviceptr, cuuint32_t, unsigned))                   \
+	X(cuEventCreate, (CUevent *, unsigned))                                                    \
+	X(cuEventRecord, (CUevent, CUstream))                                                      \
+	X(cuEventQuery, (CUevent))                                                                 \
+	X(cuStreamBeginCapture_v2, (CUstream, CUstreamCaptureMode))                                \
+	X(cuStreamEndCapture, (CUstream, CUgraph *))                                               \
+	X(cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long))               \
+	X(cuGraphLaunch, (CUgraphExec, CUstream))                                                  \
+	X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
+			   unsigned, CUstream, void **, void **))
+
+#define FIELD(name, args) \
+	CUresult(CUDAAPI *do_##name) args; /* NOLINT(bugprone-macro-parentheses) */
+static struct {
+	DRIVER_CALLS(FIELD)
+} cu;
+
+enum { STREAMS = 64, EVENTS = 4096 };
+
+static CUfunction spin_us;
+static CUstream streams[STREAMS]; /* number 0 is the NULL stream */
+static CUevent events[EVENTS];
+static CUdeviceptr word;
+static volatile unsigned *released;
+static CUdeviceptr released_word;
+static unsigned blocked;
+
+#define CALL(name, ...)                                                                            \
+	do {                                                                                       \
+		CUresult call_result = cu.do_##name(__VA_ARGS__);                                  \
+		if (call_result) {                                                                 \
+			fprintf(stderr, "ahead_program: " #name ": error %d\n", (int)call_result); \
+			exit(1);                                                                   \
+		}                                                                                  \
+	} while (0)
+
+static void start(void)
+{
+	CUcontext primary;
+	CUmodule module;
+	void *host;
+
+	CALL(cuInit, 0);
+	CALL(cuDevicePrimaryCtxRetain, &primary, 0);
+	CALL(cuCtxSetCurrent, primary);
+	CALL(cuModuleLoadData, &module, kernels_ptx);
+	CALL(cuModuleGetFunction, &spin_us, module, "spin_us");
+	CALL(cuMemAlloc_v2, &word, 4);
+	CALL(cuMemHostAlloc, &host, 4, CU_MEMHOSTALLOC_DEVICEMAP);
+	CALL(cuMemHostGetDevicePointer_v2, &released_word, host, 0);
+	released = host;
+	*released = blocked = 0;
+	for (unsigned i = 1; i < STREAMS; i++)
+		CALL(cuStreamCreate, &streams[i], CU_STREAM_NON_BLOCKING);
+	for (unsigned i = 0; i < EVENTS; i++)
+		CALL(cuEventCreate, &events[i], CU_EVENT_DISABLE_TIMING);
+}
+
+static void launch(CUstream stream, unsigned us)
+{
+	CUdeviceptr smids = 0;
+	void *args[] = {&us, &smids};
+
+	CALL(cuLaunchKernel, spin_us, 1, 1, 1, 1, 1, 1, 0, stream, args, NULL);
+}
+
+static CUgraphExec graph_of(CUstream stream, unsigned us)
+{
+	CUgraphExec exec;
+	CUgraph graph;
+
+	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_GLOBAL);
+	launch(stream, us);
+	CALL(cuStreamEndCapture, stream, &graph);
+	CALL(cuGraphInstantiateWithFlags, &exec, graph, 0);
+	return exec;
+}
+
+/* How many launches were not done at most, after each of them. */
+static unsigned ahead(CUstream stream, unsigned us, unsigned n, CUgraphExec exec)
+{
+	unsigned done = 0, most = 0;
+
+	n = n < EVENTS ? n : EVENTS;
+	for (unsigned i = 0; i < n; i++) {
+		if (exec)
+			CALL(cuGraphLaunch, exec, stream);
+		else
+			launch(stream, us);
+		CALL(cuEventRecord, events[i], stream);
+		while (done <= i && cu.do_cuEventQuery(events[done]) == CUDA_SUCCESS)
+			done++;
+		most = i + 1 - done > most ? i + 1 - done : most;
+	}
+	return most;
+}
+
+int main(void)
+{
+	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+	unsigned stream, us, n;
+	char line[64];
+
+	if (!libcuda)
+		return 77;
+#define LOAD(name, args) *(void **)&cu.do_##name = dlsym(libcuda, #name);
+	DRIVER_CALLS(LOAD)
+	start();
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	printf("ready\n");
+	while (fgets(line, sizeof(line), stdin)) {
+		if (sscanf(line, "spin %u %u %u", &stream, &us, &n) == 3 && stream < STREAMS) {
+			printf("ahead %u\n", ahead(streams[stream], us, n, NULL));
+		} else if (sscanf(line, "graph %u %u %u", &stream, &us, &n) == 3 && stream &&
+			   stream < STREAMS) {
+			printf("ahead %u\n",
+			       ahead(streams[stream], us, n, graph_of(streams[stream], us)));
+		} else if (sscanf(line, "block %u", &stream) == 1 && stream < STREAMS) {
+			CALL(cuStreamWaitValue32_v2, streams[stream], released_word, ++blocked,
+			     CU_STREAM_WAIT_VALUE_GEQ);
+			printf("blocked\n");
+		} else if (sscanf(line, "set %u", &stream) == 1 && stream < STREAMS) {
+			CALL(cuMemsetD32Async, word, 1, 1, streams[stream]);
+			printf("set\n");
+		} else if (!strcmp(line, "release\n")) {
+			*released = blocked;
+			printf("released\n");
+		} else if (!strcmp(line, "sync\n")) {
+			CALL(cuCtxSynchronize);
+			printf("idle\n");
+		} else if (!strcmp(line, "reset\n")) {
+			CALL(cuDevicePrimaryCtxReset_v2, 0);
+			start();
+			printf("reset\n");
+		} else {
+			fprintf(stderr, "ahead_program: what is that: %s", line);
+			return 2;
+		}
+	}
+	return 0;
+}
