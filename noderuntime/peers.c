@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "noderuntime/follow.h"
+#include "noderuntime/off_gpu.h"
 #include "noderuntime/programs.h"
 
 enum { PEERS_MAX = 64 }; /* connections that have not said hello, or wait for groups */
@@ -84,7 +85,7 @@ void ds_peer_said(struct ds_runtime *rt, struct ds_watch *connection)
 {
 	struct ds_port_hello hello;
 	struct ds_error reason;
-	char bytes[sizeof(hello) + 1];
+	static char bytes[sizeof(struct ds_port_end) + 1];
 
 	ssize_t n = recv(connection->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -100,6 +101,8 @@ void ds_peer_said(struct ds_runtime *rt, struct ds_watch *connection)
 		serve_report(rt, connection);
 	} else if (hello.kind == DS_PORT_MEMORY) {
 		serve_memory(rt, connection);
+	} else if (hello.kind == DS_PORT_END) {
+		ds_off_gpu_serve(rt, connection, bytes, (size_t)n);
 	} else {
 		keep = ds_program_serve(rt, connection);
 	}

@@ -184,9 +184,11 @@ void ds_port_describe(const struct ds_port *port, struct ds_port_reported *repor
 int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *hello,
 			struct ds_error *err)
 {
-	if (size != sizeof(*hello))
+	if (size < sizeof(*hello))
 		return ds_fail(err, "a hello has %zu bytes, not %zu", sizeof(*hello), size);
 	memcpy(hello, bytes, sizeof(*hello));
+	if (size != sizeof(*hello) && hello->kind != DS_PORT_END)
+		return ds_fail(err, "a hello has %zu bytes, not %zu", sizeof(*hello), size);
 	if (hello->magic != DS_PORT_MAGIC)
 		return ds_fail(err, "that is not a hello of detshare");
 	if (hello->version != DS_PORT_VERSION)
@@ -195,12 +197,31 @@ int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *he
 			       "detshare must be installed on the node and in the job's containers",
 			       hello->version, DS_PORT_VERSION);
 	if (hello->kind != DS_PORT_PROGRAM && hello->kind != DS_PORT_STEP &&
-	    hello->kind != DS_PORT_REPORT && hello->kind != DS_PORT_MEMORY)
+	    hello->kind != DS_PORT_REPORT && hello->kind != DS_PORT_MEMORY &&
+	    hello->kind != DS_PORT_END)
 		return ds_fail(err, "unknown kind of hello: %u", hello->kind);
 	if (hello->kind == DS_PORT_STEP && (hello->share_milli < 1 || hello->share_milli > 1000))
 		return ds_fail(err, "a step's share of %u thousandths is not within 1 to 1000",
 			       hello->share_milli);
 	return 0;
+}
+
+int ds_port_check_end(const void *bytes, size_t size, struct ds_port_end *end, struct ds_error *err)
+{
+	const size_t head = offsetof(struct ds_port_end, pids);
+
+	if (size < head || size > sizeof(*end))
+		return ds_fail(err, "a list of processes does not have %zu bytes", size);
+	memset(end, 0, sizeof(*end));
+	memcpy(end, bytes, size);
+	if (end->n_pids > DS_PORT_END_MAX || size != head + end->n_pids * sizeof(end->pids[0]))
+		return ds_fail(err, "a list of %u processes does not have %zu bytes", end->n_pids,
+			       size);
+	for (uint32_t i = 0; i < end->n_pids; i++) {
+		if (end->pids[i] <= 1)
+			return ds_fail(err, "%d is no process that can be ended", end->pids[i]);
+	}
+	return (int)end->n_pids;
 }
 
 int ds_port_listen(const char *path, struct ds_error *err)

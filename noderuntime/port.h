@@ -72,9 +72,16 @@ void ds_port_describe(const struct ds_port *port, struct ds_port_reported *repor
 /* Answer DS_PORT_REPORT. Never blocks. 0, or -1: the peer is gone. */
 int ds_port_answer_report(int connection, const struct ds_port_report *report);
 
-/* Pure: a hello of `size` bytes. Returns 0, or -1 with a reason that can be sent back. */
+/* Pure: a hello of `size` bytes, or the head of a longer message. Returns 0, or -1 with a reason that can be sent back. */
 int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *hello,
 			struct ds_error *err);
+
+/*
+ * Pure: the whole of a DS_PORT_END, of which ds_port_check_hello() has seen the head. Returns how many
+ * pids it names, or -1 with a reason that can be sent back.
+ */
+int ds_port_check_end(const void *bytes, size_t size, struct ds_port_end *end,
+		      struct ds_error *err);
 
 /* Listen on `path` (made 0666; peers are checked by ds_port_peer). A descriptor, or -1. */
 int ds_port_listen(const char *path, struct ds_error *err);

@@ -47,6 +47,10 @@ enum ds_port_kind {
 	/* What the job has of the GPU's memory; the peer is the job's user or root. Answered with
 	 * struct ds_port_memory, or a refusal, then closed. For processes that are no programs. */
 	DS_PORT_MEMORY = 7,
+	/* From root, struct ds_port_end: these processes are about to be killed, so that they should be
+	 * off the GPU first. Answered when they are, or as good as that gets within DS_PORT_END_MS;
+	 * then closed. */
+	DS_PORT_END = 8,
 };
 
 /* What the page asks of programs, beside where they may run. */
@@ -76,6 +80,18 @@ struct ds_port_hello {
 	uint16_t kind;
 	uint32_t step_id;     /* DS_PORT_STEP */
 	uint32_t share_milli; /* DS_PORT_STEP */
+};
+
+enum {
+	DS_PORT_END_MAX = 1000,
+	DS_PORT_END_MS = 450, /* as long as whoever kills them waits at most */
+};
+
+/* Sent as far as `n_pids` reaches. */
+struct ds_port_end {
+	struct ds_port_hello hello;
+	uint32_t n_pids;
+	int32_t pids[DS_PORT_END_MAX]; /* those that use no GPU do no harm */
 };
 
 struct ds_port_welcome {

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "noderuntime/cgroup.h"
+#include "noderuntime/errand.h"
 #include "noderuntime/follow.h"
 #include "noderuntime/leave.h"
 #include "noderuntime/mps.h"
@@ -88,6 +89,9 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 		break;
 	case DS_WATCH_WELCOMED:
 		ds_program_said(rt, w);
+		break;
+	case DS_WATCH_ERRAND:
+		ds_errand_back(rt, w);
 		break;
 	case DS_WATCH_NEIGHBOUR:
 		ds_unwatch(rt, w);

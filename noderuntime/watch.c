@@ -2,9 +2,11 @@
 #include "noderuntime/watch.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/wait.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -20,8 +22,12 @@ struct ds_watch *ds_watch_add(struct ds_runtime *rt, enum ds_watch_kind kind, in
 		free(new);
 		return NULL;
 	}
-	*new = (struct ds_watch){
-	    .kind = kind, .fd = fd, .next = rt->watches, .port_fd = -1, .book_slot = -1};
+	*new = (struct ds_watch){.kind = kind,
+				 .fd = fd,
+				 .next = rt->watches,
+				 .port_fd = -1,
+				 .book_slot = -1,
+				 .answer_fd = -1};
 	rt->watches = new;
 	rt->n_peers += kind == DS_WATCH_PEER;
 	return new;
@@ -66,6 +72,12 @@ void ds_unwatch(struct ds_runtime *rt, struct ds_watch *old)
 		close(old->port_fd);
 	}
 	ds_quota_free_slot(&rt->quota, old->book_slot);
+	if (old->child > 0) {
+		kill(old->child, SIGKILL); /* not reaped, so it is still that process */
+		waitpid(old->child, NULL, 0);
+	}
+	if (old->answer_fd >= 0)
+		close(old->answer_fd);
 	free(old);
 }
 

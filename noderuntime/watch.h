@@ -33,8 +33,16 @@ enum ds_watch_kind {
 	DS_WATCH_PEER,      /* a connection before its welcome */
 	DS_WATCH_PROGRAM,   /* a program's pidfd */
 	DS_WATCH_WELCOMED,  /* a program's connection: notices, and so that it notices our death */
+	DS_WATCH_ERRAND,    /* a child of ours that is out on something that may take long */
 	DS_WATCH_NEIGHBOUR, /* pidfd of another runtime, or of a program that has none any more */
 };
+
+struct ds_runtime;
+struct ds_watch;
+
+/* What is to be done with what an errand brought: `size` bytes, 0 if it failed. See errand.h. */
+typedef void (*ds_errand_done)(struct ds_runtime *rt, struct ds_watch *errand, const void *brought,
+			       size_t size);
 
 struct ds_watch {
 	enum ds_watch_kind kind;
@@ -50,6 +58,9 @@ struct ds_watch {
 	uint64_t heard_epoch;      /* WELCOMED: what it acknowledged last, of any age */
 	bool waits;                /* PEER: said hello, and there were no groups to give */
 	bool wanted;               /* NEIGHBOUR: mark while the list is compared */
+	pid_t child;               /* ERRAND */
+	ds_errand_done done;       /* ERRAND */
+	int answer_fd;             /* ERRAND: who waits for it, or -1 */
 };
 
 struct ds_runtime {

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -55,25 +56,21 @@ fail:;
 	return -1;
 }
 
-int ds_announce_step(const char *path, uint32_t step_id, uint32_t share_milli, unsigned timeout_ms,
-		     struct ds_error *err)
+/* One message, one answer. A new connection each time: this is rare, and the runtime may have changed. */
+static int tell(const char *path, const void *message, size_t size, unsigned timeout_ms,
+		struct ds_error *err)
 {
-	struct ds_port_hello hello = {.magic = DS_PORT_MAGIC,
-				      .version = DS_PORT_VERSION,
-				      .kind = DS_PORT_STEP,
-				      .step_id = step_id,
-				      .share_milli = share_milli};
 	struct ds_port_welcome welcome = {0};
 	int fd = open_port(path, timeout_ms, err);
 	int rv = -1;
 
 	if (fd < 0)
 		return -1;
-	if (send(fd, &hello, sizeof(hello), MSG_NOSIGNAL) != (ssize_t)sizeof(hello)) {
+	if (send(fd, message, size, MSG_NOSIGNAL) != (ssize_t)size) {
 		ds_fail(err, "cannot write to %s: %s", path, strerror(errno));
 		goto fail;
 	}
-	/* No control buffer: descriptors, which a step is not sent, would be dropped by the kernel. */
+	/* No control buffer: descriptors, which we are not sent, would be dropped by the kernel. */
 	ssize_t n = recv(fd, &welcome, sizeof(welcome), 0);
 	if (n < 0) {
 		ds_fail(err, "no answer on %s within %u ms: %s", path, timeout_ms, strerror(errno));
@@ -98,4 +95,31 @@ fail:;
 	close(fd);
 	errno = saved_errno;
 	return rv;
+}
+
+int ds_announce_step(const char *path, uint32_t step_id, uint32_t share_milli, unsigned timeout_ms,
+		     struct ds_error *err)
+{
+	const struct ds_port_hello hello = {.magic = DS_PORT_MAGIC,
+					    .version = DS_PORT_VERSION,
+					    .kind = DS_PORT_STEP,
+					    .step_id = step_id,
+					    .share_milli = share_milli};
+
+	return tell(path, &hello, sizeof(hello), timeout_ms, err);
+}
+
+int ds_announce_end(const char *path, const pid_t *pids, int n, unsigned timeout_ms,
+		    struct ds_error *err)
+{
+	struct ds_port_end end = {
+	    .hello = {.magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .kind = DS_PORT_END}};
+
+	/* More than that in one step are hardly GPU programs: MPS serves 60. */
+	while (end.n_pids < DS_PORT_END_MAX && (int)end.n_pids < n) {
+		end.pids[end.n_pids] = pids[end.n_pids];
+		end.n_pids++;
+	}
+	return tell(path, &end, offsetof(struct ds_port_end, pids) + end.n_pids * sizeof(int32_t),
+		    timeout_ms, err);
 }

@@ -3,6 +3,7 @@
 #define DETSHARE_SPANK_ANNOUNCE_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "common/error.h"
 
@@ -13,5 +14,12 @@
  */
 int ds_announce_step(const char *path, uint32_t step_id, uint32_t share_milli, unsigned timeout_ms,
 		     struct ds_error *err);
+
+/*
+ * Tell it that these processes are about to be killed, and wait until they are off the GPU. As above;
+ * refused means that not all are. Of more than DS_PORT_END_MAX, the first count. Thread-safe.
+ */
+int ds_announce_end(const char *path, const pid_t *pids, int n, unsigned timeout_ms,
+		    struct ds_error *err);
 
 #endif

@@ -107,21 +107,37 @@ static int prepare(struct ds_error *err)
 	return 0;
 }
 
+/* Before there are tasks, and thus signals for them. */
+static void tell_proctrack(void)
+{
+	char path[PATH_MAX];
+
+	if (!step.allocation_here) {
+		unsetenv(DS_STEP_PORT_VARIABLE);
+		return;
+	}
+	ds_spank_job_path(&step.config, step.job_id, "port", path);
+	if (setenv(DS_STEP_PORT_VARIABLE, path, 1) < 0)
+		slurm_error("detshare: cannot set %s: %s", DS_STEP_PORT_VARIABLE, strerror(errno));
+}
+
 int ds_spank_step_begin(spank_t spank, int argc, char **argv)
 {
 	struct ds_error err = {0}, config_err = {0};
 	char path[PATH_MAX];
 
 	if (spank_get_item(spank, S_JOB_ID, &step.job_id) != ESPANK_SUCCESS ||
-	    spank_get_item(spank, S_JOB_STEPID, &step.step_id) != ESPANK_SUCCESS ||
-	    step.step_id == SLURM_EXTERN_CONT)
+	    spank_get_item(spank, S_JOB_STEPID, &step.step_id) != ESPANK_SUCCESS)
 		return 0;
-	step.share_milli = granted_milli(&err);
 	if (ds_spank_node_config(argc, argv, getenv("SLURMD_NODENAME"), &step.config, &config_err) <
 	    0)
 		slurm_error("detshare: %s", config_err.text);
 	ds_spank_job_path(&step.config, step.job_id, NULL, path);
 	step.allocation_here = access(path, F_OK) == 0;
+	tell_proctrack();
+	if (step.step_id == SLURM_EXTERN_CONT)
+		return 0;
+	step.share_milli = granted_milli(&err);
 	if (step.share_milli == 0) {
 		/* A script has whatever its job has, so this is never the user's choice. */
 		if (step.allocation_here && step.step_id == SLURM_BATCH_SCRIPT)

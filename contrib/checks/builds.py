@@ -91,7 +91,7 @@ def valgrind(run: Runner) -> Results:
 def fuzz(run: Runner) -> Results:
     """every fuzzer for some seconds, under AddressSanitizer"""
     tree = run.configure("fuzz", CC="clang", CFLAGS="-O1 -g -fsanitize=fuzzer-no-link,address")
-    for folder in ("common", "accounting", "gres", "noderuntime", "spank"):
+    for folder in ("common", "accounting", "gres", "noderuntime", "spank", "proctrack"):
         run.make(tree, "-C", folder)
     run.make(tree, "-C", "tests/unit", "fuzzers")
     found = Results()

@@ -11,7 +11,7 @@ from .builds import clang
 from .results import Results
 from .runner import Runner, StageFailed, one
 
-SOURCE_FOLDERS = ("common", "accounting", "gres", "noderuntime", "spank", "tests")
+SOURCE_FOLDERS = ("common", "accounting", "gres", "noderuntime", "proctrack", "spank", "tests")
 
 
 def style(run: Runner) -> Results:

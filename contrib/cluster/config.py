@@ -64,6 +64,9 @@ def slurm_conf(layout: Layout, nodes: list, installed: Installed, plugin_dir: st
         ours += "JobSubmitPlugins=detshare\n"
     if installed.has_plugin("cli_filter"):
         ours += "CliFilterPlugins=detshare\n"
+    proctrack = "proctrack/linuxproc"
+    if (installed.plugins / "proctrack_linuxproc_detshare.so").exists():
+        proctrack += "_detshare"
     plugin_path = f"{installed.plugins}:{plugin_dir}" if installed.plugins.is_dir() else plugin_dir
     tres = ",".join(["gres/gpu", "gres/shard", "gres/detshare"]
                     + [f"gres/detshare:{name}" for name in CLASSES])
@@ -89,7 +92,7 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 MailProg=/bin/true
 SwitchType=switch/none
-ProctrackType=proctrack/linuxproc
+ProctrackType={proctrack}
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=2

@@ -17,8 +17,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const uint64_t epoch = 4;
 
 	if (ds_port_check_hello(data, size, &hello, &err) == 0 &&
-	    (size != sizeof(hello) || hello.magic != DS_PORT_MAGIC))
+	    (hello.magic != DS_PORT_MAGIC || (size != sizeof(hello) && hello.kind != DS_PORT_END)))
 		abort();
+	static struct ds_port_end end;
+	int n = ds_port_check_end(data, size, &end, &err);
+	for (int i = 0; i < n; i++) {
+		if (n > DS_PORT_END_MAX || end.pids[i] <= 1)
+			abort();
+	}
 	memcpy(&port, data, size < sizeof(port) ? size : sizeof(port));
 	if (ds_port_understand(&port, epoch, &allowed, &in_use) == DS_PORT_SAID) {
 		struct ds_groups beyond = ds_groups_difference(in_use, allowed);

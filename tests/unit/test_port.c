@@ -243,6 +243,39 @@ static void hellos(void **state)
 	assert_int_equal(ds_port_check_hello(&cases[0].hello, sizeof(hello) - 1, &hello, &err), -1);
 }
 
+static void lists_of_processes(void **state)
+{
+	static struct ds_port_end sent, end;
+	const size_t head = offsetof(struct ds_port_end, pids);
+	struct ds_port_hello hello;
+	struct ds_error err;
+
+	sent.hello = (struct ds_port_hello){
+	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .kind = DS_PORT_END};
+	sent.n_pids = 2;
+	sent.pids[0] = 4711;
+	sent.pids[1] = 2;
+	assert_int_equal(ds_port_check_hello(&sent, head + 8, &hello, &err), 0);
+	assert_int_equal(ds_port_check_end(&sent, head + 8, &end, &err), 2);
+	assert_int_equal(end.pids[0], 4711);
+	for (size_t size = 0; size < sizeof(sent) + 8; size += 4) {
+		if (size != head + 8 && size <= sizeof(sent))
+			assert_int_equal(ds_port_check_end(&sent, size, &end, &err), -1);
+	}
+	sent.pids[1] = 1; /* init */
+	assert_int_equal(ds_port_check_end(&sent, head + 8, &end, &err), -1);
+	sent.pids[1] = -4711; /* a process group */
+	assert_int_equal(ds_port_check_end(&sent, head + 8, &end, &err), -1);
+	sent.n_pids = UINT32_MAX; /* times four is a small number */
+	assert_int_equal(ds_port_check_end(&sent, head - 4, &end, &err), -1);
+	assert_int_equal(ds_port_check_end(&sent, head + 8, &end, &err), -1);
+	sent.n_pids = 0;
+	assert_int_equal(ds_port_check_end(&sent, head, &end, &err), 0);
+	/* Nothing else may be longer than a hello. */
+	sent.hello.kind = DS_PORT_PROGRAM;
+	assert_int_equal(ds_port_check_hello(&sent, head + 8, &hello, &err), -1);
+}
+
 static void peers_and_answers(void **state)
 {
 	char dir[] = "/tmp/ds-port-XXXXXX", path[64];
@@ -310,6 +343,7 @@ int main(void)
 	    cmocka_unit_test(only_what_is_plausible_is_believed),
 	    cmocka_unit_test(notices),
 	    cmocka_unit_test(hellos),
+	    cmocka_unit_test(lists_of_processes),
 	    cmocka_unit_test(peers_and_answers),
 	};
 

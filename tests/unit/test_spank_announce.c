@@ -85,6 +85,41 @@ static void welcome(void **state)
 	reap(child, 0);
 }
 
+static void processes_to_be_killed(void **state)
+{
+	struct ds_port_welcome answer = {.magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION};
+	static struct ds_port_end end;
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct ds_error err = {0};
+	pid_t pids[DS_PORT_END_MAX + 1];
+	int status;
+
+	for (int i = 0; i <= DS_PORT_END_MAX; i++)
+		pids[i] = 1000 + i;
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	unlink(path);
+	strcpy(address.sun_path, path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_int_equal(listen(fd, 4), 0);
+	for (int n = 3; n <= DS_PORT_END_MAX + 1; n += DS_PORT_END_MAX - 2) {
+		pid_t child = fork();
+		if (child == 0)
+			_exit(ds_announce_end(path, pids, n, 5000, &err) != 0);
+		int peer = accept(fd, NULL, NULL);
+		ssize_t size = recv(peer, &end, sizeof(end), 0);
+		uint32_t expected = n > DS_PORT_END_MAX ? DS_PORT_END_MAX : (uint32_t)n;
+		assert_int_equal(size, offsetof(struct ds_port_end, pids) + 4 * expected);
+		assert_int_equal(end.hello.kind, DS_PORT_END);
+		assert_int_equal(end.n_pids, expected);
+		assert_int_equal(end.pids[expected - 1], 1000 + expected - 1);
+		assert_int_equal(send(peer, &answer, sizeof(answer), 0), sizeof(answer));
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_int_equal(status, 0);
+		close(peer);
+	}
+	close(fd);
+}
+
 static void bad_answers(void **state)
 {
 	struct ds_port_welcome refused = {
@@ -163,7 +198,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(welcome),           cmocka_unit_test(bad_answers),
 	    cmocka_unit_test(nobody_there),      cmocka_unit_test(a_dead_runtime),
-	    cmocka_unit_test(a_stopped_runtime),
+	    cmocka_unit_test(a_stopped_runtime), cmocka_unit_test(processes_to_be_killed),
 	};
 
 	alarm(60);

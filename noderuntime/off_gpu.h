@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_NODERUNTIME_OFF_GPU_H
+#define DETSHARE_NODERUNTIME_OFF_GPU_H
+
+#include "noderuntime/watch.h"
+
+/*
+ * A program killed in the middle of a long kernel takes its MPS neighbours along, unless MPS ended it
+ * first. Here is what the runtime does for those who are about to kill.
+ */
+
+/* DS_PORT_END: `bytes` are what came on `connection`, which the caller removes in any case. */
+void ds_off_gpu_serve(struct ds_runtime *rt, const struct ds_watch *connection, const void *bytes,
+		      size_t size);
+
+#endif
