@@ -39,6 +39,13 @@ def scripts(run: Runner) -> Results:
     return _pytest(run, tree, "scripts", files)
 
 
+def chaos(run: Runner) -> Results:
+    """a node of emulated GPUs under random events (tests/chaos)"""
+    tree = run.configure("gcc", CC="gcc")
+    run.make(tree)
+    return _pytest(run, tree, "chaos", [run.top / "tests" / "chaos"])
+
+
 def cluster(run: Runner) -> Results:
     """tests on a real one-machine Slurm cluster"""
     if os.geteuid() != 0:

@@ -9,6 +9,7 @@ STAGES = {
     "build": (builds.build, 300),
     "unit": (builds.unit, 300),
     "scripts": (builds.scripts, 420),
+    "chaos": (builds.chaos, 300),
     "cluster": (builds.cluster, 720),
     "model": (model.model, 240),
     "style": (lint.style, 60),

@@ -107,6 +107,15 @@ static void stop_server(void)
 	server = 0;
 }
 
+/* One that was killed is replaced for the next client, as the real daemon does. */
+static void notice_dead_server(void)
+{
+	if (server > 0 && waitpid(server, NULL, WNOHANG) == server) {
+		note("server %d is gone", (int)server);
+		server = 0;
+	}
+}
+
 /* ---- clients ---- */
 
 static unsigned n_served(void)
@@ -121,6 +130,7 @@ static unsigned n_served(void)
 /* One user at a time, unless the daemon was started with -M. */
 static void serve_waiting(void)
 {
+	notice_dead_server();
 	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++) {
 		struct client *c = &clients[i];
 		if (c->fd < 0 || c->served)

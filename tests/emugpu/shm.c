@@ -515,6 +515,25 @@ static int shared_sm(struct emu_gpu *gpu, int client, const struct emu_sms *sms,
 	return -1;
 }
 
+static void note_meeting(struct emu_gpu *gpu, int client, int other, int sm)
+{
+	uint64_t *met = &gpu->clients[client].met[other / 64];
+	uint64_t *others = &gpu->clients[other].met[client / 64];
+
+	gpu->n_meetings++;
+	/* Both must say so: who comes anew into a place has met nobody. */
+	if (*met >> (other % 64) & *others >> (client % 64) & 1)
+		return;
+	*met |= UINT64_C(1) << (other % 64);
+	*others |= UINT64_C(1) << (client % 64);
+	if (gpu->n_kept < EMU_MEETINGS_MAX)
+		gpu->meetings[gpu->n_kept++] =
+		    (struct emu_meeting){.pid = gpu->clients[client].pid,
+					 .other_pid = gpu->clients[other].pid,
+					 .sm = (uint32_t)sm,
+					 .at_ns = emu_now_ns()};
+}
+
 void emu_kernel_begins(const struct emu_map *map, int client, const struct emu_sms *sms)
 {
 	struct emu_gpu *gpu = map->gpu;
@@ -530,11 +549,8 @@ void emu_kernel_begins(const struct emu_map *map, int client, const struct emu_s
 	emu_lock(gpu);
 	emu_reap(map); /* the dead use nothing */
 	sm = shared_sm(gpu, client, sms, &other);
-	if (sm >= 0 && !gpu->n_meetings++)
-		gpu->first_meeting = (struct emu_meeting){.pid = me->pid,
-							  .other_pid = gpu->clients[other].pid,
-							  .sm = (uint32_t)sm,
-							  .at_ns = emu_now_ns()};
+	if (sm >= 0)
+		note_meeting(gpu, client, other, sm);
 	emu_unlock(gpu);
 }
 
@@ -549,20 +565,21 @@ void emu_kernel_ends(const struct emu_map *map, int client, const struct emu_sms
 
 void emu_clear_trace(struct emu_gpu *gpu)
 {
-	gpu->n_trace = gpu->n_overlaps = gpu->n_meetings = 0;
-	gpu->first_meeting = (struct emu_meeting){0};
+	gpu->n_trace = gpu->n_overlaps = gpu->n_meetings = gpu->n_kept = 0;
+	for (int i = 0; i < EMU_CLIENTS_MAX; i++)
+		memset(gpu->clients[i].met, 0, sizeof(gpu->clients[i].met));
 }
 
 bool emu_print_check(const struct emu_gpu *gpu, FILE *out)
 {
-	const struct emu_meeting *m = &gpu->first_meeting;
-
 	fprintf(out, "{\"blocks\":%" PRIu64 ",\"overlaps\":%" PRIu64 ",\"meetings\":%" PRIu64,
 		gpu->n_trace, gpu->n_overlaps, gpu->n_meetings);
-	if (gpu->n_meetings)
-		fprintf(out, ",\"first\":{\"pids\":[%d,%d],\"sm\":%u,\"at_ns\":%" PRIu64 "}",
-			m->pid, m->other_pid, m->sm, m->at_ns);
-	fputs("}\n", out);
+	for (uint64_t i = 0; i < gpu->n_kept; i++) {
+		const struct emu_meeting *m = &gpu->meetings[i];
+		fprintf(out, "%s{\"pids\":[%d,%d],\"sm\":%u,\"at_ns\":%" PRIu64 "}",
+			i ? "," : ",\"met\":[", m->pid, m->other_pid, m->sm, m->at_ns);
+	}
+	fputs(gpu->n_kept ? "]}\n" : "}\n", out);
 	return !gpu->n_overlaps && !gpu->n_meetings;
 }
 

@@ -27,6 +27,7 @@ enum {
 	EMU_DEADLY_MS = 20,  /* an MPS client killed in a block this long takes its neighbours along */
 	EMU_LAG_MAX_MS = 20, /* a late host thread may make up for this much, not more */
 	EMU_WANT_MS = 50,    /* a wish not renewed for so long is that of a stopped process */
+	EMU_MEETINGS_MAX = 256,   /* the first ones are kept */
 	EMU_MPS_CLIENTS_MAX = 48, /* client contexts per GPU; 60 from CUDA 13.1 on */
 };
 
@@ -83,6 +84,7 @@ struct emu_client {
 	/* SMs that its kernels may use now, from when they could begin until they are done. */
 	_Atomic uint64_t active[EMU_SMS_MAX / 64];
 	uint16_t n_active[EMU_SMS_MAX]; /* kernels, per SM; written by its device thread alone */
+	uint64_t met[EMU_CLIENTS_MAX / 64]; /* clients that it has met */
 };
 
 /* Two processes whose kernels could run on one SM at the same instant. */
@@ -108,8 +110,9 @@ struct emu_gpu {
 	struct emu_slot slots[EMU_SMS_MAX];
 	struct emu_client clients[EMU_CLIENTS_MAX];
 	uint64_t n_overlaps; /* blocks that began on their SM before the one there had ended */
-	uint64_t n_meetings;
-	struct emu_meeting first_meeting;
+	uint64_t n_meetings; /* times; each two processes are kept once */
+	uint64_t n_kept;
+	struct emu_meeting meetings[EMU_MEETINGS_MAX];
 	uint64_t n_trace; /* entries written so far; the ring keeps the last EMU_TRACE_MAX */
 	struct emu_block trace[EMU_TRACE_MAX];
 };

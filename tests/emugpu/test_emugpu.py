@@ -289,7 +289,7 @@ def test_check_finds_processes_that_could_share_an_sm(host, mps):
         result(process)
     counted, good = host.check()
     assert not good and counted["overlaps"] == 0 and counted["meetings"] > 10
-    assert sorted(counted["first"]["pids"]) == sorted(process.pid for process in both)
+    assert [sorted(met["pids"]) for met in counted["met"]] == [sorted(process.pid for process in both)]
     subprocess.run([EMUGPU / "emugpu-host", "clear", host.path, "0"], check=True)
     assert host.check() == ({"blocks": 0, "overlaps": 0, "meetings": 0}, True)
     # The dead share nothing.

@@ -5,6 +5,8 @@
  *   join NAME JOB UID CLASS SHARE_MILLI PID
  *   program NAME PID                        on all that NAME holds
  *   leave NAME
+ *   steal planned|held|program NAME OTHER   what no runtime does: NAME has OTHER's groups, too
+ *   shrink NAME                             nor this: NAME is planned to have its first group only
  * Everybody counts as alive while the plan is settled.
  */
 #include <errno.h>
@@ -38,13 +40,44 @@ static uint64_t boot_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+/* 1: the line is one of those that break the rules, and is done; 0: it is none; -1. */
+static int break_rules(struct ds_ledger_state *state, const char *line, struct ds_error *err)
+{
+	char what[16], name[DS_NAME_SIZE], other_name[DS_NAME_SIZE];
+
+	if (sscanf(line, "shrink %31s", name) == 1) {
+		struct ds_ledger_resident *r = ds_ledger_find(state, name);
+		if (!r)
+			return ds_fail(err, "no %s", name);
+		r->planned.bits[0] &= -r->planned.bits[0];
+		return 1;
+	}
+	if (sscanf(line, "steal %15s %31s %31s", what, name, other_name) != 3)
+		return 0;
+	struct ds_ledger_resident *r = ds_ledger_find(state, name);
+	const struct ds_ledger_resident *other = ds_ledger_find(state, other_name);
+	if (!r || !other)
+		return ds_fail(err, "no %s or no %s", name, other_name);
+	if (!strcmp(what, "planned"))
+		r->planned = ds_groups_union(r->planned, other->planned);
+	else if (!strcmp(what, "held"))
+		r->held = ds_groups_union(r->held, other->held);
+	for (uint32_t i = 0; !strcmp(what, "program") && i < state->n_programs; i++)
+		if (!strcmp(state->programs[i].resident, name))
+			state->programs[i].groups =
+			    ds_groups_union(state->programs[i].groups, other->held);
+	return 1;
+}
+
 static int apply(struct ds_ledger_state *state, void *arg, struct ds_error *err)
 {
 	const char *line = arg;
 	struct ds_ledger_resident r = {.joined_ns = boot_ns()};
 	char name[DS_NAME_SIZE];
-	int pid;
+	int pid, broken = break_rules(state, line, err);
 
+	if (broken)
+		return broken < 0 ? -1 : 0;
 	if (sscanf(line, "join %31s %" SCNu32 " %" SCNu32 " %31s %" SCNu32 " %d", r.name, &r.job_id,
 		   &r.uid, r.grant.class_name, &r.grant.share_milli, &pid) == 6) {
 		r.runtime = identify(pid);
