@@ -39,6 +39,7 @@ static const struct key {
     KEY(spool_dir, "/var/spool/detshare", KEY_DIRECTORY),
     KEY(coroutine_library, PKGLIBDIR "/libdetshare-cuda.so", KEY_DIRECTORY),
     KEY(noderuntime, SBINDIR "/detshare-noderuntime", KEY_DIRECTORY),
+    KEY(policy_library, "", KEY_OPTIONAL),
     KEY(usage_sender, SBINDIR "/detshare-usaged", KEY_DIRECTORY),
     KEY(usage_host, "", KEY_HOST),
     KEY(usage_user, "root", KEY_USER),

@@ -26,6 +26,9 @@ struct ds_node_config {
 	/* noderuntime = SBINDIR/detshare-noderuntime */
 	char noderuntime[PATH_MAX];
 
+	/* policy_library = "": an object that exports detshare_policy (detshare_policy.h) */
+	char policy_library[PATH_MAX];
+
 	/* usage_sender = SBINDIR/detshare-usaged */
 	char usage_sender[PATH_MAX];
 	/* usage_host = "": no collector, records stay in the spool */

@@ -15,8 +15,8 @@
 #include "gres/grant.h"
 
 enum {
-	CANONICAL_SIZE = 256 + DS_CLASSES_MAX * 96,
-	SEEN_MAX = 4 * (DS_CLASSES_MAX + 1),
+	CANONICAL_SIZE = 256 + DS_CLASSES_MAX * 112,
+	SEEN_MAX = 8 * (DS_CLASSES_MAX + 1),
 };
 
 /*
@@ -26,9 +26,18 @@ enum {
 #define LAST_OPTION "detshare_conf_ends_here"
 
 static const struct ds_class built_in_classes[] = {
-    {"latency", DS_KIND_LATENCY, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX, 0},
-    {"throughput", DS_KIND_THROUGHPUT, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX, 0},
-    {"besteffort", DS_KIND_BESTEFFORT, DS_SHARE_MILLI_MIN, DS_SHARE_MILLI_MAX, 0},
+    {.name = "latency", .kind = DS_KIND_LATENCY},
+    {.name = "throughput", .kind = DS_KIND_THROUGHPUT},
+    {.name = "besteffort", .kind = DS_KIND_BESTEFFORT},
+};
+/*
+ * Within what time a class wants back what it lent, unless the site says otherwise. A borrower within a
+ * window of two kernels of 50 us each is off in some 200 us.
+ */
+static const uint32_t default_reclaim_us[] = {
+    [DS_KIND_LATENCY] = 500,
+    [DS_KIND_THROUGHPUT] = 5000,
+    [DS_KIND_BESTEFFORT] = 20000,
 };
 enum { N_BUILT_IN = sizeof(built_in_classes) / sizeof(built_in_classes[0]) };
 
@@ -152,6 +161,46 @@ static int check_memory(cfg_t *cfg, cfg_opt_t *opt)
 	return 0;
 }
 
+static int check_policy(cfg_t *cfg, cfg_opt_t *opt)
+{
+	enum ds_site_policy policy;
+	const char *word = cfg_opt_getnstr(opt, 0);
+
+	if (check_once(cfg, opt) < 0)
+		return -1;
+	if (ds_site_policy_parse(word, &policy) < 0) {
+		cfg_error(cfg,
+			  "policy = \"%.40s\" is neither static (idle groups stay idle) nor lend",
+			  word);
+		return -1;
+	}
+	return 0;
+}
+
+static int check_reclaim(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long reclaim_us = cfg_opt_getnint(opt, 0);
+
+	if (check_once(cfg, opt) < 0)
+		return -1;
+	if (reclaim_us < 1 || reclaim_us > DS_RECLAIM_US_MAX) {
+		cfg_error(cfg, "reclaim_budget = %ld is not within 1 to %d microseconds",
+			  reclaim_us, DS_RECLAIM_US_MAX);
+		return -1;
+	}
+	return 0;
+}
+
+/* A class as it is when its section says nothing more. */
+static void set_class_defaults(struct ds_class *class)
+{
+	class->min_share_milli = DS_SHARE_MILLI_MIN;
+	class->max_share_milli = DS_SHARE_MILLI_MAX;
+	class->lends = true;
+	class->borrows = true;
+	class->reclaim_us = default_reclaim_us[class->kind];
+}
+
 static struct ds_class *find_class(struct ds_site_config *config, const char *name)
 {
 	return (struct ds_class *)ds_site_config_class(config, name);
@@ -180,8 +229,6 @@ static int apply_class(cfg_t *section, struct ds_site_config *config, struct ds_
 			    "besteffort",
 			    name);
 		class = &config->classes[config->n_classes++];
-		*class = (struct ds_class){.min_share_milli = DS_SHARE_MILLI_MIN,
-					   .max_share_milli = DS_SHARE_MILLI_MAX};
 		memcpy(class->name, name, strlen(name) + 1);
 	}
 	if (cfg_size(section, "kind")) {
@@ -193,12 +240,20 @@ static int apply_class(cfg_t *section, struct ds_site_config *config, struct ds_
 			    name);
 		class->kind = kind;
 	}
+	if (new)
+		set_class_defaults(class);
 	if (cfg_size(section, "min_share"))
 		ds_share_parse(cfg_getstr(section, "min_share"), &class->min_share_milli, NULL);
 	if (cfg_size(section, "max_share"))
 		ds_share_parse(cfg_getstr(section, "max_share"), &class->max_share_milli, NULL);
 	if (cfg_size(section, "max_memory"))
 		ds_size_parse(cfg_getstr(section, "max_memory"), &class->max_memory_mib, NULL);
+	if (cfg_size(section, "lend"))
+		class->lends = cfg_getbool(section, "lend") == cfg_true;
+	if (cfg_size(section, "borrow"))
+		class->borrows = cfg_getbool(section, "borrow") == cfg_true;
+	if (cfg_size(section, "reclaim_budget"))
+		class->reclaim_us = (uint32_t)cfg_getint(section, "reclaim_budget");
 	if (class->min_share_milli > class->max_share_milli)
 		return ds_fail(err, "class %s: min_share is above max_share", name);
 	return 0;
@@ -224,13 +279,15 @@ static void set_digest(struct ds_site_config *config)
 	qsort(sorted, config->n_classes, sizeof(sorted[0]), compare_class_names);
 	used = (size_t)snprintf(
 	    text, sizeof(text),
-	    "detshare.conf 1\ndefault_class=%s\nallow_raw_shard=%d\nisolation=%s\n",
-	    config->default_class, config->allow_raw_shard, ds_isolation_name(config->isolation));
+	    "detshare.conf 1\ndefault_class=%s\nallow_raw_shard=%d\nisolation=%s\npolicy=%s\n",
+	    config->default_class, config->allow_raw_shard, ds_isolation_name(config->isolation),
+	    ds_site_policy_name(config->policy));
 	for (uint32_t i = 0; i < config->n_classes; i++)
-		used += (size_t)snprintf(text + used, sizeof(text) - used, "class=%s,%s,%u,%u,%u\n",
-					 sorted[i].name, ds_class_kind_name(sorted[i].kind),
-					 sorted[i].min_share_milli, sorted[i].max_share_milli,
-					 sorted[i].max_memory_mib);
+		used += (size_t)snprintf(
+		    text + used, sizeof(text) - used, "class=%s,%s,%u,%u,%u,%d,%d,%u\n",
+		    sorted[i].name, ds_class_kind_name(sorted[i].kind), sorted[i].min_share_milli,
+		    sorted[i].max_share_milli, sorted[i].max_memory_mib, sorted[i].lends,
+		    sorted[i].borrows, sorted[i].reclaim_us);
 	SHA256Data((const uint8_t *)text, used, hex);
 	memcpy(config->digest, hex, sizeof(config->digest) - 1);
 	config->digest[sizeof(config->digest) - 1] = '\0';
@@ -241,9 +298,12 @@ void ds_site_config_defaults(struct ds_site_config *config)
 	memset(config, 0, sizeof(*config));
 	memcpy(config->classes, built_in_classes, sizeof(built_in_classes));
 	config->n_classes = N_BUILT_IN;
+	for (uint32_t i = 0; i < config->n_classes; i++)
+		set_class_defaults(&config->classes[i]);
 	memcpy(config->default_class, "throughput", sizeof("throughput"));
 	config->allow_raw_shard = false;
 	config->isolation = DS_ISOLATION_USER;
+	config->policy = DS_POLICY_STATIC;
 	set_digest(config);
 }
 
@@ -254,12 +314,16 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	    CFG_STR("min_share", NULL, CFGF_NODEFAULT),
 	    CFG_STR("max_share", NULL, CFGF_NODEFAULT),
 	    CFG_STR("max_memory", NULL, CFGF_NODEFAULT),
+	    CFG_BOOL("lend", cfg_false, CFGF_NODEFAULT),
+	    CFG_BOOL("borrow", cfg_false, CFGF_NODEFAULT),
+	    CFG_INT("reclaim_budget", 0, CFGF_NODEFAULT),
 	    CFG_END(),
 	};
 	cfg_opt_t options[] = {
 	    CFG_STR("default_class", NULL, CFGF_NODEFAULT),
 	    CFG_BOOL("allow_raw_shard", cfg_false, CFGF_NODEFAULT),
 	    CFG_STR("isolation", NULL, CFGF_NODEFAULT),
+	    CFG_STR("policy", NULL, CFGF_NODEFAULT),
 	    CFG_BOOL(LAST_OPTION, cfg_false, CFGF_NODEFAULT),
 	    CFG_SEC("class", class_options, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
 	    CFG_END(),
@@ -274,10 +338,14 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	cfg_set_validate_func(cfg, "allow_raw_shard", check_flag);
 	cfg_set_validate_func(cfg, LAST_OPTION, check_flag);
 	cfg_set_validate_func(cfg, "isolation", check_isolation);
+	cfg_set_validate_func(cfg, "policy", check_policy);
 	cfg_set_validate_func(cfg, "class|kind", check_kind);
 	cfg_set_validate_func(cfg, "class|min_share", check_share);
 	cfg_set_validate_func(cfg, "class|max_share", check_share);
 	cfg_set_validate_func(cfg, "class|max_memory", check_memory);
+	cfg_set_validate_func(cfg, "class|lend", check_flag);
+	cfg_set_validate_func(cfg, "class|borrow", check_flag);
+	cfg_set_validate_func(cfg, "class|reclaim_budget", check_reclaim);
 
 	bool parsed = cfg_parse_buf(cfg, text) == CFG_SUCCESS;
 	if (parsed ? !cfg_size(cfg, LAST_OPTION) : strstr(err->text, LAST_OPTION) != NULL) {
@@ -309,6 +377,8 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 		config->allow_raw_shard = cfg_getbool(cfg, "allow_raw_shard") == cfg_true;
 	if (cfg_size(cfg, "isolation"))
 		ds_isolation_parse(cfg_getstr(cfg, "isolation"), &config->isolation);
+	if (cfg_size(cfg, "policy"))
+		ds_site_policy_parse(cfg_getstr(cfg, "policy"), &config->policy);
 	set_digest(config);
 	rv = 0;
 fail:

@@ -19,12 +19,21 @@ enum ds_class_kind { DS_KIND_LATENCY, DS_KIND_THROUGHPUT, DS_KIND_BESTEFFORT };
 /* Who may share a GPU with whom. */
 enum ds_isolation { DS_ISOLATION_USER, DS_ISOLATION_NONE };
 
+/* What becomes of groups that nobody owns, or whose owner is idle. */
+enum ds_site_policy { DS_POLICY_STATIC, DS_POLICY_LEND };
+
+enum { DS_RECLAIM_US_MAX = 10000000 };
+
 struct ds_class {
 	char name[DS_CLASS_NAME_SIZE];
 	enum ds_class_kind kind;
 	uint32_t min_share_milli; /* smallest share a job of this class may ask, 2..1000 */
 	uint32_t max_share_milli; /* largest */
 	uint32_t max_memory_mib;  /* most GPU memory for a job of this class; 0: no cap */
+	/* With DS_POLICY_LEND: */
+	bool lends;          /* while it is idle, others may use its groups */
+	bool borrows;        /* it may use others' groups, and those that nobody owns */
+	uint32_t reclaim_us; /* within what time it wants back what it lent, 1..DS_RECLAIM_US_MAX */
 };
 
 enum { DS_CLASSES_MAX = 16 };
@@ -35,6 +44,7 @@ struct ds_site_config {
 	uint32_t n_classes;
 	bool allow_raw_shard; /* jobs may ask gres/shard without detshare */
 	enum ds_isolation isolation;
+	enum ds_site_policy policy;
 	char digest[17]; /* 16 hex digits: names this configuration in the grant */
 };
 

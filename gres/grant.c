@@ -18,9 +18,15 @@ static const char *const isolation_names[] = {
     [DS_ISOLATION_NONE] = "none",
 };
 
+static const char *const policy_names[] = {
+    [DS_POLICY_STATIC] = "static",
+    [DS_POLICY_LEND] = "lend",
+};
+
 enum {
 	N_KINDS = sizeof(kind_names) / sizeof(kind_names[0]),
 	N_ISOLATIONS = sizeof(isolation_names) / sizeof(isolation_names[0]),
+	N_POLICIES = sizeof(policy_names) / sizeof(policy_names[0]),
 };
 
 const char *ds_class_kind_name(enum ds_class_kind kind)
@@ -53,6 +59,32 @@ int ds_isolation_parse(const char *name, enum ds_isolation *isolation)
 	return -1;
 }
 
+const char *ds_site_policy_name(enum ds_site_policy policy)
+{
+	return (unsigned)policy < N_POLICIES ? policy_names[policy] : NULL;
+}
+
+int ds_site_policy_parse(const char *name, enum ds_site_policy *policy)
+{
+	for (unsigned i = 0; i < N_POLICIES; i++)
+		if (strcmp(name, policy_names[i]) == 0) {
+			*policy = (enum ds_site_policy)i;
+			return 0;
+		}
+	return -1;
+}
+
+void ds_grant_set_lending(struct ds_grant *grant, const struct ds_site_config *config,
+			  const struct ds_class *class)
+{
+	bool lend = config->policy == DS_POLICY_LEND;
+
+	grant->policy = config->policy;
+	grant->lends = lend && class->lends;
+	grant->borrows = lend && class->borrows;
+	grant->reclaim_us = lend ? class->reclaim_us : 0;
+}
+
 static bool is_digest(const char *text)
 {
 	return strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16;
@@ -69,11 +101,20 @@ static bool share_in_range(uint32_t share_milli)
 	return share_milli >= DS_SHARE_MILLI_MIN && share_milli <= DS_SHARE_MILLI_MAX;
 }
 
+static bool lending_in_range(const struct ds_grant *grant)
+{
+	if (grant->policy == DS_POLICY_STATIC)
+		return !grant->lends && !grant->borrows && !grant->reclaim_us;
+	return grant->policy == DS_POLICY_LEND && grant->lends <= 1 && grant->borrows <= 1 &&
+	       grant->reclaim_us >= 1 && grant->reclaim_us <= DS_RECLAIM_US_MAX;
+}
+
 int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struct ds_error *err)
 {
 	const char *kind = ds_class_kind_name(grant->kind);
 	const char *isolation = ds_isolation_name(grant->isolation);
 	char memory[32] = "", memory_max[32] = "";
+	char lending[64] = "";
 	int length;
 
 	if (size)
@@ -82,6 +123,7 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 	    !ds_class_name_valid(grant->class_name))
 		return ds_fail(err, "cannot write a grant: its class name is not valid");
 	if (!kind || !isolation || !share_in_range(grant->share_milli) || !memory_in_range(grant) ||
+	    !lending_in_range(grant) ||
 	    !memchr(grant->config_digest, '\0', sizeof(grant->config_digest)) ||
 	    !is_digest(grant->config_digest))
 		return ds_fail(err, "cannot write a grant of class %s: a field is out of range",
@@ -92,9 +134,13 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 	if (grant->memory_max_mib)
 		snprintf(memory_max, sizeof(memory_max), ",memory_max=%" PRIu32,
 			 grant->memory_max_mib);
-	length = snprintf(text, size, "v=1,class=%s,kind=%s,share=%u,isolation=%s%s%s,config=%s",
+	if (grant->policy == DS_POLICY_LEND)
+		snprintf(lending, sizeof(lending), ",policy=lend,lend=%s,borrow=%s,reclaim=%u",
+			 grant->lends ? "yes" : "no", grant->borrows ? "yes" : "no",
+			 grant->reclaim_us);
+	length = snprintf(text, size, "v=1,class=%s,kind=%s,share=%u,isolation=%s%s%s%s,config=%s",
 			  grant->class_name, kind, grant->share_milli, isolation, memory,
-			  memory_max, grant->config_digest);
+			  memory_max, lending, grant->config_digest);
 	if (length < 0 || (size_t)length >= size)
 		return ds_fail(err, "cannot write a grant of class %s into %zu bytes",
 			       grant->class_name, size);
@@ -137,6 +183,47 @@ static int take_memory(const char **at, const char *key, uint32_t *mib)
 	return 0;
 }
 
+/* A number without a leading zero that is at most `max`. 0 or -1. */
+static int parse_number(const char *text, uint32_t max, uint32_t *number)
+{
+	uint64_t value = 0;
+
+	if (strspn(text, "0123456789") != strlen(text) || !*text || (text[0] == '0' && text[1]))
+		return -1;
+	for (const char *digit = text; *digit; digit++) {
+		value = value * 10 + (uint64_t)(*digit - '0');
+		if (value > max)
+			return -1;
+	}
+	*number = (uint32_t)value;
+	return 0;
+}
+
+static int parse_yes_no(const char *text, uint8_t *yes)
+{
+	*yes = strcmp(text, "yes") == 0;
+	return *yes || strcmp(text, "no") == 0 ? 0 : -1;
+}
+
+/* Take what a policy other than static brings with it, if it is there. 0, or -1 with the key. */
+static int take_lending(const char **at, struct ds_grant *grant, const char **key)
+{
+	char policy[8], lends[4], borrows[4], reclaim[9];
+
+	if (strncmp(*at, "policy=", strlen("policy=")) != 0)
+		return 0;
+	if (take_value(at, *key = "policy", false, policy, sizeof(policy)) < 0 ||
+	    ds_site_policy_parse(policy, &grant->policy) < 0 || grant->policy == DS_POLICY_STATIC ||
+	    take_value(at, *key = "lend", false, lends, sizeof(lends)) < 0 ||
+	    parse_yes_no(lends, &grant->lends) < 0 ||
+	    take_value(at, *key = "borrow", false, borrows, sizeof(borrows)) < 0 ||
+	    parse_yes_no(borrows, &grant->borrows) < 0 ||
+	    take_value(at, *key = "reclaim", false, reclaim, sizeof(reclaim)) < 0 ||
+	    parse_number(reclaim, DS_RECLAIM_US_MAX, &grant->reclaim_us) < 0 || !grant->reclaim_us)
+		return -1;
+	return 0;
+}
+
 int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *err)
 {
 	struct ds_grant parsed;
@@ -153,6 +240,7 @@ int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *er
 	    take_value(&at, key = "isolation", false, isolation, sizeof(isolation)) < 0 ||
 	    take_memory(&at, key = "memory", &parsed.memory_mib) < 0 ||
 	    take_memory(&at, key = "memory_max", &parsed.memory_max_mib) < 0 ||
+	    take_lending(&at, &parsed, &key) < 0 ||
 	    take_value(&at, key = "config", true, parsed.config_digest,
 		       sizeof(parsed.config_digest)) < 0)
 		return ds_fail(err, "grant \"%.80s\": '%s=' is missing, misplaced or malformed",

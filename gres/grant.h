@@ -13,10 +13,10 @@
  * `DETSHARE_GRANT=<text>` to job_desc->spank_job_env, after stripping every DETSHARE_* entry that a
  * client put there; the job prolog and epilog find it in their environment as SPANK_DETSHARE_GRANT.
  *
- * Text form, one line, keys in this order, all present but those in brackets, which say 0 by not being
- * there:
+ * Text form, one line, keys in this order, all present but those in brackets: they say 0, or that the
+ * policy is static, by not being there:
  *   v=1,class=NAME,kind=latency|throughput|besteffort,share=MILLI,isolation=user|none
- *   [,memory=MIB][,memory_max=MIB],config=HEX16
+ *   [,memory=MIB][,memory_max=MIB][,policy=lend,lend=yes|no,borrow=yes|no,reclaim=US],config=HEX16
  */
 #define DS_GRANT_VARIABLE        "DETSHARE_GRANT"
 #define DS_GRANT_PROLOG_VARIABLE "SPANK_DETSHARE_GRANT"
@@ -30,8 +30,12 @@ struct ds_grant {
 	enum ds_isolation isolation;
 	uint32_t memory_mib;     /* quota that the job asked for; 0: what its share brings */
 	uint32_t memory_max_mib; /* what the site caps the latter at; 0: nothing */
+	enum ds_site_policy policy;
+	uint32_t reclaim_us; /* with DS_POLICY_LEND: wants back what it lent within this; else 0 */
 	char config_digest[17];
-	char reserved[3]; /* no padding: see struct ds_ledger_state */
+	uint8_t lends;    /* with DS_POLICY_LEND; else 0 */
+	uint8_t borrows;  /* with DS_POLICY_LEND; else 0 */
+	char reserved[1]; /* no padding: see struct ds_ledger_state */
 };
 
 /* Write the text form. Returns 0, or -1 when a field is out of range or `size` too small. */
@@ -40,10 +44,16 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 /* Parse the text form; anything unknown, missing, doubled or out of range is refused. 0 or -1. */
 int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *err);
 
+/* Take over from the site's rules what they say of lending. */
+void ds_grant_set_lending(struct ds_grant *grant, const struct ds_site_config *config,
+			  const struct ds_class *class);
+
 /* The words of the text form and of detshare.conf. NULL, or -1, for what is none. Thread-safe. */
 const char *ds_class_kind_name(enum ds_class_kind kind);
 int ds_class_kind_parse(const char *name, enum ds_class_kind *kind);
 const char *ds_isolation_name(enum ds_isolation isolation);
 int ds_isolation_parse(const char *name, enum ds_isolation *isolation);
+const char *ds_site_policy_name(enum ds_site_policy policy);
+int ds_site_policy_parse(const char *name, enum ds_site_policy *policy);
 
 #endif

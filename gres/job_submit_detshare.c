@@ -298,6 +298,7 @@ static int stamp(job_desc_msg_t *job_desc, const struct ds_site_config *config,
 	    .memory_max_mib = decision->memory_max_mib,
 	};
 
+	ds_grant_set_lending(&grant, config, class);
 	memcpy(grant.class_name, decision->class_name, sizeof(grant.class_name));
 	memcpy(grant.config_digest, config->digest, sizeof(grant.config_digest));
 	memcpy(entry, variable, sizeof(variable));

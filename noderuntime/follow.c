@@ -10,11 +10,17 @@
 #include <unistd.h>
 
 #include "noderuntime/deadline.h"
+#include "noderuntime/demand.h"
 #include "noderuntime/peers.h"
+#include "noderuntime/terms.h"
 
 enum {
-	RETRY_MS = 500,       /* to look at a ledger again that somebody else held too long */
-	SETTLE_ROUNDS_MAX = 8 /* neighbours that die while we look at them */
+	RETRY_MS = 500, /* to look at a ledger again that somebody else held too long */
+	LATER_MS = 20,
+	SETTLE_ROUNDS_MAX = 8, /* neighbours that die while we look at them */
+	IDLE_BURST = 200,
+	IDLE_EVERY_NS = 500000,
+	DRAIN_EVERY_NS = 10000000
 };
 
 static struct ds_ledger_resident as_resident(const struct ds_runtime *rt)
@@ -27,6 +33,7 @@ static struct ds_ledger_resident as_resident(const struct ds_runtime *rt)
 					      .joined_ns = (uint64_t)ds_now_ns(CLOCK_BOOTTIME)};
 
 	memcpy(resident.name, rt->allocation->name, sizeof(resident.name));
+	resident.policy = rt->policy;
 	return resident;
 }
 
@@ -57,12 +64,12 @@ static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error
 	struct ds_runtime *rt = arg;
 	struct ds_ledger_resident resident = as_resident(rt);
 
-	if (ds_ledger_settle(state, ds_process_alive, err) < 0 ||
+	if (ds_ledger_settle(state, ds_process_alive, &rt->site, err) < 0 ||
 	    check_isolation(state, &resident, err) < 0 ||
 	    ds_ledger_join(state, &resident, err) < 0 ||
 	    ds_quota_fits(rt->config, rt->topology->memory_mib, state, resident.name,
 			  resident.memory_mib, err) < 0 ||
-	    ds_ledger_settle(state, ds_process_alive, err) < 0)
+	    ds_ledger_settle(state, ds_process_alive, &rt->site, err) < 0)
 		return -1;
 	rt->seen = *state;
 	return 0;
@@ -98,18 +105,107 @@ bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
 	return false;
 }
 
-int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err)
+static double age_s(const struct ds_watch *program, int64_t now_ns)
 {
+	return (double)(now_ns - program->since_ns) / 1e9;
+}
+
+/* For a site's own policy: what our programs measured so far, those that have ended among them. */
+static void measure(struct ds_runtime *rt, int64_t now_ns, struct ds_demand *demand)
+{
+	struct ds_measured measured = rt->allocation->measured;
+	struct ds_usage_reported reported;
+	double lifetime_s = 0;
+
+	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
+		char copy[DS_PORT_SIZE];
+		ssize_t n =
+		    w->kind == DS_WATCH_PROGRAM ? pread(w->port_fd, copy, sizeof(copy), 0) : 0;
+		if (n <= 0)
+			continue;
+		ds_measured_add(&measured, copy, (size_t)n, age_s(w, now_ns));
+		lifetime_s += age_s(w, now_ns);
+	}
+	ds_measured_report(&measured, &reported);
+	ds_demand_measure(demand, &reported, lifetime_s);
+}
+
+/*
+ * A program may be idle and active again as often as it has work, but not so often that its neighbours
+ * do nothing but move: after IDLE_BURST words that come faster than one in IDLE_EVERY_NS, it is
+ * taken to be active until it has calmed down. idle_ns is when the words so far are worked off.
+ */
+static bool is_worn_out(struct ds_runtime *rt, int64_t now_ns)
+{
+	if (rt->idle_ns < now_ns)
+		rt->idle_ns = now_ns;
+	if (rt->idle_ns - now_ns > (int64_t)IDLE_BURST * IDLE_EVERY_NS)
+		return true;
+	rt->idle_ns += IDLE_EVERY_NS;
+	return false;
+}
+
+/*
+ * What to enter for us. A drain that got longer is entered at once; that it got shorter, or is known
+ * now, is no haste: two runtimes must not wake each other for nothing else.
+ */
+static struct ds_demand next_demand(struct ds_runtime *rt, const struct ds_demand_sum *sum,
+				    const struct ds_demand *entered)
+{
+	const int64_t now_ns = ds_now_ns(CLOCK_BOOTTIME);
+	struct ds_demand next = ds_demand_enter(sum, entered);
+	bool shorter = next.drain_us && (!entered->drain_us || next.drain_us < entered->drain_us);
+
+	if (entered->active && !next.active && is_worn_out(rt, now_ns))
+		next.active = 1;
+	if (shorter && now_ns - rt->drain_ns < DRAIN_EVERY_NS)
+		next.drain_us = entered->drain_us;
+	else if (next.drain_us != entered->drain_us)
+		rt->drain_ns = now_ns;
+	if (rt->site.table &&
+	    (next.active != entered->active || next.drain_us != entered->drain_us))
+		measure(rt, now_ns, &next);
+	return next;
+}
+
+bool ds_demand_differs(struct ds_runtime *rt)
+{
+	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
+	struct ds_demand_sum sum = {.drain_unknown = false};
+	struct ds_port port;
+
+	if (!self)
+		return true;
+	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
+		if (w->kind == DS_WATCH_PROGRAM && ds_port_copy(w->port_fd, &port) == 0)
+			ds_demand_add(&sum, &port);
+	}
+	struct ds_demand next = ds_demand_enter(&sum, &self->demand);
+	return memcmp(&next, &self->demand, sizeof(next)) != 0;
+}
+
+int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool newcomer,
+		     struct ds_error *err)
+{
+	static const struct ds_port unheard;
+	struct ds_demand_sum sum = {.demand = {.active = newcomer}, .drain_unknown = newcomer};
 	struct ds_port port;
 
 	for (uint32_t i = 0; i < state->n_programs; i++) {
 		struct ds_watch *ours = find_ours(rt, &state->programs[i]);
-		if (ours && ds_port_copy(ours->port_fd, &port) == 0)
+		if (ours && ds_port_copy(ours->port_fd, &port) == 0) {
 			ds_note_acknowledged(rt, ours, &port, &state->programs[i]);
+			ds_demand_add(&sum, &port);
+		} else if (!strcmp(state->programs[i].resident, rt->allocation->name)) {
+			ds_demand_add(&sum, &unheard);
+		}
 	}
-	if (ds_ledger_settle(state, ds_process_alive, err) < 0)
+	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
+	if (self)
+		self->demand = next_demand(rt, &sum, &self->demand);
+	if (ds_ledger_settle(state, ds_process_alive, &rt->site, err) < 0)
 		return -1;
-	const struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
+	self = ds_ledger_find(state, rt->allocation->name);
 	for (uint32_t i = 0; self && i < state->n_programs; i++) {
 		struct ds_ledger_program *program = &state->programs[i];
 		if (find_ours(rt, program))
@@ -136,6 +232,7 @@ static int rejoin(struct ds_runtime *rt, struct ds_ledger_state *state, struct d
 		self->held = rt->page.page->granted; /* so that the plan leaves us there */
 	for (uint32_t i = 0; i < state->n_programs; i++)
 		self->held = ds_groups_difference(self->held, state->programs[i].groups);
+	self->own = self->planned = self->held;
 	for (uint32_t i = 0; i < old->n_programs && state->n_programs < DS_PROGRAMS_MAX; i++) {
 		const struct ds_ledger_program *program = &old->programs[i];
 		if (!strcmp(program->resident, rt->allocation->name) &&
@@ -154,7 +251,7 @@ static int change_settle(struct ds_ledger_state *state, void *arg, struct ds_err
 	before = *state;
 	if (!ds_ledger_find(state, rt->allocation->name) && rejoin(rt, state, err) < 0)
 		return -1;
-	if (ds_follow_settle(rt, state, err) < 0)
+	if (ds_follow_settle(rt, state, false, err) < 0)
 		return -1;
 	rt->seen = *state;
 	return memcmp(&before, state, sizeof(before)) ? 0 : 1;
@@ -192,12 +289,15 @@ void ds_note_memory(struct ds_runtime *rt)
 void ds_publish(struct ds_runtime *rt)
 {
 	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
-	struct ds_groups held = self ? self->held : (struct ds_groups){{0, 0}};
-	uint32_t sms = ds_groups_sms(&held, &rt->seen.shape);
+	struct ds_page_terms terms = {.flags = 0};
+
+	if (self)
+		ds_terms(&rt->seen, self, &terms);
+	uint32_t sms = ds_groups_sms(&terms.granted, &rt->seen.shape);
 
 	/* A program is never told to be nowhere: as long as there is nothing else, it keeps what it has. */
-	if (ds_groups_has_full(&held, &rt->seen.shape) || !has_programs(rt))
-		ds_page_publish(&rt->page, &held);
+	if (ds_groups_has_full(&terms.granted, &rt->seen.shape) || !has_programs(rt))
+		ds_page_publish(&rt->page, &terms);
 	notify_programs(rt);
 	ds_note_memory(rt);
 	if (sms != rt->allocation->held_sms || !rt->allocation->ready)
@@ -274,6 +374,31 @@ static bool watch_neighbours(struct ds_runtime *rt)
 	return all_live;
 }
 
+/* Once: from then on nobody asks it. */
+static void complain_of_policy(struct ds_runtime *rt)
+{
+	if (!rt->site.failure.text[0])
+		return;
+	ds_fail_within(&rt->site.failure, "nothing is lent on GPU %s any more",
+		       rt->allocation->gpu_uuid);
+	ds_complain(rt, &rt->site.failure);
+	rt->site.failure.text[0] = '\0';
+}
+
+static void follow_in(struct ds_runtime *rt, long ms)
+{
+	const struct itimerspec then = {.it_value = {.tv_nsec = ms * 1000000}};
+	struct itimerspec armed;
+
+	if (timerfd_gettime(rt->retry, &armed) == 0 && !armed.it_value.tv_nsec)
+		timerfd_settime(rt->retry, 0, &then, NULL);
+}
+
+void ds_follow_later(struct ds_runtime *rt)
+{
+	follow_in(rt, LATER_MS);
+}
+
 void ds_follow(struct ds_runtime *rt)
 {
 	struct ds_error reason;
@@ -281,12 +406,11 @@ void ds_follow(struct ds_runtime *rt)
 
 	for (int round = 0; round < SETTLE_ROUNDS_MAX && !all_live; round++) {
 		if (ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_settle, rt, &reason) < 0) {
-			const struct itimerspec again = {
-			    .it_value = {.tv_nsec = RETRY_MS * 1000000L}};
-			timerfd_settime(rt->retry, 0, &again, NULL);
+			follow_in(rt, RETRY_MS);
 			ds_complain(rt, &reason);
 			return;
 		}
+		complain_of_policy(rt);
 		ds_publish(rt);
 		all_live = watch_neighbours(rt);
 	}

@@ -12,12 +12,20 @@ int ds_follow_join(struct ds_runtime *rt, struct ds_error *err);
 /*
  * Settle, between two steps for our programs: before it, they lose what they have acknowledged, so that
  * others can have it; after it, they have what our page is going to grant, so that it is theirs
- * before they can see it there. Within a change of the ledger. Returns 0 or -1.
+ * before they can see it there. What they say of their demand is entered. `newcomer`: one more program is
+ * about to come, which will be active. Within a change of the ledger. Returns 0 or -1.
  */
-int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err);
+int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool newcomer,
+		     struct ds_error *err);
+
+/* True if what our programs say of their demand is not what the ledger said at our last look. */
+bool ds_demand_differs(struct ds_runtime *rt);
 
 /* Follow the ledger: settle, publish, watch whom it names, let in who waits. */
 void ds_follow(struct ds_runtime *rt);
+
+/* The same in some milliseconds; asking again meanwhile changes nothing. */
+void ds_follow_later(struct ds_runtime *rt);
 
 /*
  * Publish what we hold as of our last look, tell the programs, account for it and save the state. Only

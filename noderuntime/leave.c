@@ -141,7 +141,7 @@ static int leave_ledger(struct ds_ledger_state *state, void *arg, struct ds_erro
 
 	if (!ds_ledger_leave(state, allocation->name))
 		return 1; /* is not in it: nothing to commit */
-	return ds_ledger_settle(state, ds_process_alive, err);
+	return ds_ledger_settle(state, ds_process_alive, NULL, err);
 }
 
 static bool nobody_left(void *arg)

@@ -10,7 +10,9 @@
 #include "common/groups.h"
 #include "common/process.h"
 #include "gres/grant.h"
+#include "noderuntime/demand.h"
 #include "noderuntime/plan.h"
+#include "noderuntime/policy.h"
 
 /*
  * The ledger: one file per GPU, RUNTIME_DIR/gpu-UUID/ledger, the record of its allocations and
@@ -32,10 +34,15 @@ struct ds_ledger_resident {
 	struct ds_process runtime;
 	uint64_t arrival;         /* grows with every join: the order of residents */
 	uint64_t joined_ns;       /* CLOCK_BOOTTIME */
-	struct ds_groups planned; /* where the plan wants it */
+	struct ds_groups own;     /* its partition: guaranteed to it by the plan */
+	struct ds_groups planned; /* where it is to work now: see lend.h */
 	struct ds_groups held;    /* what it may use: see ds_ledger_settle */
 	uint32_t weight_milli;    /* ds_plan_partition.weight_milli */
 	uint32_t memory_mib;      /* quota of GPU memory (quota.h) */
+	uint32_t wish_milli;      /* of the policy, 0..1000 */
+	uint32_t reserved;
+	struct ds_demand demand; /* what its runtime knows of its programs */
+	struct ds_policy_id policy;
 };
 
 /*
@@ -100,9 +107,11 @@ int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
 		     void *arg, struct ds_error *err);
 
 /*
- * The pure part: recompute planned, held and weight of every resident by `plan`, after removing what
- * is dead according to `alive` (1: may still use the GPU). A program is removed when it is dead, a
- * resident when its runtime is dead and no program of it is left. A group comes to be held by a
+ * The pure part: recompute own, planned, held, weight and wish of every resident by plan.h and lend.h,
+ * after removing what is dead according to `alive` (1: may still use the GPU). A program is removed
+ * when it is dead, a resident when its runtime is dead and no program of it is left. Wishes are those of
+ * the policy of the earliest resident: a built-in one, or `site` if it is that; else they stay
+ * what they were, since another runtime asks it. A group comes to be held by a
  * resident only when planned for it and not possibly still used by a program of another one, present
  * or gone; what it held already and is still planned stays; what is no longer planned goes at once,
  * though its programs may still be there, except that one with programs is never left without a full
@@ -110,7 +119,7 @@ int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
  * Returns 0, or -1 with a reason: the shares do not fit.
  */
 int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
-		     struct ds_error *err);
+		     struct ds_policy *site, struct ds_error *err);
 
 /* More pure parts, for use in `change`. Pointers returned live until the next join or leave. */
 
@@ -118,7 +127,7 @@ int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds
 struct ds_ledger_resident *ds_ledger_find(struct ds_ledger_state *state, const char *name);
 
 /*
- * Add `resident` as the last to arrive; its arrival, planned, held and weight are set here, the
+ * Add `resident` as the last to arrive; its arrival, groups, weight and wish are set here, the
  * partition by the next ds_ledger_settle. Returns 0, or -1: the name is there already, no room, or
  * its share does not fit beside the others'.
  */
@@ -150,6 +159,13 @@ int ds_ledger_add_program(struct ds_ledger_state *state, const char *resident,
  */
 bool ds_ledger_shrink_program(struct ds_ledger_program *program, const struct ds_groups *in_use,
 			      const struct ds_groups *granted);
+
+/* True if the policy of this GPU, which is that of its earliest resident, may lend anything. */
+bool ds_ledger_is_lending(const struct ds_ledger_state *state);
+
+/* May its groups be lent while it is idle, and may it have groups beyond its own? */
+bool ds_ledger_lends(const struct ds_ledger_resident *resident);
+bool ds_ledger_borrows(const struct ds_ledger_resident *resident);
 
 /* Returns 1, or 0 if there was none. */
 int ds_ledger_remove_program(struct ds_ledger_state *state, const struct ds_process *process);

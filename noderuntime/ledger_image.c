@@ -13,10 +13,13 @@ _Static_assert(sizeof(struct ds_ledger_state) % 8 == 0, "the checksum goes by wo
 
 /* No padding (see ledger.h): each structure is as large as its members together. */
 _Static_assert(sizeof(struct ds_process) == 2 * 4 + 8, "ds_process");
-_Static_assert(sizeof(struct ds_grant) == DS_CLASS_NAME_SIZE + 5 * 4 + 17 + 3, "ds_grant");
-_Static_assert(sizeof(struct ds_ledger_resident) == DS_NAME_SIZE + 4 * 4 + sizeof(struct ds_grant) +
-							sizeof(struct ds_process) + 2 * 8 +
-							2 * sizeof(struct ds_groups),
+_Static_assert(sizeof(struct ds_grant) == DS_CLASS_NAME_SIZE + 7 * 4 + 17 + 3, "ds_grant");
+_Static_assert(sizeof(struct ds_demand) == 6 * 4, "ds_demand");
+_Static_assert(sizeof(struct ds_policy_id) == DS_POLICY_NAME_SIZE + 8 + 2 * 4, "ds_policy_id");
+_Static_assert(sizeof(struct ds_ledger_resident) ==
+		   DS_NAME_SIZE + 6 * 4 + sizeof(struct ds_grant) + sizeof(struct ds_process) +
+		       2 * 8 + 3 * sizeof(struct ds_groups) + sizeof(struct ds_demand) +
+		       sizeof(struct ds_policy_id),
 	       "ds_ledger_resident");
 _Static_assert(sizeof(struct ds_ledger_program) ==
 		   DS_NAME_SIZE + sizeof(struct ds_process) + sizeof(struct ds_groups),
@@ -69,7 +72,15 @@ static bool grant_is_valid(const struct ds_grant *grant)
 	return is_text(grant->class_name, sizeof(grant->class_name)) &&
 	       memchr(grant->config_digest, '\0', sizeof(grant->config_digest)) &&
 	       grant->kind <= DS_KIND_BESTEFFORT && grant->isolation <= DS_ISOLATION_NONE &&
-	       grant->share_milli >= 1 && grant->share_milli <= DS_SHARE_MILLI_MAX;
+	       grant->share_milli >= 1 && grant->share_milli <= DS_SHARE_MILLI_MAX &&
+	       grant->policy <= DS_POLICY_LEND && grant->lends <= 1 && grant->borrows <= 1;
+}
+
+/* "" is a policy, too: of a ledger that was just made, or of a test. */
+static bool policy_is_valid(const struct ds_policy_id *policy)
+{
+	return (!policy->name[0] || is_text(policy->name, sizeof(policy->name))) &&
+	       policy->failed <= 1;
 }
 
 int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *err)
@@ -89,8 +100,10 @@ int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *
 		const struct ds_ledger_resident *r = &state->residents[i];
 
 		if (!is_text(r->name, sizeof(r->name)) || !grant_is_valid(&r->grant) ||
-		    r->weight_milli > 1000 || !within(&r->planned, &state->shape) ||
-		    !within(&r->held, &state->shape))
+		    r->weight_milli > 1000 || r->wish_milli > 1000 || r->demand.active > 1 ||
+		    r->demand.overlong > 1 || r->demand.busy_milli > 1000 ||
+		    !policy_is_valid(&r->policy) || !within(&r->own, &state->shape) ||
+		    !within(&r->planned, &state->shape) || !within(&r->held, &state->shape))
 			return ds_fail(err, "its resident %" PRIu32 " makes no sense", i);
 		if ((i && r->arrival <= arrival) || r->arrival >= state->next_arrival)
 			return ds_fail(err, "its resident %" PRIu32 " is out of order", i);

@@ -234,7 +234,8 @@ static void place(const struct ds_gpu_shape *shape, const struct ds_plan_residen
 		ds_groups_add(&free_groups, g);
 	for (uint32_t i = 0; i < d->n; i++) {
 		partitions[i] = (struct ds_plan_partition){.weight_milli = 1000};
-		all_held = ds_groups_union(all_held, residents[i].held);
+		all_held = ds_groups_union(all_held,
+					   ds_groups_union(residents[i].held, residents[i].busy));
 		if (d->count[i])
 			continue;
 		pool_held = ds_groups_union(pool_held, residents[i].held);

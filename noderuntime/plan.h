@@ -25,8 +25,9 @@
  * at it (never to one above it), then by arrival.
  * Which groups: each keeps what it holds as far as its count allows (lowest first), then takes the
  * lowest free ones, so that a join or a leave moves as few groups as possible. Free ones that nobody
- * held come before those that somebody gives up now, since work may still run on the latter: who
- * joins with a quota of whole groups finds floor(quota) groups that it need not wait for.
+ * held or is busy on come before those that somebody gives up now, since work may still run on the
+ * latter: who joins with a quota of whole groups finds floor(quota) groups that it need not wait
+ * for, unless they were lent.
  */
 enum { DS_RESIDENTS_MAX = 64 };
 
@@ -34,6 +35,8 @@ struct ds_plan_resident {
 	uint32_t share_milli;  /* guaranteed, 1..1000 */
 	uint32_t wish_milli;   /* what the policy wishes for it, 0..1000 */
 	struct ds_groups held; /* what it holds now; a hint for stability, never a right */
+	struct ds_groups
+	    busy; /* where its work may be beside that; others had better wait for none */
 };
 
 struct ds_plan_partition {

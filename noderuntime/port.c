@@ -89,17 +89,20 @@ void ds_page_destroy(struct ds_published *published)
 	*published = (struct ds_published){.readonly_fd = -1};
 }
 
-void ds_page_publish(struct ds_published *published, const struct ds_groups *granted)
+void ds_page_publish(struct ds_published *published, const struct ds_page_terms *terms)
 {
 	struct ds_page *page = published->page;
 	uint64_t epoch = atomic_load_explicit(&page->epoch, memory_order_relaxed);
 
-	if (epoch && ds_groups_equal(&page->granted, granted))
+	if (epoch && ds_groups_equal(&page->granted, &terms->granted) &&
+	    page->flags == terms->flags && page->window_us == terms->window_us)
 		return;
 	/* Odd while it changes: a reader that saw half of it sees another epoch after its copy. */
 	atomic_store_explicit(&page->epoch, epoch + 1, memory_order_relaxed);
 	atomic_thread_fence(memory_order_release);
-	page->granted = *granted;
+	page->granted = terms->granted;
+	page->flags = terms->flags;
+	page->window_us = terms->window_us;
 	atomic_store_explicit(&page->epoch, epoch + 2, memory_order_release);
 }
 
@@ -158,15 +161,14 @@ int ds_port_notify(int connection, uint64_t epoch)
 	return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
 }
 
-bool ds_port_is_acknowledgement(const void *bytes, size_t size)
+uint16_t ds_port_notice_kind(const void *bytes, size_t size)
 {
 	struct ds_port_notice notice;
 
 	if (size != sizeof(notice))
-		return false;
+		return 0;
 	memcpy(&notice, bytes, sizeof(notice));
-	return notice.magic == DS_PORT_MAGIC && notice.version == DS_PORT_VERSION &&
-	       notice.kind == DS_PORT_ACKNOWLEDGED;
+	return notice.magic == DS_PORT_MAGIC && notice.version == DS_PORT_VERSION ? notice.kind : 0;
 }
 
 void ds_port_describe(const struct ds_port *port, struct ds_port_reported *reported)

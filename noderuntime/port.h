@@ -31,8 +31,15 @@ int ds_page_create(struct ds_published *published, const struct ds_gpu_shape *sh
 		   struct ds_error *err);
 void ds_page_destroy(struct ds_published *published);
 
-/* Publish what is granted now. Raises the epoch only if that differs from what was published. */
-void ds_page_publish(struct ds_published *published, const struct ds_groups *granted);
+/* What the page says that may change: the fields of struct ds_page of the same names. */
+struct ds_page_terms {
+	struct ds_groups granted;
+	uint32_t flags; /* enum ds_page_flags */
+	uint32_t window_us;
+};
+
+/* Publish these terms. Raises the epoch only if they differ from what was published. */
+void ds_page_publish(struct ds_published *published, const struct ds_page_terms *terms);
 
 /* A program's port: a descriptor of DS_PORT_SIZE zero bytes that cannot change its size, or -1. */
 int ds_port_create(struct ds_error *err);
@@ -63,8 +70,8 @@ uint64_t ds_page_epoch(const struct ds_published *published);
  */
 int ds_port_notify(int connection, uint64_t epoch);
 
-/* Pure: `size` bytes that came on a welcomed connection are the notice of an acknowledgement. */
-bool ds_port_is_acknowledgement(const void *bytes, size_t size);
+/* Pure: the kind of the notice that `size` bytes on a welcomed connection are; 0: of none. */
+uint16_t ds_port_notice_kind(const void *bytes, size_t size);
 
 /* What a program says of itself, for a report. Pure. */
 void ds_port_describe(const struct ds_port *port, struct ds_port_reported *reported);

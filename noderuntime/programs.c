@@ -32,7 +32,7 @@ static int change_admit(struct ds_ledger_state *state, void *arg, struct ds_erro
 	const struct ds_ledger_resident *self;
 
 	admission->no_groups = false;
-	if (ds_follow_settle(rt, state, err) < 0)
+	if (ds_follow_settle(rt, state, true, err) < 0)
 		return -1;
 	self = ds_ledger_find(state, rt->allocation->name);
 	if (!self)
@@ -122,11 +122,21 @@ void ds_program_said(struct ds_runtime *rt, struct ds_watch *connection)
 		ds_unwatch(rt, connection); /* closed; whether the program lives, its pidfd tells */
 		return;
 	}
-	if (!ds_port_is_acknowledgement(bytes, (size_t)n)) {
+	const uint16_t kind = ds_port_notice_kind(bytes, (size_t)n);
+	if (kind == DS_PORT_DEMAND && ds_demand_differs(rt)) {
+		ds_follow(rt);
+		if (!ds_demand_differs(rt)) {
+			connection->useless = 0;
+			return;
+		}
+		/* Too often to be believed now. */
+		ds_follow_later(rt);
+	}
+	if (kind != DS_PORT_ACKNOWLEDGED && kind != DS_PORT_DEMAND) {
 		struct ds_watch *ours = ds_watch_find(rt, DS_WATCH_PROGRAM, &connection->process);
 		if (ours)
 			ours->unfit++;
-	} else if (has_news(rt, connection)) {
+	} else if (kind == DS_PORT_ACKNOWLEDGED && has_news(rt, connection)) {
 		connection->useless = 0;
 		ds_follow(rt);
 		return;

@@ -192,6 +192,26 @@ static bool is_alone(const struct ds_runtime *rt)
 	return rt->seen.n_residents == 1 && rt->seen.n_programs == 0;
 }
 
+/* What our resident says of it in the ledger. A site's own policy that is unusable is as if it were static. */
+static void choose_policy(struct ds_runtime *rt)
+{
+	const struct ds_allocation *allocation = rt->allocation;
+	const char *path = rt->config->policy_library;
+	struct ds_error reason;
+
+	snprintf(rt->policy.name, sizeof(rt->policy.name), "%s",
+		 ds_site_policy_name(allocation->grant.policy));
+	if (allocation->grant.policy != DS_POLICY_LEND || !*path)
+		return;
+	if (ds_policy_load(path, &rt->site, &reason) == 0) {
+		rt->policy = rt->site.id;
+		return;
+	}
+	rt->policy.failed = 1;
+	ds_fail_within(&reason, "policy_library cannot be used, nothing is lent");
+	ds_complain(rt, &reason);
+}
+
 static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, struct ds_error *err)
 {
 	struct ds_allocation *allocation = start->allocation;
@@ -228,6 +248,7 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 		return ds_fail(err, "%s", note.text);
 	if (note.text[0])
 		ds_complain(rt, &note);
+	choose_policy(rt);
 	/* Before joining, so that no change after it is missed. */
 	if (watch_ledger(rt, err) < 0 || ds_follow_join(rt, err) < 0)
 		return -1;

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "noderuntime/detshare_policy.h"
+#include "noderuntime/lend.h"
 
 struct ds_ledger_resident *ds_ledger_find(struct ds_ledger_state *state, const char *name)
 {
@@ -46,8 +46,9 @@ int ds_ledger_join(struct ds_ledger_state *state, const struct ds_ledger_residen
 	struct ds_ledger_resident *joined = &state->residents[state->n_residents++];
 	*joined = *resident;
 	joined->arrival = state->next_arrival++;
-	joined->planned = joined->held = (struct ds_groups){{0, 0}};
+	joined->own = joined->planned = joined->held = (struct ds_groups){{0, 0}};
 	joined->weight_milli = 0;
+	joined->wish_milli = joined->grant.share_milli;
 	return 0;
 }
 
@@ -225,40 +226,156 @@ static void keep_floor(const struct ds_ledger_state *state,
 	}
 }
 
-int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
-		     struct ds_error *err)
+/* Whose own each group is: by the plan, from shares alone. */
+static int set_own(struct ds_ledger_state *state, struct ds_error *err)
 {
-	struct detshare_policy_resident asked[DS_RESIDENTS_MAX];
-	uint32_t wish_milli[DS_RESIDENTS_MAX];
 	struct ds_plan_resident wanted[DS_RESIDENTS_MAX];
 	struct ds_plan_partition partitions[DS_RESIDENTS_MAX];
-	const struct ds_ledger_resident *owners[DS_PROGRAMS_MAX];
 
-	remove_dead(state, alive);
 	for (uint32_t i = 0; i < state->n_residents; i++) {
-		const struct ds_grant *grant = &state->residents[i].grant;
+		const struct ds_ledger_resident *r = &state->residents[i];
 
-		asked[i] = (struct detshare_policy_resident){.share_milli = grant->share_milli,
-							     .kind = grant->kind};
-	}
-	detshare_policy_static.wishes(asked, state->n_residents, wish_milli);
-	for (uint32_t i = 0; i < state->n_residents; i++) {
-		wanted[i] = (struct ds_plan_resident){.share_milli = asked[i].share_milli,
-						      .wish_milli = wish_milli[i],
-						      .held = state->residents[i].held};
+		wanted[i] = (struct ds_plan_resident){.share_milli = r->grant.share_milli,
+						      .wish_milli = r->grant.share_milli,
+						      .held = r->own,
+						      .busy = ds_groups_union(r->planned, r->held)};
 	}
 	if (ds_plan(&state->shape, wanted, state->n_residents, partitions, err))
 		return ds_fail_within(err, "GPU %s", state->gpu_uuid);
-
 	for (uint32_t i = 0; i < state->n_residents; i++) {
-		state->residents[i].planned = partitions[i].groups;
+		state->residents[i].own = partitions[i].groups;
 		state->residents[i].weight_milli = partitions[i].weight_milli;
 	}
+	return 0;
+}
+
+static bool is_shared_in_time(const struct ds_ledger_resident *r)
+{
+	return r->weight_milli < 1000;
+}
+
+bool ds_ledger_lends(const struct ds_ledger_resident *resident)
+{
+	return resident->grant.lends && !is_shared_in_time(resident);
+}
+
+bool ds_ledger_borrows(const struct ds_ledger_resident *resident)
+{
+	return resident->grant.borrows && !is_shared_in_time(resident);
+}
+
+bool ds_ledger_is_lending(const struct ds_ledger_state *state)
+{
+	const struct ds_policy_id *id = &state->residents[0].policy;
+
+	return state->n_residents && !id->failed &&
+	       (id->digest || !strcmp(id->name, detshare_policy_lend.name));
+}
+
+static bool may_borrow(const struct ds_ledger_resident *r)
+{
+	return ds_ledger_borrows(r) && !r->demand.overlong;
+}
+
+/* The policy of the GPU: NULL if it is somebody's own that is not ours to ask. */
+static const struct detshare_policy *policy_of(const struct ds_ledger_state *state,
+					       const struct ds_policy *site)
+{
+	const struct ds_policy_id *id = &state->residents[0].policy;
+	const struct detshare_policy *built_in;
+
+	if (id->failed)
+		return &detshare_policy_static;
+	if (id->digest)
+		return site && site->table && site->id.digest == id->digest ? site->table : NULL;
+	built_in = ds_policy_built_in(id->name);
+	return built_in ? built_in : &detshare_policy_static;
+}
+
+/* Ask the policy. One that fails is not asked again by anybody. */
+static void set_wishes(struct ds_ledger_state *state, struct ds_policy *site)
+{
+	const struct detshare_policy_gpu gpu = {.n_groups = state->shape.n_groups,
+						.group_sms = state->shape.group_sms,
+						.rest_sms = state->shape.rest_sms};
+	struct detshare_policy_resident asked[DS_RESIDENTS_MAX];
+	uint32_t wish_milli[DS_RESIDENTS_MAX];
+	const struct detshare_policy *policy;
+
+	policy = state->n_residents ? policy_of(state, site) : NULL;
+	if (!policy)
+		return;
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *r = &state->residents[i];
+
+		asked[i] = (struct detshare_policy_resident){
+		    .share_milli = r->grant.share_milli,
+		    .kind = r->grant.kind,
+		    .active = r->demand.active,
+		    .may_borrow = may_borrow(r),
+		    .may_lend = ds_ledger_lends(r),
+		    .reclaim_us = r->grant.reclaim_us,
+		    .drain_us = r->demand.drain_us,
+		    .step_p50_us = r->demand.step_p50_us,
+		    .step_p99_us = r->demand.step_p99_us,
+		    .busy_milli = r->demand.busy_milli,
+		};
+	}
+	if (ds_policy_ask(policy, &gpu, asked, state->n_residents, wish_milli,
+			  site ? &site->failure : NULL) < 0) {
+		uint64_t digest = state->residents[0].policy.digest;
+
+		for (uint32_t i = 0; i < state->n_residents; i++) {
+			if (state->residents[i].policy.digest == digest)
+				state->residents[i].policy.failed = 1;
+		}
+	}
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		state->residents[i].wish_milli = wish_milli[i];
+}
+
+/* Where each is to work now. */
+static void set_planned(struct ds_ledger_state *state)
+{
+	struct ds_lend_resident residents[DS_RESIDENTS_MAX];
+	struct ds_groups planned[DS_RESIDENTS_MAX];
+
+	_Static_assert((int)DS_KIND_LATENCY == (int)DS_LEND_LATENCY &&
+			   (int)DS_KIND_THROUGHPUT == (int)DS_LEND_THROUGHPUT &&
+			   (int)DS_KIND_BESTEFFORT == (int)DS_LEND_BESTEFFORT,
+		       "kinds are numbered alike");
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *r = &state->residents[i];
+
+		residents[i] = (struct ds_lend_resident){
+		    .own = r->own,
+		    .planned = r->planned,
+		    .held = r->held,
+		    .share_milli = r->grant.share_milli,
+		    .wish_milli = r->wish_milli,
+		    .kind = (enum ds_lend_kind)r->grant.kind,
+		    .active = r->demand.active,
+		    .lends = r->grant.lends,
+		    .borrows = may_borrow(r),
+		    .in_time = is_shared_in_time(r),
+		    .reclaim_us = r->grant.reclaim_us,
+		    .drain_us = r->demand.drain_us,
+		};
+	}
+	ds_lend(&state->shape, residents, state->n_residents, planned);
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		state->residents[i].planned = planned[i];
+}
+
+/* What each may use: what is planned for it, less what others may still be on. */
+static void set_held(struct ds_ledger_state *state)
+{
+	const struct ds_ledger_resident *owners[DS_PROGRAMS_MAX];
+
 	find_owners(state, owners);
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		struct ds_ledger_resident *r = &state->residents[i];
 		struct ds_groups blocked = used_by_others(state, owners, r);
-
 		struct ds_groups before = r->held;
 
 		/* What it held before nobody was let into, unless it shared it in time then. */
@@ -266,5 +383,16 @@ int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds
 		r->held = ds_groups_difference(r->planned, blocked);
 		keep_floor(state, owners, r, &before);
 	}
+}
+
+int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
+		     struct ds_policy *site, struct ds_error *err)
+{
+	remove_dead(state, alive);
+	if (set_own(state, err) < 0)
+		return -1;
+	set_wishes(state, site);
+	set_planned(state);
+	set_held(state);
 	return 0;
 }

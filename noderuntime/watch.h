@@ -72,11 +72,15 @@ struct ds_runtime {
 	struct ds_ledger_state seen; /* the ledger as of our last look */
 	struct ds_published page;
 	struct ds_quota quota;
+	struct ds_policy_id policy; /* whose wishes hold for us */
+	struct ds_policy site;      /* the site's own policy, if it has one */
+	int64_t drain_ns;           /* CLOCK_BOOTTIME: when another drain was entered last */
+	int64_t idle_ns;            /* and what our idle words are worth: see follow.c */
 	struct ds_watch *watches;
 	unsigned n_peers;
 	int epoll;
 	int patience; /* timer, armed only while a program waits for groups */
-	int retry;    /* timer, armed only while the ledger could not be had */
+	int retry;    /* timer, armed only while there is a reason to look at the ledger again */
 	int state_fd;
 	bool stop;
 };

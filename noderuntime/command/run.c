@@ -87,6 +87,7 @@ static int make_grant(struct run *run, struct ds_error *err)
 	if (class->max_memory_mib && run->memory_mib > class->max_memory_mib)
 		return ds_fail(err, "--memory %uM: class %s may have %s", run->memory_mib, name,
 			       ds_size_format(class->max_memory_mib, most));
+	ds_grant_set_lending(&grant, &site, class);
 	return ds_grant_format(&grant, run->grant, sizeof(run->grant), err);
 }
 

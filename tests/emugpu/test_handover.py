@@ -246,7 +246,7 @@ def test_a_killed_runtimes_programs_keep_what_they_have(host, busy):
     busy.ask("acknowledge", epoch, BESIDE)
     stays(lambda: held(host, "job-2") == "none")
     busy.kill()
-    wait_for(lambda: held(host, "job-2") == "0")
+    wait_for(lambda: held(host, "job-2") == "14")
 
 
 def test_a_stopped_runtime_loses_no_acknowledgement(host, busy):

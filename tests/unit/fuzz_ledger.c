@@ -20,7 +20,7 @@ static void add_residents(struct ds_ledger_state *state)
 		r.name[4] = (char)('0' + i);
 		memcpy(r.grant.class_name, "latency", 8);
 		r.grant.share_milli = 300;
-		if (ds_ledger_join(state, &r, NULL) || ds_ledger_settle(state, all_live, NULL) ||
+		if (ds_ledger_join(state, &r, NULL) || ds_ledger_settle(state, all_live, NULL, NULL) ||
 		    ds_ledger_add_program(state, r.name, &process, &state->residents[i].held, NULL))
 			abort();
 	}
@@ -38,7 +38,7 @@ static void use(struct ds_ledger_image *image, size_t size)
 		if (!ds_ledger_find(&state, state.residents[i].name))
 			abort();
 	}
-	if (ds_ledger_settle(&state, all_live, NULL))
+	if (ds_ledger_settle(&state, all_live, NULL, NULL))
 		return;
 	state.generation++;
 	ds_ledger_image_store(image, &state);

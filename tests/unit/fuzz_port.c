@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "noderuntime/demand.h"
 #include "noderuntime/port.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -31,8 +32,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (!ds_groups_empty(&beyond) || port.acknowledged_epoch != epoch)
 			abort();
 	}
+	struct ds_demand_sum sum = {.drain_unknown = false};
+	const struct ds_demand none = {0};
+	ds_demand_add(&sum, &port);
+	struct ds_demand demand = ds_demand_enter(&sum, &none);
+	if (demand.active > 1 || demand.overlong > 1 || demand.busy_milli > 1000 ||
+	    (demand.overlong && !demand.active))
+		abort();
 	struct ds_port_notice notice;
-	if (ds_port_is_acknowledgement(data, size) && size != sizeof(notice))
+	if (ds_port_notice_kind(data, size) && size != sizeof(notice))
 		abort();
 	return 0;
 }

@@ -94,7 +94,7 @@ static int apply(struct ds_ledger_state *state, void *arg, struct ds_error *err)
 	} else {
 		return ds_fail(err, "cannot understand %s", line);
 	}
-	return ds_ledger_settle(state, all_live, err);
+	return ds_ledger_settle(state, all_live, NULL, err);
 }
 
 static int open_gpu(const char *dir, const char *line, struct ds_ledger **ledger,

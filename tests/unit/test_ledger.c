@@ -260,9 +260,10 @@ static void broken_ones_are_set_aside(void **state)
 	expect_set_aside(&h200, GPU, "it is no ledger");
 
 	join_one();
-	patch(offsetof(struct ds_ledger_header, version), &(uint32_t){2}, 4);
-	snprintf(expected, sizeof(expected), "it has version 2 (%zu bytes), not 1 (%zu bytes)",
-		 sizeof(struct ds_ledger_copy), sizeof(struct ds_ledger_copy));
+	patch(offsetof(struct ds_ledger_header, version), &(uint32_t){DS_LEDGER_VERSION + 1}, 4);
+	snprintf(expected, sizeof(expected), "it has version %d (%zu bytes), not %d (%zu bytes)",
+		 DS_LEDGER_VERSION + 1, sizeof(struct ds_ledger_copy), DS_LEDGER_VERSION,
+		 sizeof(struct ds_ledger_copy));
 	expect_set_aside(&h200, GPU, expected);
 
 	join_one();
@@ -612,7 +613,7 @@ static void settle(struct ds_ledger_state *state)
 {
 	struct ds_error err;
 
-	if (ds_ledger_settle(state, lives, &err) || ds_ledger_state_check(state, &err))
+	if (ds_ledger_settle(state, lives, NULL, &err) || ds_ledger_state_check(state, &err))
 		fail_msg("%s", err.text);
 }
 

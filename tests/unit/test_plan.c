@@ -8,7 +8,6 @@
 
 #include <cmocka.h>
 
-#include "noderuntime/detshare_policy.h"
 #include "noderuntime/plan.h"
 
 #define N(array) (sizeof(array) / sizeof((array)[0]))
@@ -544,18 +543,6 @@ static void wishes_beyond_the_gpu(void **state)
 			    "6-15");
 }
 
-static void static_policy(void **state)
-{
-	struct detshare_policy_resident residents[] = {{500, 0}, {250, 1}, {1, 2}};
-	uint32_t wishes[3];
-
-	assert_int_equal(detshare_policy_static.version, DETSHARE_POLICY_VERSION);
-	assert_string_equal(detshare_policy_static.name, "static");
-	detshare_policy_static.wishes(residents, 3, wishes);
-	for (int i = 0; i < 3; i++)
-		assert_int_equal(wishes[i], residents[i].share_milli);
-}
-
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -570,7 +557,6 @@ int main(void)
 	    cmocka_unit_test(a_leave_moves_nobody_who_can_stay),
 	    cmocka_unit_test(many_small_ones),
 	    cmocka_unit_test(wishes_beyond_the_gpu),
-	    cmocka_unit_test(static_policy),
 	};
 
 	alarm(60);

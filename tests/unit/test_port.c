@@ -40,15 +40,24 @@ static void the_page_is_ours_alone_to_write(void **state)
 	assert_string_equal(seen->class_name, "latency");
 	assert_string_equal(seen->gpu_uuid, "GPU-1");
 
-	const struct ds_groups groups = {{0xff, 0}};
-	ds_page_publish(&published, &groups);
+	struct ds_page_terms terms = {.granted = {{0xff, 0}}};
+	ds_page_publish(&published, &terms);
 	assert_int_equal(seen->epoch, 2);
-	assert_true(ds_groups_equal(&seen->granted, &groups));
-	ds_page_publish(&published, &groups);
+	assert_true(ds_groups_equal(&seen->granted, &terms.granted));
+	ds_page_publish(&published, &terms);
 	assert_int_equal(seen->epoch, 2); /* nothing new */
-	const struct ds_groups none = {{0, 0}};
-	ds_page_publish(&published, &none);
+	terms.granted = (struct ds_groups){{0, 0}};
+	ds_page_publish(&published, &terms);
 	assert_int_equal(seen->epoch, 4);
+	terms.flags = DS_PAGE_WINDOW;
+	ds_page_publish(&published, &terms);
+	assert_int_equal(seen->epoch, 6);
+	terms.window_us = 250;
+	ds_page_publish(&published, &terms);
+	ds_page_publish(&published, &terms);
+	assert_int_equal(seen->epoch, 8);
+	assert_int_equal(seen->flags, DS_PAGE_WINDOW);
+	assert_int_equal(seen->window_us, 250);
 
 	assert_true(mmap(NULL, DS_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 			 published.readonly_fd, 0) == MAP_FAILED);
@@ -101,8 +110,8 @@ static void a_reader_never_sees_half_of_a_page(void **state)
 	struct reader reader = {.page = published.page};
 	assert_int_equal(pthread_create(&thread, NULL, read_page, &reader), 0);
 	for (uint64_t i = 1; i < 200000; i++) {
-		struct ds_groups groups = {{i, i}};
-		ds_page_publish(&published, &groups);
+		const struct ds_page_terms terms = {.granted = {{i, i}}};
+		ds_page_publish(&published, &terms);
 	}
 	atomic_store(&reader.stop, true);
 	pthread_join(thread, NULL);
@@ -193,14 +202,14 @@ static void notices(void **state)
 	struct ds_port_notice other = good;
 	int pair[2];
 
-	assert_true(ds_port_is_acknowledgement(&good, sizeof(good)));
-	assert_false(ds_port_is_acknowledgement(&good, sizeof(good) - 1));
-	assert_false(ds_port_is_acknowledgement(NULL, 0));
+	assert_int_equal(ds_port_notice_kind(&good, sizeof(good)), DS_PORT_ACKNOWLEDGED);
+	assert_int_not_equal(ds_port_notice_kind(&good, sizeof(good) - 1), DS_PORT_ACKNOWLEDGED);
+	assert_int_not_equal(ds_port_notice_kind(NULL, 0), DS_PORT_ACKNOWLEDGED);
 	other.kind = DS_PORT_EPOCH;
-	assert_false(ds_port_is_acknowledgement(&other, sizeof(other)));
+	assert_int_not_equal(ds_port_notice_kind(&other, sizeof(other)), DS_PORT_ACKNOWLEDGED);
 	other = good;
 	other.version++;
-	assert_false(ds_port_is_acknowledgement(&other, sizeof(other)));
+	assert_int_not_equal(ds_port_notice_kind(&other, sizeof(other)), DS_PORT_ACKNOWLEDGED);
 
 	/* One that never reads does not stop us, and has enough to read when it does. */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/terms.h"
+
+/* For groups that nobody owns: somebody may come who is to own them. */
+enum { UNOWNED_RECLAIM_US = 5000 };
+
+static bool has_to_lend(const struct ds_ledger_resident *r)
+{
+	return ds_ledger_lends(r) && ds_groups_count(&r->own) > 1;
+}
+
+void ds_terms(const struct ds_ledger_state *state, const struct ds_ledger_resident *self,
+	      struct ds_page_terms *terms)
+{
+	struct ds_groups foreign = ds_groups_difference(self->held, self->own);
+	uint32_t reclaim_us = UNOWNED_RECLAIM_US;
+	bool lending = ds_ledger_is_lending(state);
+	bool window = lending && !ds_groups_empty(&foreign);
+	bool told = false;
+
+	for (uint32_t i = 0; i < state->n_residents && lending; i++) {
+		const struct ds_ledger_resident *other = &state->residents[i];
+		struct ds_groups theirs = ds_groups_intersection(foreign, other->own);
+		bool may_get = has_to_lend(other) && ds_ledger_borrows(self) &&
+			       other->grant.kind == DS_KIND_LATENCY;
+
+		if (other == self)
+			continue;
+		told |= ds_ledger_borrows(other) && has_to_lend(self);
+		window |= may_get;
+		if ((may_get || !ds_groups_empty(&theirs)) && other->grant.reclaim_us &&
+		    other->grant.reclaim_us < reclaim_us)
+			reclaim_us = other->grant.reclaim_us;
+	}
+	*terms = (struct ds_page_terms){.granted = self->held};
+	if (told)
+		terms->flags |= DS_PAGE_TELL_IDLE;
+	if (window) {
+		terms->flags |= DS_PAGE_WINDOW;
+		terms->window_us = reclaim_us > 1 ? reclaim_us / 2 : 1;
+	}
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DETSHARE_NODERUNTIME_TERMS_H
+#define DETSHARE_NODERUNTIME_TERMS_H
+
+#include "noderuntime/ledger.h"
+#include "noderuntime/port.h"
+
+/* What follows from the ledger for the page of one allocation. Pure. */
+
+/*
+ * The terms of `self`, one of the residents in `state`: what it holds, whether it has to keep within a
+ * window and within which, and whether anybody wants to know when it is idle.
+ *
+ * The window is half of the time within which others want back what they lent, since what the GPU
+ * works on when they ask comes on top of it. It holds already before a latency resident lends:
+ * without it nobody could tell how soon a borrower would be off its groups.
+ */
+void ds_terms(const struct ds_ledger_state *state, const struct ds_ledger_resident *self,
+	      struct ds_page_terms *terms);
+
+#endif
