@@ -157,7 +157,7 @@ struct ds_port {
 	_Atomic uint64_t acknowledged_epoch; /* of the page */
 	struct ds_groups in_use;             /* groups that its work may be on */
 	_Atomic uint64_t launches;
-	/* Contexts that the program tried to make of its own, and was refused. */
+	/* Contexts that the program made, by cuCtxCreate or as green ones. */
 	_Atomic uint64_t own_contexts;
 	/* Cooperative grids that the partition could not hold. */
 	_Atomic uint64_t cooperative_too_large;

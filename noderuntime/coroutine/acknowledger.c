@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "noderuntime/coroutine/ahead.h"
+#include "noderuntime/coroutine/green.h"
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
@@ -90,7 +91,7 @@ static bool wait_for_launchers(struct look *look)
 
 static struct ds_groups pinned_groups(struct ds_vctx *vctx)
 {
-	struct ds_groups pinned = {{0}};
+	struct ds_groups pinned = vctx->green_pinned;
 
 	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
 		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
@@ -356,13 +357,14 @@ static enum outcome follow(struct look *look)
 	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
 	struct ds_groups allowed, pinned = {{0}};
 	uint32_t slots;
+	bool settled;
 
 	if (atomic_load(&the.ends) || the.resetting)
 		return SETTLED;
 	if (!ds_session_look(session, &look->granted))
 		return FAILED;
 	if (!vctx) { /* no work yet, or no longer; who begins will look at the page */
-		ds_session_use(session, &(struct ds_groups){{0}});
+		ds_session_use(session, &the.vctx->green_pinned);
 		ds_session_acknowledge(session, look->granted.epoch);
 		return SETTLED;
 	}
@@ -370,6 +372,7 @@ static enum outcome follow(struct look *look)
 		return SETTLED; /* there is nowhere to go: stay */
 	look->generation = vctx->generation;
 	ds_real.cuCtxSetCurrent(vctx->primary);
+	settled = ds_green_reap(vctx);
 	allowed = ds_groups_union(session->in_use, look->granted.groups);
 	ds_session_use(session, &allowed);
 	/* Pages that change fast may have left no time for it; without room there is no way on. */
@@ -397,7 +400,7 @@ static enum outcome follow(struct look *look)
 	ds_session_acknowledge(session, look->granted.epoch);
 	trim(vctx, look);
 	ds_streams_reap(vctx, true);
-	return SETTLED;
+	return settled ? SETTLED : FAILED;
 }
 
 static void *run(void *unused)

@@ -1,97 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/measure.h"
+#include "noderuntime/coroutine/own.h"
 #include "noderuntime/coroutine/remap.h"
 
-/* Contexts: the primary one's life, and those that cannot be held inside a partition. */
-
-/* The earliest call that shows a program to be about to use the GPU: a refusal here is the clearest. */
-CUresult ds_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
-{
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	result = ds_vctx_admits();
-	return result == CUDA_SUCCESS ? ds_real.cuDevicePrimaryCtxRetain(pctx, dev) : result;
-}
-DS_EXPORT(cuDevicePrimaryCtxRetain);
-
-CUresult ds_cuDevicePrimaryCtxReset_v2(CUdevice dev)
-{
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	ds_vctx_drop(dev);
-	result = ds_real.cuDevicePrimaryCtxReset_v2(dev);
-	ds_vctx_dropped();
-	return result;
-}
-DS_EXPORT(cuDevicePrimaryCtxReset_v2);
-
-CUresult ds_cuDevicePrimaryCtxReset(CUdevice dev)
-{
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	ds_vctx_drop(dev);
-	result = ds_real.cuDevicePrimaryCtxReset(dev);
-	ds_vctx_dropped();
-	return result;
-}
-DS_EXPORT(cuDevicePrimaryCtxReset);
-
-static CUresult own_context(CUdevice device, const char *call)
-{
-	return ds_driver_ready() ? ds_vctx_own_context(device, call) : CUDA_ERROR_NOT_INITIALIZED;
-}
-
-CUresult ds_cuCtxCreate(CUcontext *pctx, unsigned int flags, CUdevice dev)
-{
-	CUresult result = own_context(dev, "cuCtxCreate");
-
-	return result == CUDA_SUCCESS ? ds_real.cuCtxCreate(pctx, flags, dev) : result;
-}
-DS_EXPORT(cuCtxCreate);
-
-CUresult ds_cuCtxCreate_v2(CUcontext *pctx, unsigned int flags, CUdevice dev)
-{
-	CUresult result = own_context(dev, "cuCtxCreate");
-
-	return result == CUDA_SUCCESS ? ds_real.cuCtxCreate_v2(pctx, flags, dev) : result;
-}
-DS_EXPORT(cuCtxCreate_v2);
-
-CUresult ds_cuCtxCreate_v3(CUcontext *pctx, CUexecAffinityParam *paramsArray, int numParams,
-			   unsigned int flags, CUdevice dev)
-{
-	CUresult result = own_context(dev, "cuCtxCreate");
-
-	return result == CUDA_SUCCESS
-		   ? ds_real.cuCtxCreate_v3(pctx, paramsArray, numParams, flags, dev)
-		   : result;
-}
-DS_EXPORT(cuCtxCreate_v3);
-
-CUresult ds_cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags,
-			   CUdevice dev)
-{
-	CUresult result = own_context(dev, "cuCtxCreate");
-
-	return result == CUDA_SUCCESS ? ds_real.cuCtxCreate_v4(pctx, ctxCreateParams, flags, dev)
-				      : result;
-}
-DS_EXPORT(cuCtxCreate_v4);
-
-CUresult ds_cuGreenCtxCreate(CUgreenCtx *phCtx, CUdevResourceDesc desc, CUdevice dev,
-			     unsigned int flags)
-{
-	CUresult result = own_context(dev, "cuGreenCtxCreate");
-
-	return result == CUDA_SUCCESS ? ds_real.cuGreenCtxCreate(phCtx, desc, dev, flags) : result;
-}
-DS_EXPORT(cuGreenCtxCreate);
+/* Waiting for a context as a whole. */
 
 /*
  * To wait for a context while one of its streams is captured is an error, and ends the capture. The
@@ -124,6 +36,7 @@ CUresult ds_cuCtxSynchronize_v2(CUcontext ctx)
 
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
+	ctx = ds_own_real(ctx);
 	if (may_wait(ctx))
 		result = ds_real.cuCtxSynchronize_v2(ctx);
 	ds_measure_sync();
@@ -174,6 +87,7 @@ static CUresult over_context(CUcontext context, CUevent event,
 
 	if (result != CUDA_SUCCESS)
 		return result;
+	context = ds_own_real(context);
 	if (!vctx || context != vctx->primary)
 		return over_own(context, event);
 	pthread_mutex_lock(&vctx->moving);

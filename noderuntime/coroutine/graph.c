@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/graph_retarget.h"
 #include "noderuntime/coroutine/op.h"
+#include "noderuntime/coroutine/own.h"
 
 /*
  * Graph nodes run where they were made, whatever stream the graph is launched on. Nodes that the program adds
@@ -50,7 +51,7 @@ static CUresult placed(struct placing *placing, CUresult result)
 /* The context a node is to have, for the one the program names (NULL: the current one). */
 static CUcontext physical(const struct placing *placing, CUcontext context)
 {
-	return placing->vctx && (!context || context == placing->vctx->primary)
+	return placing->vctx && (!context || ds_own_real(context) == placing->vctx->primary)
 		   ? home(placing->vctx)->context
 		   : context;
 }
@@ -60,7 +61,7 @@ static CUcontext as_seen(CUcontext context)
 {
 	const struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
 
-	return vctx && ds_remap_is_physical(vctx, context) ? vctx->primary : context;
+	return vctx && ds_remap_is_physical(vctx, context) ? ds_own_seen(vctx->primary) : context;
 }
 
 /* Parameters that name no context: where the call is made is enough. */

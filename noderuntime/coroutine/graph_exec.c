@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "noderuntime/coroutine/graph_retarget.h"
+#include "noderuntime/coroutine/own.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/vgraph.h"
 
@@ -143,7 +144,7 @@ static bool go_on(struct change *change, CUresult result)
 /* The context a node is to have, for the one the program names (NULL: the current one). */
 static CUcontext physical(const struct change *change, CUcontext context)
 {
-	return change->graph && (!context || context == change->graph->vctx->primary)
+	return change->graph && (!context || ds_own_real(context) == change->graph->vctx->primary)
 		   ? change->pctx->context
 		   : context;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "noderuntime/coroutine/own.h"
 #include "noderuntime/coroutine/remap.h"
 
 enum { DEEPEST = 32 }; /* child graphs of child graphs */
@@ -129,8 +130,9 @@ CUresult ds_graph_set_kernel(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *pa
 /* A node of another device, or of a context of the program's own, is none of ours. */
 static bool is_ours(struct ds_vctx *vctx, CUcontext context)
 {
-	return context ? context == vctx->primary || ds_remap_is_physical(vctx, context)
-		       : ds_vctx_current(vctx);
+	return context
+		   ? ds_own_real(context) == vctx->primary || ds_remap_is_physical(vctx, context)
+		   : ds_vctx_current(vctx);
 }
 
 /* A function is placed by the current context, a CUkernel by the one in the parameters. */

@@ -291,6 +291,11 @@ void ds_measure_forget(void)
 }
 
 /* Private tables of the driver lead past everything here; how many a program has is worth knowing. */
+bool ds_measure_has_tables(void)
+{
+	return atomic_load_explicit(&export_tables, memory_order_relaxed) > 0;
+}
+
 CUresult ds_cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
 {
 	struct ds_port *port;

@@ -208,6 +208,22 @@ struct ds_pctx *ds_remap_make(struct ds_vctx *vctx, const struct ds_groups *grou
 	return NULL;
 }
 
+CUresult ds_remap_make_token(struct ds_vctx *vctx, CUgreenCtx *green, CUcontext *context)
+{
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+	struct ds_pctx token = {.slot = DS_PCTX_MAX};
+	struct ds_error err = {""};
+	int rc;
+
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	rc = ds_pctx_create(&token, vctx->device, &vctx->shape, &ds_remap_slot(vctx, 0)->groups,
+			    &err);
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	*green = token.green;
+	*context = token.context;
+	return rc == 0 ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
 int ds_remap_init(struct ds_vctx *vctx, const struct ds_gpu_shape *shape,
 		  const struct ds_groups *groups, struct ds_error *err)
 {

@@ -77,6 +77,12 @@ struct ds_pctx *ds_remap_make(struct ds_vctx *vctx, const struct ds_groups *grou
 int ds_remap_init(struct ds_vctx *vctx, const struct ds_gpu_shape *shape,
 		  const struct ds_groups *groups, struct ds_error *err);
 
+/*
+ * A green context over the first physical one's groups, whose handles can stand for something else:
+ * nothing runs there. The caller destroys it. A millisecond.
+ */
+CUresult ds_remap_make_token(struct ds_vctx *vctx, CUgreenCtx *green, CUcontext *context);
+
 /* Destroy all physical contexts; nobody may use them any more. */
 void ds_remap_drop(struct ds_vctx *vctx);
 

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
+#include "noderuntime/coroutine/green.h"
 #include "noderuntime/coroutine/op.h"
+#include "noderuntime/coroutine/own.h"
 
 /* The driver calls that make, end and describe streams. */
 
@@ -15,8 +17,8 @@ CUresult ds_cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, i
 		return result;
 	/* What the driver would refuse, it refuses itself. */
 	if (!vctx || !ds_vctx_current(vctx) || !phStream || flags & ~CU_STREAM_NON_BLOCKING)
-		return ds_real.cuStreamCreateWithPriority(phStream, flags, priority);
-	result = ds_streams_create(vctx, flags, priority, &stream);
+		return ds_green_create_stream(phStream, flags, priority);
+	result = ds_streams_create(vctx, ds_own_seen(vctx->primary), flags, priority, &stream);
 	if (result == CUDA_SUCCESS)
 		*phStream = stream->handle;
 	return result;
@@ -48,7 +50,7 @@ CUresult ds_cuStreamDestroy_v2(CUstream hStream)
 
 	if (result != CUDA_SUCCESS)
 		return result;
-	return stream ? ds_streams_destroy(vctx, stream) : ds_real.cuStreamDestroy_v2(hStream);
+	return stream ? ds_streams_destroy(vctx, stream) : ds_green_destroy_stream(hStream);
 }
 DS_EXPORT(cuStreamDestroy_v2);
 
@@ -93,10 +95,14 @@ static CUresult get_ctx(CUstream handle, CUcontext *context,
 
 	if (result != CUDA_SUCCESS)
 		return result;
-	if (!stream || !context)
-		return real(handle, context);
-	*context = vctx->primary;
-	return CUDA_SUCCESS;
+	if (stream && context) {
+		*context = stream->made_in;
+		return CUDA_SUCCESS;
+	}
+	result = real(handle, context);
+	if (result == CUDA_SUCCESS && context)
+		*context = ds_own_seen(*context);
+	return result;
 }
 
 CUresult ds_cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
@@ -120,11 +126,15 @@ static CUresult get_ctx_v2(CUstream handle, CUcontext *context, CUgreenCtx *gree
 
 	if (result != CUDA_SUCCESS)
 		return result;
-	if (!stream || !context || !green)
-		return real(handle, context, green);
-	*context = vctx->primary;
-	*green = NULL;
-	return CUDA_SUCCESS;
+	if (stream && context && green) {
+		*context = stream->made_in;
+		*green = NULL;
+		return CUDA_SUCCESS;
+	}
+	result = real(handle, context, green);
+	if (result == CUDA_SUCCESS && context)
+		*context = ds_own_seen(*context);
+	return result;
 }
 
 CUresult ds_cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)

@@ -241,7 +241,7 @@ CUresult ds_streams_init(struct ds_vctx *vctx)
 	return result;
 }
 
-CUresult ds_streams_create(struct ds_vctx *vctx, unsigned flags, int priority,
+CUresult ds_streams_create(struct ds_vctx *vctx, CUcontext made_in, unsigned flags, int priority,
 			   struct ds_vstream **out)
 {
 	struct ds_vstream *stream = vstream_new(
@@ -251,6 +251,7 @@ CUresult ds_streams_create(struct ds_vctx *vctx, unsigned flags, int priority,
 	*out = NULL;
 	if (!stream)
 		return CUDA_ERROR_OUT_OF_MEMORY;
+	stream->made_in = made_in;
 	result = make_real(vctx, stream);
 	if (result != CUDA_SUCCESS) {
 		vstream_free(stream);
@@ -396,6 +397,25 @@ static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in
 CUresult ds_streams_destroy(struct ds_vctx *vctx, struct ds_vstream *stream)
 {
 	return destroy(vctx, stream, true);
+}
+
+void ds_streams_destroy_of(struct ds_vctx *vctx, CUcontext made_in)
+{
+	struct ds_mark *mark = ds_mark_get();
+	struct ds_vstream *stream;
+
+	while (mark) {
+		pthread_mutex_lock(&vctx->lock);
+		for (stream = vctx->all; stream && stream->made_in != made_in;)
+			stream = stream->all_next;
+		pthread_mutex_unlock(&vctx->lock);
+		if (!stream)
+			return;
+		/* No thread may use it any more, so nobody else destroys it; it may still be moved. */
+		ds_real.cuStreamSynchronize(ds_mark_wait_for(mark, &stream->shadow));
+		ds_mark_waited(mark);
+		destroy(vctx, stream, true);
+	}
 }
 
 bool ds_streams_break_captures(struct ds_vctx *vctx)

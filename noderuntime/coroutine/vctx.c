@@ -195,11 +195,13 @@ static bool is_primary(CUcontext context, CUdevice device)
 static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, struct ds_error *err)
 {
 	struct ds_granted granted;
+	struct ds_groups granted_or_pinned;
 	CUresult result;
 
 	if (ds_session_granted(&session, GRANT_TIMEOUT_MS, &granted, err) < 0)
 		return -1;
-	ds_session_use(&session, &granted.groups);
+	granted_or_pinned = ds_groups_union(granted.groups, vctx->green_pinned);
+	ds_session_use(&session, &granted_or_pinned);
 	vctx->device = device;
 	vctx->primary = primary;
 	vctx->generation++;
@@ -292,33 +294,47 @@ CUresult ds_vctx_admits(void)
 	return result;
 }
 
-CUresult ds_vctx_own_context(CUdevice device, const char *call)
+CUresult ds_vctx_enter_device(CUdevice device, struct ds_vctx **vctx)
 {
-	static atomic_flag said = ATOMIC_FLAG_INIT;
-	CUresult result;
+	CUcontext primary, popped;
+	CUresult result = ds_vctx_admits();
 
-	pthread_mutex_lock(&decide_lock);
-	result = stand();
+	*vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
 	if (result != CUDA_SUCCESS ||
-	    atomic_load_explicit(&standing, memory_order_relaxed) != WELCOME ||
-	    !is_allocated(device))
-		goto done;
-	atomic_fetch_add_explicit(&session.port->own_contexts, 1, memory_order_relaxed);
-	if (partition_required) {
-		result = CUDA_ERROR_NOT_SUPPORTED;
-		ds_say_once(&said,
-			    "%s refused: the driver keeps only the primary context's work inside a "
-			    "partition; use cuDevicePrimaryCtxRetain, as the CUDA runtime does",
-			    call);
-	} else {
-		ds_say_once(&said,
-			    "%s: work of this context runs on the whole GPU, because the driver "
-			    "keeps only the primary context's work inside a partition",
-			    call);
+	    atomic_load_explicit(&standing, memory_order_acquire) != WELCOME ||
+	    !is_allocated(device)) {
+		*vctx = NULL;
+		return result;
 	}
-done:
-	pthread_mutex_unlock(&decide_lock);
+	if (*vctx)
+		return CUDA_SUCCESS;
+	result = ds_real.cuDevicePrimaryCtxRetain(&primary, device);
+	if (result != CUDA_SUCCESS)
+		return result;
+	result = ds_real.cuCtxPushCurrent_v2(primary);
+	if (result == CUDA_SUCCESS) {
+		result = ds_vctx_enter(vctx);
+		ds_real.cuCtxPopCurrent_v2(&popped);
+	}
+	ds_real.cuDevicePrimaryCtxRelease_v2(device);
 	return result;
+}
+
+unsigned ds_vctx_may_pin(void)
+{
+	const struct ds_page *page = session.page;
+	unsigned most;
+
+	if (!(page->flags & DS_PAGE_WINDOW))
+		return UINT_MAX;
+	/* Some are lent, and must go back when they are wanted. */
+	most = page->share_milli * page->shape.n_groups / 1000;
+	return most ? most : 1;
+}
+
+void ds_vctx_count_own(void)
+{
+	atomic_fetch_add_explicit(&session.port->own_contexts, 1, memory_order_relaxed);
 }
 
 void ds_vctx_drop(CUdevice device)

@@ -60,6 +60,7 @@ struct ds_vstream {
 	unsigned flags;        /* as the program gave them */
 	int priority;          /* as the program gave it */
 	CUstream handle;       /* the shadow in the first physical context */
+	CUcontext made_in;     /* as the program knows it; NULL: a default stream */
 	_Atomic(struct ds_ahead *)
 	    ahead;                       /* how far the program is ahead on it; NULL: not counted */
 	CUevent event;                   /* null, blocking: orders what comes after it */
@@ -112,6 +113,7 @@ struct ds_vctx {
 	/* Under `moving`, the outermost lock, which no thread of the program waits for when it launches: */
 	pthread_mutex_t moving;
 	struct ds_gpu_shape shape;
+	struct ds_groups green_pinned; /* by green contexts of the program's own */
 	CUstream join; /* for an event over all partitions, with `joined`; made at the first one */
 	CUevent joined;
 	struct ds_pctx pctxs[DS_PCTX_MAX]; /* the first one lasts */
@@ -132,8 +134,17 @@ CUresult ds_vctx_enter(struct ds_vctx **vctx);
 /* What a first use of any device must fail with, or CUDA_SUCCESS. Connects to the node runtime. */
 CUresult ds_vctx_admits(void);
 
-/* Whether contexts of the program's own must be refused on `device`; says so, once, either way. */
-CUresult ds_vctx_own_context(CUdevice device, const char *call);
+/*
+ * The same for a call that is about a device: its primary context need not be current, nor active. In
+ * that case the physical contexts keep it active from then on.
+ */
+CUresult ds_vctx_enter_device(CUdevice device, struct ds_vctx **vctx);
+
+/* How many groups may be pinned: those that are certain to be this allocation's. UINT_MAX: any. */
+unsigned ds_vctx_may_pin(void);
+
+/* The program has made a context of its own. Only with a virtual context. */
+void ds_vctx_count_own(void);
 
 /* The primary context of `device` is about to be reset: its streams are gone. */
 void ds_vctx_drop(CUdevice device);
@@ -149,9 +160,12 @@ void ds_vctx_too_large(void);
 /* The stream that the program knows by `handle` (not a default stream's), or NULL. No lock. */
 struct ds_vstream *ds_streams_find(struct ds_vctx *vctx, CUstream handle);
 
-/* Make a stream. On success *stream is in the context's table. */
-CUresult ds_streams_create(struct ds_vctx *vctx, unsigned flags, int priority,
+/* Make a stream, in this context as the program knows it. On success *stream is in the table. */
+CUresult ds_streams_create(struct ds_vctx *vctx, CUcontext made_in, unsigned flags, int priority,
 			   struct ds_vstream **stream);
+
+/* Wait for all streams that were made in this context of the program's own, and destroy them. */
+void ds_streams_destroy_of(struct ds_vctx *vctx, CUcontext made_in);
 
 /* Forget the stream; its shadows end when its work has. */
 CUresult ds_streams_destroy(struct ds_vctx *vctx, struct ds_vstream *stream);

@@ -58,6 +58,9 @@ static struct CUctx_st *new_context(struct emu_device *dev, struct CUctx_st *roo
 	ctx->root = root ? root : ctx;
 	ctx->green = root != NULL;
 	ctx->id = ++emu.next_id;
+	for (unsigned i = 0; i < CU_LIMIT_MAX; i++)
+		ctx->limits[i] = i == CU_LIMIT_STACK_SIZE ? 1024 : 8u << 20;
+	ctx->shared = CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE;
 	ctx->sms = *sms;
 	ctx->resource = emu_resource(dev, sms, 0);
 	ctx->streams = emu_stream_new(ctx, 0, 0);
@@ -95,6 +98,19 @@ static struct CUctx_st *whole_context(struct emu_device *dev)
 	for (unsigned sm = 0; sm < dev->map.gpu->n_sms; sm++)
 		emu_sms_add(&all, sm);
 	return new_context(dev, NULL, &all);
+}
+
+static struct CUctx_st *part_context(struct emu_device *dev, unsigned n_sms)
+{
+	struct emu_sms some = {{0}};
+	struct CUctx_st *ctx;
+
+	for (unsigned sm = 0; sm < dev->map.gpu->n_sms && sm < n_sms; sm++)
+		emu_sms_add(&some, sm);
+	ctx = new_context(dev, NULL, &some);
+	if (ctx)
+		ctx->affinity_sms = n_sms;
+	return ctx;
 }
 
 CUresult emu_primary_retain(struct emu_device *dev, struct CUctx_st **ctx)
@@ -220,17 +236,34 @@ static CUresult push(struct CUctx_st *ctx)
 	return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuCtxCreate_v2(CUcontext *out, unsigned flags, CUdevice number)
+static bool are_flags(unsigned flags)
+{
+	const unsigned how = flags & CU_CTX_SCHED_MASK;
+
+	return !(flags & ~(unsigned)CU_CTX_FLAGS_MASK) && !(how & (how - 1));
+}
+
+static CUresult create(CUcontext *out, const CUexecAffinityParam *params, int n, unsigned flags,
+		       CUdevice number)
 {
 	struct emu_device *dev;
-	CUresult rc = out ? emu_begin_device(number, &dev) : CUDA_ERROR_INVALID_VALUE;
+	CUresult rc = out && are_flags(flags) && n >= 0 && (!n || params)
+			  ? emu_begin_device(number, &dev)
+			  : CUDA_ERROR_INVALID_VALUE;
 	struct CUctx_st *ctx;
 
 	if (rc)
 		return rc;
-	rc = emu_device_join(dev);
+	for (int i = 0; i < n && !rc; i++)
+		if (params[i].type != CU_EXEC_AFFINITY_TYPE_SM_COUNT ||
+		    !params[i].param.smCount.val)
+			rc = CUDA_ERROR_INVALID_VALUE;
+		else if (!emu.server_pid)
+			rc = CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
+	if (!rc)
+		rc = emu_device_join(dev);
 	if (!rc) {
-		ctx = whole_context(dev);
+		ctx = n ? part_context(dev, params[n - 1].param.smCount.val) : whole_context(dev);
 		rc = ctx ? push(ctx) : CUDA_ERROR_OUT_OF_MEMORY;
 		if (!rc) {
 			ctx->flags = flags;
@@ -243,19 +276,26 @@ CUresult CUDAAPI cuCtxCreate_v2(CUcontext *out, unsigned flags, CUdevice number)
 	return rc;
 }
 
+CUresult CUDAAPI cuCtxCreate_v2(CUcontext *out, unsigned flags, CUdevice number)
+{
+	return create(out, NULL, 0, flags, number);
+}
+
 CUresult CUDAAPI cuCtxCreate_v3(CUcontext *out, CUexecAffinityParam *params, int n, unsigned flags,
 				CUdevice number)
 {
-	return n ? CUDA_ERROR_NOT_SUPPORTED : cuCtxCreate_v2(out, flags, number);
+	return create(out, params, n, flags, number);
 }
 
 #if CUDA_VERSION >= 12050
 CUresult CUDAAPI cuCtxCreate_v4(CUcontext *out, CUctxCreateParams *params, unsigned flags,
 				CUdevice number)
 {
-	if (params && (params->numExecAffinityParams || params->cigParams))
+	if (params && params->cigParams)
 		return CUDA_ERROR_NOT_SUPPORTED;
-	return cuCtxCreate_v2(out, flags, number);
+	return params ? create(out, params->execAffinityParams, params->numExecAffinityParams,
+			       flags, number)
+		      : create(out, NULL, 0, flags, number);
 }
 #endif
 
@@ -362,7 +402,7 @@ CUresult CUDAAPI cuCtxGetFlags(unsigned *flags)
 CUresult CUDAAPI cuCtxSetFlags(unsigned flags)
 {
 	struct CUctx_st *ctx;
-	CUresult rc = emu_begin_context(&ctx);
+	CUresult rc = are_flags(flags) ? emu_begin_context(&ctx) : CUDA_ERROR_INVALID_VALUE;
 
 	if (rc)
 		return rc;
@@ -446,7 +486,7 @@ CUresult CUDAAPI cuCtxGetStreamPriorityRange(int *least, int *greatest)
 	return CUDA_SUCCESS;
 }
 
-/* Limits and cache preferences mean nothing here; they are accepted, and read back as defaults. */
+/* Limits and preferences are those of a context and its green ones, and mean nothing here. */
 CUresult CUDAAPI cuCtxSetLimit(CUlimit limit, size_t value)
 {
 	struct CUctx_st *ctx;
@@ -454,8 +494,12 @@ CUresult CUDAAPI cuCtxSetLimit(CUlimit limit, size_t value)
 
 	if (rc)
 		return rc;
+	if ((unsigned)limit < CU_LIMIT_MAX)
+		ctx->root->limits[limit] = (value + 15) / 16 * 16;
+	else
+		rc = CUDA_ERROR_INVALID_VALUE;
 	emu_exit();
-	return (unsigned)limit < CU_LIMIT_MAX ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+	return rc;
 }
 
 CUresult CUDAAPI cuCtxGetLimit(size_t *value, CUlimit limit)
@@ -465,9 +509,12 @@ CUresult CUDAAPI cuCtxGetLimit(size_t *value, CUlimit limit)
 
 	if (rc)
 		return rc;
-	*value = limit == CU_LIMIT_STACK_SIZE ? 1024 : 8u << 20;
+	if ((unsigned)limit < CU_LIMIT_MAX)
+		*value = ctx->root->limits[limit];
+	else
+		rc = CUDA_ERROR_INVALID_VALUE;
 	emu_exit();
-	return (unsigned)limit < CU_LIMIT_MAX ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+	return rc;
 }
 
 CUresult CUDAAPI cuCtxSetCacheConfig(CUfunc_cache config)
@@ -475,9 +522,11 @@ CUresult CUDAAPI cuCtxSetCacheConfig(CUfunc_cache config)
 	struct CUctx_st *ctx;
 	CUresult rc = emu_begin_context(&ctx);
 
-	if (!rc)
-		emu_exit();
-	return rc;
+	if (rc)
+		return rc;
+	ctx->root->cache = config;
+	emu_exit();
+	return CUDA_SUCCESS;
 }
 
 CUresult CUDAAPI cuCtxGetCacheConfig(CUfunc_cache *config)
@@ -487,7 +536,61 @@ CUresult CUDAAPI cuCtxGetCacheConfig(CUfunc_cache *config)
 
 	if (rc)
 		return rc;
-	*config = CU_FUNC_CACHE_PREFER_NONE;
+	*config = ctx->root->cache;
+	emu_exit();
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuCtxSetSharedMemConfig(CUsharedconfig config)
+{
+	struct CUctx_st *ctx;
+	CUresult rc = emu_begin_context(&ctx);
+
+	if (rc)
+		return rc;
+	emu_exit();
+	return CUDA_SUCCESS; /* without an effect since Maxwell */
+}
+
+CUresult CUDAAPI cuCtxGetSharedMemConfig(CUsharedconfig *config)
+{
+	struct CUctx_st *ctx;
+	CUresult rc = config ? emu_begin_context(&ctx) : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	*config = ctx->root->shared;
+	emu_exit();
+	return CUDA_SUCCESS;
+}
+
+/* Under MPS only. */
+CUresult CUDAAPI cuDeviceGetExecAffinitySupport(int *supported, CUexecAffinityType type,
+						CUdevice number)
+{
+	struct emu_device *dev;
+	CUresult rc = supported && type == CU_EXEC_AFFINITY_TYPE_SM_COUNT
+			  ? emu_begin_device(number, &dev)
+			  : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	*supported = emu.server_pid != 0;
+	emu_exit();
+	return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuCtxGetExecAffinity(CUexecAffinityParam *affinity, CUexecAffinityType type)
+{
+	struct CUctx_st *ctx;
+	CUresult rc = affinity && type == CU_EXEC_AFFINITY_TYPE_SM_COUNT ? emu_begin_context(&ctx)
+									 : CUDA_ERROR_INVALID_VALUE;
+
+	if (rc)
+		return rc;
+	affinity->type = type;
+	affinity->param.smCount.val =
+	    ctx->affinity_sms ? ctx->affinity_sms : ctx->dev->n_visible_sms;
 	emu_exit();
 	return CUDA_SUCCESS;
 }

@@ -49,6 +49,10 @@ struct CUctx_st {
 	unsigned refs;    /* of the primary context: cuDevicePrimaryCtxRetain and green contexts */
 	unsigned n_green; /* of the primary context: its green contexts */
 	unsigned flags;
+	size_t limits[CU_LIMIT_MAX]; /* kept, without an effect */
+	CUfunc_cache cache;
+	CUsharedconfig shared;
+	unsigned affinity_sms; /* of a context for some SMs only; 0: all */
 	unsigned long long id;
 	struct emu_sms sms;
 	CUdevResource resource;

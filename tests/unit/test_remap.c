@@ -155,7 +155,7 @@ static CUstream make(unsigned flags)
 {
 	struct ds_vstream *stream;
 
-	assert_int_equal(ds_streams_create(&vctx, flags, 0, &stream), CUDA_SUCCESS);
+	assert_int_equal(ds_streams_create(&vctx, vctx.primary, flags, 0, &stream), CUDA_SUCCESS);
 	return stream->handle;
 }
 
