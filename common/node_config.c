@@ -48,6 +48,7 @@ static const struct key {
     KEY(gpu_device_prefix, "/dev/nvidia", KEY_DIRECTORY),
     KEY(cuda_library, "libcuda.so.1", KEY_PROGRAM),
     KEY(mps_control, "nvidia-cuda-mps-control", KEY_OPTIONAL),
+    KEY(mps_pipe_dir, "", KEY_OPTIONAL),
     KEY(cgroup_root, "/sys/fs/cgroup", KEY_DIRECTORY),
 #undef KEY
 };

@@ -51,6 +51,8 @@ struct ds_node_config {
 	uint32_t memory_reserve_mib;
 	/* memory_per_program = "640M": what a program's contexts take, beside what it allocates */
 	uint32_t memory_per_program_mib;
+	/* mps_pipe_dir = "": pipes of a daemon that the site runs itself; "": one of ours per GPU */
+	char mps_pipe_dir[PATH_MAX];
 	/* cgroup_root = "/sys/fs/cgroup": v2, or v1 hierarchies with or without /unified */
 	char cgroup_root[PATH_MAX];
 };

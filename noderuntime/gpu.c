@@ -177,6 +177,7 @@ static const struct field {
     TEXT("name", name),
     NUMBER("sm_count", sm_count, 1, 65535),
     NUMBER("memory_mib", memory_mib, 1, DS_SIZE_MIB_MAX),
+    NUMBER("cuda", cuda, 1000, 999999),
     NUMBER("n_groups", shape.n_groups, 1, DS_GROUPS_MAX - 1),
     NUMBER("group_sms", shape.group_sms, 1, 65535),
     NUMBER("rest_sms", shape.rest_sms, 0, 65535),

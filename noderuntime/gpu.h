@@ -32,6 +32,7 @@ struct ds_topology {
 	char name[96];
 	uint32_t sm_count;
 	uint32_t memory_mib; /* all that the driver has to give */
+	uint32_t cuda;       /* what the driver supports: 13010 is CUDA 13.1 */
 	struct ds_gpu_shape shape;
 	char cpus[512]; /* CPUs near it, "0-15,32-47"; "": not known */
 };

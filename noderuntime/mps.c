@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -18,6 +19,9 @@ enum {
 	KILL_MS = 200,  /* for a killed daemon to be gone */
 	LOCK_POLL_MS = 2,
 };
+
+/* Where a daemon has its pipes that was started without a word about them. */
+static const char FOREIGN_PIPE_DIR[] = "/tmp/nvidia-mps";
 
 int ds_mps_pipe_dir(const struct ds_node_config *config, const char *gpu_uuid, char path[PATH_MAX])
 {
@@ -97,6 +101,81 @@ static int start(const struct ds_mps *mps, bool multiuser, ds_deadline deadline,
 	return ds_fail_within(err, "cannot start MPS for GPU %s", mps->uuid);
 }
 
+uint32_t ds_mps_clients_max(uint32_t cuda)
+{
+	return cuda >= 13010 ? 60 : 48;
+}
+
+bool ds_mps_visible(const char *devices, const char *gpu_uuid)
+{
+	if (!devices || !*devices)
+		return true;
+	while (*devices) {
+		size_t length = strcspn(devices, ",");
+		/* An ordinal may be any GPU; of a UUID, a beginning is enough. */
+		if (length &&
+		    (strncmp(devices, "GPU-", 4) != 0 || !strncmp(devices, gpu_uuid, length)))
+			return true;
+		devices += length + (devices[length] == ',');
+	}
+	return false;
+}
+
+bool ds_mps_percentage_low(const char *answer)
+{
+	char *end;
+	double percentage = strtod(answer, &end);
+
+	return end != answer && percentage < 100;
+}
+
+int ds_mps_daemon(const struct ds_node_config *config, const char *gpu_uuid,
+		  struct ds_process *daemon)
+{
+	struct ds_mps mps;
+
+	if (!*config->mps_control || ds_mps_locate(config, gpu_uuid, &mps, NULL) < 0)
+		return -1;
+	return ds_mps_pid_file(mps.pipe, daemon);
+}
+
+/* The site's daemon: whether it can be worked with. */
+static int check_site(const struct ds_mps *mps, ds_deadline deadline, struct ds_error *err)
+{
+	char answer[DS_MPS_ANSWER_SIZE];
+
+	if (ds_mps_ask(mps, "get_default_active_thread_percentage\n", answer, sizeof(answer),
+		       deadline, err) < 0)
+		return ds_fail_within(err,
+				      "the site's MPS daemon at %s (mps_pipe_dir in "
+				      "detshare-node.conf) does not answer",
+				      mps->pipe);
+	if (ds_mps_percentage_low(answer))
+		return ds_fail(err,
+			       "the site's MPS daemon at %s has a default thread percentage of "
+			       "%.10s, under which programs compute other results: set it to 100",
+			       mps->pipe, answer);
+	return 0;
+}
+
+/* A daemon that somebody else started for this GPU: two of them would fight for it. */
+static int check_foreign(const struct ds_mps *mps, struct ds_error *err)
+{
+	struct ds_process daemon;
+
+	if (ds_mps_pid_file(FOREIGN_PIPE_DIR, &daemon) < 0)
+		return 0;
+	char *devices = ds_mps_variable(daemon.pid, "CUDA_VISIBLE_DEVICES");
+	bool ours = ds_mps_visible(devices, mps->uuid);
+	free(devices);
+	if (!ours)
+		return 0;
+	return ds_fail(err,
+		       "MPS daemon %d, with its pipes in %s, serves GPU %s already: end it, or "
+		       "name its pipes as mps_pipe_dir in detshare-node.conf",
+		       daemon.pid, FOREIGN_PIPE_DIR, mps->uuid);
+}
+
 static int ensure_locked(const struct ds_mps *mps, const struct ds_mps_need *need,
 			 ds_deadline deadline, struct ds_error *err)
 {
@@ -119,6 +198,8 @@ static int ensure_locked(const struct ds_mps *mps, const struct ds_mps_need *nee
 	if (!ds_mps_kill(mps, ds_deadline_in(KILL_MS)))
 		return ds_fail(err, "MPS of GPU %s hangs and cannot be killed", mps->uuid);
 	remove_dirs(mps);
+	if (check_foreign(mps, err) < 0)
+		return -1;
 	if (start(mps, need->multiuser, deadline, err) < 0)
 		goto fail;
 	if (ds_mps_ask(mps, "get_server_list\n", answer, sizeof(answer), deadline, err) < 0) {
@@ -141,6 +222,8 @@ int ds_mps_ensure(const struct ds_node_config *config, const char *gpu_uuid,
 		return 0;
 	if (ds_mps_locate(config, gpu_uuid, &mps, err) < 0)
 		return -1;
+	if (mps.site)
+		return check_site(&mps, deadline, err);
 	int lock = take_lock(&mps, deadline, err);
 	if (lock < 0)
 		return -1;
@@ -158,7 +241,7 @@ int ds_mps_stop(const struct ds_node_config *config, const char *gpu_uuid,
 
 	if (!*config->mps_control || ds_mps_locate(config, gpu_uuid, &mps, err) < 0)
 		return 0;
-	if (access(mps.dir, F_OK) < 0)
+	if (mps.site || access(mps.dir, F_OK) < 0)
 		return 0;
 	int lock = take_lock(&mps, deadline, err);
 	if (lock < 0)

@@ -5,10 +5,12 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "common/error.h"
 #include "common/node_config.h"
+#include "common/process.h"
 #include "noderuntime/deadline.h"
 
 /*
@@ -20,11 +22,14 @@
  * The control program is only ever talked to with a deadline. Who starts or ends the daemon holds
  * the lock gpu-UUID/mps.lock, so that runtimes that race do it once.
  */
-enum {
-	DS_MPS_CLIENTS_MAX = 48, /* client contexts per GPU before CUDA 13.1 */
-};
 
-/* RUNTIME_DIR/gpu-UUID/mps/pipe: CUDA_MPS_PIPE_DIRECTORY of daemon and clients. 0 or -1. */
+/* Client contexts per GPU that MPS serves, by the CUDA version of the driver (13010: 13.1). Pure. */
+uint32_t ds_mps_clients_max(uint32_t cuda);
+
+/*
+ * RUNTIME_DIR/gpu-UUID/mps/pipe, or the site's own: CUDA_MPS_PIPE_DIRECTORY of daemon and clients.
+ * 0 or -1.
+ */
 int ds_mps_pipe_dir(const struct ds_node_config *config, const char *gpu_uuid, char path[PATH_MAX]);
 
 /* Who needs MPS. */
@@ -36,10 +41,24 @@ struct ds_mps_need {
 /*
  * Make sure that the GPU's daemon runs and answers; start it if not. One that hangs is reported, or,
  * if that harms nobody, killed and started anew. Does nothing and returns 0 when the configuration says
- * that there is no MPS. 0 or -1.
+ * that there is no MPS. A daemon of the site's own is only looked at, and refused if it sets thread
+ * percentages. 0 or -1.
  */
 int ds_mps_ensure(const struct ds_node_config *config, const char *gpu_uuid,
 		  const struct ds_mps_need *need, ds_deadline deadline, struct ds_error *err);
+
+/*
+ * The control daemon that serves the GPU now, from its pid file; nothing is asked. 0, or -1: there is
+ * none, or no MPS at all.
+ */
+int ds_mps_daemon(const struct ds_node_config *config, const char *gpu_uuid,
+		  struct ds_process *daemon);
+
+/* Pure: CUDA_VISIBLE_DEVICES (NULL: unset) lets its owner use that GPU, or may. */
+bool ds_mps_visible(const char *devices, const char *gpu_uuid);
+
+/* Pure: what get_default_active_thread_percentage answered is below 100. */
+bool ds_mps_percentage_low(const char *answer);
 
 /*
  * End the GPU's daemon and its servers if `unused` (asked under the lock) says so; what does not end by

@@ -37,31 +37,59 @@ static bool is_mps_program(const char *proc_dir)
 	return false;
 }
 
-/* True if the process was started with that assignment in its environment. */
-static bool has_variable(const char *proc_dir, const char *assignment)
+char *ds_mps_variable(pid_t pid, const char *name)
 {
-	char path[64], *variable = NULL;
+	char path[64], *variable = NULL, *value = NULL;
+	const size_t length = strlen(name);
 	size_t size = 0;
-	bool found = false;
 
-	snprintf(path, sizeof(path), "%.40s/environ", proc_dir);
+	snprintf(path, sizeof(path), "/proc/%d/environ", (int)pid);
 	FILE *file = fopen(path, "re");
 	if (!file)
-		return false;
-	while (!found && getdelim(&variable, &size, '\0', file) > 0)
-		found = !strcmp(variable, assignment);
+		return NULL;
+	while (!value && getdelim(&variable, &size, '\0', file) > 0) {
+		if (!strncmp(variable, name, length) && variable[length] == '=')
+			value = strdup(variable + length + 1);
+	}
 	free(variable);
 	fclose(file);
-	return found;
+	return value;
+}
+
+/* True if the process's pipe directory is that one. */
+static bool has_pipe_dir(pid_t pid, const char *pipe_dir)
+{
+	char *value = ds_mps_variable(pid, "CUDA_MPS_PIPE_DIRECTORY");
+	bool has = value && !strcmp(value, pipe_dir);
+
+	free(value);
+	return has;
+}
+
+int ds_mps_pid_file(const char *pipe_dir, struct ds_process *daemon)
+{
+	char path[PATH_MAX], proc_dir[32];
+	long pid = 0;
+
+	snprintf(path, sizeof(path), "%.4000s/nvidia-cuda-mps-control.pid", pipe_dir);
+	FILE *file = fopen(path, "re");
+	if (!file)
+		return -1;
+	if (fscanf(file, "%10ld", &pid) != 1)
+		pid = 0;
+	fclose(file);
+	if (pid <= 1 || pid > INT32_MAX || ds_process_identify((pid_t)pid, daemon, NULL) < 0)
+		return -1;
+	snprintf(proc_dir, sizeof(proc_dir), "/proc/%ld", pid);
+	return is_mps_program(proc_dir) ? 0 : -1;
 }
 
 size_t ds_mps_find(const struct ds_mps *mps, pid_t *pids, size_t max)
 {
-	char assignment[PATH_MAX + 32], proc_dir[32];
+	char proc_dir[32];
 	const struct dirent *entry;
 	size_t n = 0;
 
-	snprintf(assignment, sizeof(assignment), "CUDA_MPS_PIPE_DIRECTORY=%s", mps->pipe);
 	DIR *dir = opendir("/proc");
 	if (!dir)
 		return 0;
@@ -70,7 +98,7 @@ size_t ds_mps_find(const struct ds_mps *mps, pid_t *pids, size_t max)
 		if (pid <= 0)
 			continue;
 		snprintf(proc_dir, sizeof(proc_dir), "/proc/%ld", pid);
-		if (is_mps_program(proc_dir) && has_variable(proc_dir, assignment))
+		if (is_mps_program(proc_dir) && has_pipe_dir((pid_t)pid, mps->pipe))
 			pids[n++] = (pid_t)pid;
 	}
 	closedir(dir);

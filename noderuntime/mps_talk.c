@@ -28,7 +28,11 @@ int ds_mps_locate(const struct ds_node_config *config, const char *gpu_uuid, str
 		return ds_fail(err, "runtime_dir %s is too long", config->runtime_dir);
 	snprintf(mps->lock, PATH_MAX, "%.4080s/mps.lock", gpu_dir);
 	snprintf(mps->dir, PATH_MAX, "%.4080s/mps", gpu_dir);
-	snprintf(mps->pipe, PATH_MAX, "%.4080s/mps/pipe", gpu_dir);
+	mps->site = *config->mps_pipe_dir;
+	if (mps->site)
+		snprintf(mps->pipe, PATH_MAX, "%s", config->mps_pipe_dir);
+	else
+		snprintf(mps->pipe, PATH_MAX, "%.4080s/mps/pipe", gpu_dir);
 	snprintf(mps->log, PATH_MAX, "%.4080s/mps/log", gpu_dir);
 	return 0;
 }

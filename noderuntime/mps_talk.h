@@ -9,6 +9,7 @@
 
 #include "common/error.h"
 #include "common/node_config.h"
+#include "common/process.h"
 #include "noderuntime/deadline.h"
 
 /*
@@ -29,6 +30,7 @@ struct ds_mps {
 	char dir[PATH_MAX];
 	char pipe[PATH_MAX];
 	char log[PATH_MAX];
+	bool site; /* the daemon is the site's: not ours to start or end */
 };
 
 /* 0, or -1: a path is too long. */
@@ -48,6 +50,12 @@ int ds_mps_ask(const struct ds_mps *mps, const char *command, char *answer, size
 
 /* True if somebody listens on the daemon's pipe, or might. Saves asking when nobody can answer. */
 bool ds_mps_has_pipes(const struct ds_mps *mps);
+
+/* The process named by the pid file in `pipe_dir`, if that is a program of MPS. 0 or -1. */
+int ds_mps_pid_file(const char *pipe_dir, struct ds_process *daemon);
+
+/* The value of a variable in a process's environment, malloc'd; NULL: not set, or cannot be known. */
+char *ds_mps_variable(pid_t pid, const char *name);
 
 /*
  * The daemon and servers of this GPU: programs of MPS with our pipe directory in their environment.

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "noderuntime/follow.h"
+#include "noderuntime/mps_care.h"
 #include "noderuntime/off_gpu.h"
 #include "noderuntime/programs.h"
 
@@ -126,10 +127,15 @@ void ds_patience_over(struct ds_runtime *rt)
 
 	if (read(rt->patience, &times, sizeof(times)) < 0)
 		return;
-	snprintf(reason, sizeof(reason),
-		 "the SM groups of %s are still used by programs that began before it: start it "
-		 "again when they have ended",
-		 rt->allocation->name);
+	if (rt->mps != DS_MPS_READY)
+		snprintf(reason, sizeof(reason), "MPS of GPU %s takes too long to start",
+			 rt->allocation->gpu_uuid);
+	else
+		snprintf(
+		    reason, sizeof(reason),
+		    "the SM groups of %s are still used by programs that began before it: start it "
+		    "again when they have ended",
+		    rt->allocation->name);
 	for (struct ds_watch *w = rt->watches, *next; w; w = next) {
 		next = w->next;
 		if (w->kind != DS_WATCH_PEER || !w->waits)

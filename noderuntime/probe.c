@@ -20,6 +20,7 @@ struct driver {
 	CUresult (*device_get)(CUdevice *device, int ordinal);
 	CUresult (*device_get_uuid)(CUuuid *uuid, CUdevice device);
 	CUresult (*device_get_name)(char *name, int size, CUdevice device);
+	CUresult (*driver_get_version)(int *version);
 	CUresult (*device_total_mem)(size_t *bytes, CUdevice device);
 	CUresult (*device_get_resource)(CUdevice device, CUdevResource *resource,
 					CUdevResourceType type);
@@ -40,6 +41,7 @@ static int load_driver(const char *library, struct driver *driver, struct ds_err
 	    {"cuDeviceGet", &driver->device_get},
 	    {"cuDeviceGetUuid_v2", &driver->device_get_uuid},
 	    {"cuDeviceGetName", &driver->device_get_name},
+	    {"cuDriverGetVersion", &driver->driver_get_version},
 	    {"cuDeviceTotalMem_v2", &driver->device_total_mem},
 	    {"cuDeviceGetDevResource", &driver->device_get_resource},
 	    {"cuDevSmResourceSplitByCount", &driver->split_by_count},
@@ -147,6 +149,7 @@ static int probe_device(const struct driver *driver, int ordinal, struct ds_topo
 	CUdevice device;
 	CUuuid uuid;
 	size_t bytes = 0;
+	int version = 0;
 
 	if (check(driver, driver->device_get(&device, ordinal), "cuDeviceGet", err) < 0 ||
 	    check(driver, driver->device_get_uuid(&uuid, device), "cuDeviceGetUuid", err) < 0)
@@ -154,8 +157,10 @@ static int probe_device(const struct driver *driver, int ordinal, struct ds_topo
 	format_uuid(&uuid, topology->uuid);
 	if (check(driver, driver->device_get_name(topology->name, sizeof(topology->name), device),
 		  "cuDeviceGetName", err) < 0 ||
-	    check(driver, driver->device_total_mem(&bytes, device), "cuDeviceTotalMem", err) < 0)
+	    check(driver, driver->device_total_mem(&bytes, device), "cuDeviceTotalMem", err) < 0 ||
+	    check(driver, driver->driver_get_version(&version), "cuDriverGetVersion", err) < 0)
 		return -1;
+	topology->cuda = (uint32_t)version;
 	topology->memory_mib = (uint32_t)(bytes >> 20);
 	topology->name[strcspn(topology->name, "\n")] = '\0';
 	return split(driver, device, topology, err);

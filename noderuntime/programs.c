@@ -12,6 +12,7 @@
 #include "noderuntime/deadline.h"
 #include "noderuntime/follow.h"
 #include "noderuntime/mps.h"
+#include "noderuntime/mps_care.h"
 
 enum {
 	PATIENCE_S = 8,    /* for a program that waits for groups; it gives up after 10 */
@@ -38,12 +39,13 @@ static int change_admit(struct ds_ledger_state *state, void *arg, struct ds_erro
 	if (!self)
 		return ds_fail(err, "%s is not in the ledger of GPU %s", rt->allocation->name,
 			       state->gpu_uuid);
-	if (*rt->config->mps_control && state->n_programs >= DS_MPS_CLIENTS_MAX &&
+	const uint32_t clients_max = ds_mps_clients_max(rt->topology->cuda);
+	if (*rt->config->mps_control && state->n_programs >= clients_max &&
 	    !ds_ledger_find_program(state, &admission->peer->process))
 		return ds_fail(err,
-			       "GPU %s serves %u programs, and MPS can serve %d: start it again "
+			       "GPU %s serves %u programs, and MPS can serve %u: start it again "
 			       "when another one has ended",
-			       state->gpu_uuid, state->n_programs, DS_MPS_CLIENTS_MAX);
+			       state->gpu_uuid, state->n_programs, clients_max);
 	if (!ds_groups_has_full(&self->held, &state->shape)) {
 		admission->no_groups = true;
 		return ds_fail(err,
@@ -173,6 +175,16 @@ static struct ds_watch *take_on(struct ds_runtime *rt, struct ds_peer *peer, str
 	return program;
 }
 
+/* For groups, or for MPS. ds_greet_waiting() looks at it again, ds_patience_over() sends it away. */
+static void let_wait(struct ds_runtime *rt, struct ds_watch *connection)
+{
+	const struct itimerspec patience = {.it_value = {.tv_sec = PATIENCE_S}};
+
+	if (!connection->waits)
+		timerfd_settime(rt->patience, 0, &patience, NULL);
+	connection->waits = true;
+}
+
 /*
  * Let a program in: first into the ledger, then onto our page, then to the program itself. True when its
  * connection stays, false when it is to be closed.
@@ -184,9 +196,7 @@ static bool admit(struct ds_runtime *rt, struct ds_watch *connection, struct ds_
 
 	if (ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_admit, &admission, &reason) < 0) {
 		if (admission.no_groups && !connection->waits) {
-			struct itimerspec patience = {.it_value = {.tv_sec = PATIENCE_S}};
-			timerfd_settime(rt->patience, 0, &patience, NULL);
-			connection->waits = true;
+			let_wait(rt, connection);
 			return true;
 		}
 		if (!admission.no_groups) {
@@ -235,7 +245,18 @@ bool ds_program_serve(struct ds_runtime *rt, struct ds_watch *connection)
 			rt->allocation->uid, (unsigned)peer.uid);
 		ds_port_refuse(connection->fd, reason.text);
 	} else {
-		keep = admit(rt, connection, &peer);
+		switch (ds_mps_care_ask(rt, connection->waits)) {
+		case DS_MPS_READY:
+			keep = admit(rt, connection, &peer);
+			break;
+		case DS_MPS_WAIT:
+			let_wait(rt, connection);
+			keep = true;
+			break;
+		case DS_MPS_REFUSE:
+			ds_port_refuse(connection->fd, rt->mps_reason);
+			break;
+		}
 	}
 	if (peer.pidfd >= 0)
 		close(peer.pidfd);

@@ -19,6 +19,7 @@
 #include "noderuntime/follow.h"
 #include "noderuntime/leave.h"
 #include "noderuntime/mps.h"
+#include "noderuntime/mps_care.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/programs.h"
 
@@ -89,6 +90,9 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 		break;
 	case DS_WATCH_WELCOMED:
 		ds_program_said(rt, w);
+		break;
+	case DS_WATCH_MPS:
+		ds_mps_care_lost(rt, w);
 		break;
 	case DS_WATCH_ERRAND:
 		ds_errand_back(rt, w);
@@ -258,6 +262,7 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	    ds_page_create(&rt->page, &rt->seen.shape, allocation->gpu_uuid,
 			   allocation->grant.class_name, allocation->grant.share_milli, err) < 0)
 		return -1;
+	ds_mps_care_begin(rt);
 	rt->page.page->memory_quota = rt->quota.limit;
 	rt->page.page->memory_per_program = rt->quota.per_program;
 	if (ds_allocation_path(rt->config, allocation->name, "port", port, err) < 0)

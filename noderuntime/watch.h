@@ -33,6 +33,7 @@ enum ds_watch_kind {
 	DS_WATCH_PEER,      /* a connection before its welcome */
 	DS_WATCH_PROGRAM,   /* a program's pidfd */
 	DS_WATCH_WELCOMED,  /* a program's connection: notices, and so that it notices our death */
+	DS_WATCH_MPS,       /* pidfd of the GPU's MPS daemon: mps_care.h */
 	DS_WATCH_ERRAND,    /* a child of ours that is out on something that may take long */
 	DS_WATCH_NEIGHBOUR, /* pidfd of another runtime, or of a program that has none any more */
 };
@@ -82,6 +83,9 @@ struct ds_runtime {
 	int patience; /* timer, armed only while a program waits for groups */
 	int retry;    /* timer, armed only while there is a reason to look at the ledger again */
 	int state_fd;
+	int mps;              /* enum ds_mps_answer */
+	unsigned mps_starts;  /* in a row */
+	char mps_reason[256]; /* why DS_MPS_REFUSE */
 	bool stop;
 };
 

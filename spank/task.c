@@ -204,6 +204,23 @@ static int apply(spank_t spank, const struct ds_env_edits *edits)
 	return 0;
 }
 
+/* Once a step: what the user asked MPS for cannot be had together with the same results. */
+static void say_what_is_ignored(spank_t spank, const char *const *current)
+{
+	static const char name[] = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=";
+	int task = 0;
+
+	if (!step.share_milli || spank_get_item(spank, S_TASK_GLOBAL_ID, &task) != ESPANK_SUCCESS ||
+	    task != 0)
+		return;
+	for (const char *const *e = current; e && *e; e++) {
+		if (!strncmp(*e, name, sizeof(name) - 1) && strcmp(*e + sizeof(name) - 1, "100"))
+			slurm_error("detshare: %s is ignored: it changes what programs compute; "
+				    "ask for another share instead",
+				    *e);
+	}
+}
+
 int ds_spank_task_environment(spank_t spank)
 {
 	char **current = NULL;
@@ -222,6 +239,7 @@ int ds_spank_task_environment(spank_t spank)
 		slurm_error("detshare: Slurm does not show a task's environment");
 		return -1;
 	}
+	say_what_is_ignored(spank, (const char *const *)current);
 	if (ds_env_edits_plan((const char *const *)current, &grant, &edits, &err) < 0)
 		slurm_error("detshare: %s", err.text);
 	else

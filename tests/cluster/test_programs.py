@@ -50,7 +50,9 @@ def test_variables_of_the_user_are_overwritten(slurm):
     lies = {"DETSHARE_PORT": "/tmp/lie", "DETSHARE_SHARE": "1", "DETSHARE_CLASS": "lie",
             "CUDA_MPS_PIPE_DIRECTORY": "/tmp/lie", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50",
             "DETSHARE_STEPD_GRANTED_MILLI": "1000"}
-    out = slurm.srun("--gres=detshare:0.25", "env", env=lies).stdout
+    run = slurm.srun("--gres=detshare:0.25", "-n2", "--oversubscribe", "sh", "-c", "[ $SLURM_PROCID = 1 ] || env", env=lies)
+    assert run.stderr.count("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=50 is ignored") == 1, run.stderr
+    out = run.stdout
     env = dict(line.partition("=")[::2] for line in out.splitlines())
     assert env["DETSHARE_SHARE"] == "0.25"
     assert env["DETSHARE_CLASS"] == "throughput"

@@ -39,6 +39,7 @@ static struct client clients[EMU_MPS_CLIENT_MAX];
 static pid_t server;
 static uid_t server_uid;
 static bool multiuser;
+static double percentage = 100; /* what is set is told, and has no effect */
 static char pipe_dir[PATH_MAX], log_dir[PATH_MAX];
 static uint64_t quit_at_ns; /* 0: nobody asked to quit */
 static int quit_fd = -1;    /* who asked: is answered by the end of the daemon */
@@ -288,7 +289,9 @@ static void command(char *text, char *answer)
 		say(answer,
 		    server > 0 && atol(first) == server ? "ACTIVE\n" : "Server not found\n");
 	} else if (!strcmp(word, "get_default_active_thread_percentage")) {
-		say(answer, "100.0\n");
+		say(answer, "%.1f\n", percentage);
+	} else if (!strcmp(word, "set_default_active_thread_percentage") && first) {
+		percentage = strtod(first, NULL);
 	} else if (!strcmp(word, "start_server") && first && !strcmp(first, "-uid") && second) {
 		if (server <= 0)
 			start_server((uid_t)strtoul(second, NULL, 10));

@@ -173,6 +173,36 @@ class Host:
                 pass
         return found
 
+    def uuid(self, gpu=0):
+        """A GPU's UUID, as the driver's /proc files have it."""
+        for file in (self.dir / "host" / "proc").glob("*/information"):
+            lines = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+            if int(lines["Device Minor"]) == gpu:
+                return lines["GPU UUID"].strip()
+        raise AssertionError(f"no GPU {gpu}")
+
+    def mps_pipe(self, gpu=0):
+        return self.run_dir / f"gpu-{self.uuid(gpu)}" / "mps" / "pipe"
+
+    def mps_daemon(self, gpu=0):
+        """The GPU's control daemon, or None while there is none."""
+        try:
+            pid = int((self.mps_pipe(gpu) / "nvidia-cuda-mps-control.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return pid if is_running(pid) else None
+
+    def ask_mps(self, command, gpu=0):
+        done = subprocess.run([self.config["mps_control"]], input=command + "\n", text=True, capture_output=True,
+                              env=self.env | {"CUDA_MPS_PIPE_DIRECTORY": str(self.mps_pipe(gpu))}, check=False, timeout=20)
+        return done.stdout.strip()
+
+    def clients(self, gpu=0):
+        """The processes that use a GPU, as the emulated GPU knows them."""
+        done = subprocess.run([Path(BUILD) / "tests" / "emugpu" / "emugpu-host", "clients", self.dir / "host", str(gpu)],
+                              text=True, capture_output=True, check=True, timeout=20)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
     def trace(self, gpu):
         """The blocks that ran on a GPU."""
         done = subprocess.run([Path(BUILD) / "tests" / "emugpu" / "emugpu-host", "trace", self.dir / "host", str(gpu)],

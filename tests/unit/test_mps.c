@@ -269,6 +269,37 @@ static void pid_lists(void **state)
 	}
 }
 
+static void limits_and_visible_gpus(void **state)
+{
+	static const struct {
+		const char *devices;
+		bool visible;
+	} cases[] = {
+	    {NULL, true},
+	    {"", true},
+	    {UUID, true},
+	    {"GPU-aaaaaaaa", true},
+	    {"GPU-b," UUID, true},
+	    {"0", true}, /* may be any */
+	    {"GPU-b,1", true},
+	    {"GPU-b", false},
+	    {"GPU-b,,GPU-c,", false},
+	    {UUID "0", false},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		if (ds_mps_visible(cases[i].devices, UUID) != cases[i].visible)
+			fail_msg("case %zu", i);
+	}
+	assert_true(ds_mps_percentage_low("50.0\n"));
+	assert_true(ds_mps_percentage_low("99.9"));
+	assert_false(ds_mps_percentage_low("100.0\n"));
+	assert_false(ds_mps_percentage_low(""));
+	assert_false(ds_mps_percentage_low("Unknown command\n"));
+	assert_int_equal(ds_mps_clients_max(13000), 48);
+	assert_int_equal(ds_mps_clients_max(13010), 60);
+}
+
 static void conversations(void **state)
 {
 	static const struct {
@@ -329,6 +360,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(a_client_that_mps_cannot_end_is_told_of, set_up,
 					    tear_down),
 	    cmocka_unit_test(pid_lists),
+	    cmocka_unit_test(limits_and_visible_gpus),
 	    cmocka_unit_test(conversations),
 	    cmocka_unit_test(more_output_than_room_is_cut),
 	};

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever dies, hangs or lies: the others go on, groups come back, nothing is left, status tells."""
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from runtime_host import BUILD, Host, is_running, wait_for  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
+    pytest.mark.timeout(120),
+]
+
+LONG_S = 30  # for what takes milliseconds on a machine that is not busy
+
+
+@pytest.fixture
+def host():
+    made = Host()
+    yield made
+    made.close()
+
+
+def descriptors(pid):
+    """What a process has open, by kind: sockets and pipes have numbers in their names."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(os.readlink(entry).split(":[")[0])
+        except OSError:
+            pass
+    return sorted(found)
+
+
+def children(pid):
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
+class Bystanders:
+    """Two halves of a GPU, each with a program. One gets into trouble; the other must not notice."""
+
+    def __init__(self, host):
+        self.host = host
+        for name in ("job-1", "job-2"):
+            host.begin(name)
+        self.programs = {name: host.program(name) for name in ("job-1", "job-2")}
+        for program in self.programs.values():
+            assert program.answer["refused"] == 0
+            program.ask("obey", 0)
+        self.runtimes = {name: host.runtime_pid(name) for name in self.programs}
+        self.open = descriptors(self.runtimes["job-1"])
+
+    def check(self):
+        """The first is as well as before: its program, its groups, its runtime; newcomers are served."""
+        assert is_running(self.runtimes["job-1"]) and is_running(self.programs["job-1"].pid)
+        resident = self.host.resident("job-1")
+        assert resident["runtime"] == "running" if "runtime" in resident else True
+        assert self.programs["job-1"].ask("page")["groups"]
+        newcomer = self.host.program("job-1")
+        assert newcomer.answer["refused"] == 0, newcomer.answer
+        newcomer.kill()
+
+    def end(self):
+        """End both; nothing may be left of them or open in the bystander's runtime before that."""
+        wait_for(lambda: not children(self.runtimes["job-1"]), LONG_S)
+        wait_for(lambda: descriptors(self.runtimes["job-1"]) == self.open, LONG_S)
+        for name in self.programs:
+            self.host.end(name)
+        self.host.assert_clean()
+
+
+@pytest.fixture
+def two(host):
+    shared = set(os.listdir("/dev/shm"))
+    made = Bystanders(host)
+    yield made
+    assert not {name for name in set(os.listdir("/dev/shm")) - shared if "detshare" in name}
+
+
+# ---- MPS ----------------------------------------------------------------------------------------
+
+
+def test_a_killed_mps_daemon_is_started_again(two, host):
+    first = host.mps_daemon()
+    os.kill(first, signal.SIGKILL)
+    second = wait_for(lambda: host.mps_daemon() not in (first, None) and host.mps_daemon(), LONG_S)
+    two.check()
+    os.kill(second, signal.SIGKILL)
+    wait_for(lambda: host.mps_daemon() not in (first, second, None), LONG_S)
+    two.end()
+
+
+def test_a_program_that_comes_while_mps_is_away_waits_for_it(two, host):
+    """Without MPS it would run by turns with the others, wherever its partition is."""
+    first = host.mps_daemon()
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: not is_running(first))
+    newcomer = host.program("job-1", wait=False)
+    program = newcomer.hear()
+    assert program["refused"] == 0
+    assert host.mps_daemon() not in (first, None)
+    newcomer.kill()
+    two.end()
+
+
+def test_an_mps_that_cannot_be_started_is_named_and_tried_again(host):
+    control = host.dir / "control"
+    real = host.config["mps_control"]
+    control.write_text(f'#!/bin/sh\n[ -e {host.dir}/broken ] && [ "$1" = -d ] && {{ echo no device; exit 3; }}\nexec {real} "$@"\n')
+    control.chmod(0o755)
+    host.config["mps_control"] = control
+    host.write_conf()
+    host.begin("job-1")
+    (host.dir / "broken").touch()
+    os.kill(host.mps_daemon(), signal.SIGKILL)
+    refused = host.program("job-1").answer
+    assert refused["refused"] == 1 and "cannot start MPS" in refused["reason"] and "no device" in refused["reason"]
+    (host.dir / "broken").unlink()
+    assert host.program("job-1").answer["refused"] == 0
+    host.end("job-1")
+    host.assert_clean()
+
+
+def test_a_killed_mps_server_takes_its_clients_only(two, host):
+    """Programs of another GPU, and programs that come after it, work."""
+    client = host.run("--share", "0.25", "--gpu", "1", "--", host.gpuwork, "spin", "--seconds", "600")
+    wait_for(lambda: host.clients(1), LONG_S)
+    os.kill(int(host.ask_mps("get_server_list", 1)), signal.SIGKILL)
+    assert client.wait(LONG_S) != 0
+    two.check()
+    done = host.run("--share", "0.25", "--gpu", "1", "--", host.gpuwork, "add")
+    assert done.wait(LONG_S) == 0, done.stderr.read()
+    two.end()
+
+
+def test_a_daemon_of_the_sites_own_is_used_and_left_alone(host):
+    pipes = host.dir / "site"
+    pipes.mkdir()
+    env = host.env | {"CUDA_MPS_PIPE_DIRECTORY": str(pipes), "CUDA_MPS_LOG_DIRECTORY": str(pipes)}
+    control = host.config["mps_control"]
+    host.config["mps_pipe_dir"] = pipes
+    host.write_conf()
+    refused = host.begin("job-1", check=False)
+    assert refused.returncode == 1 and "mps_pipe_dir" in refused.stderr and "does not answer" in refused.stderr
+
+    subprocess.run([control, "-d"], env=env, check=True, timeout=20)
+    pid = int((pipes / "nvidia-cuda-mps-control.pid").read_text())
+    try:
+        host.begin("job-1")
+        assert f"CUDA_MPS_PIPE_DIRECTORY={pipes}\n" in (host.run_dir / "job-1" / "task.env").read_text()
+        assert not list(host.run_dir.glob("gpu-*/mps"))
+        assert host.program("job-1").answer["refused"] == 0
+        host.end("job-1")
+        assert is_running(pid)
+
+        subprocess.run([control], input="set_default_active_thread_percentage 50\n", text=True, env=env, check=True)
+        refused = host.begin("job-1", check=False)
+        assert refused.returncode == 1 and "thread percentage of 50" in refused.stderr
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    host.assert_clean()
+
+
+@pytest.fixture
+def stray(host):
+    """An MPS daemon that somebody started without a word about directories, for this host's first GPU."""
+    pipes = Path("/tmp/nvidia-mps")
+    if pipes.exists():
+        pytest.skip(f"{pipes} is somebody's")
+    pipes.mkdir()
+    uuid = host.uuid(0)
+    env = host.env | {"CUDA_VISIBLE_DEVICES": uuid, "CUDA_MPS_LOG_DIRECTORY": str(host.dir)}
+    subprocess.run([host.config["mps_control"], "-d"], env=env, check=True, timeout=20)
+    pid = int((pipes / "nvidia-cuda-mps-control.pid").read_text())
+    yield pid
+    os.kill(pid, signal.SIGKILL)
+    for entry in pipes.iterdir():
+        entry.unlink()
+    pipes.rmdir()
+
+
+def test_a_stray_daemon_is_named(host, stray):
+    refused = host.begin("job-1", check=False)
+    assert refused.returncode == 1
+    assert f"MPS daemon {stray}" in refused.stderr and "/tmp/nvidia-mps" in refused.stderr
+    host.begin("job-2", gpu=1)  # which it does not serve
+    host.end("job-2")
+    host.assert_clean()
