@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #include "noderuntime/coroutine/ahead.h"
+#include "noderuntime/coroutine/demand.h"
+#include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/green.h"
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/remap.h"
@@ -22,10 +24,14 @@ enum {
 	STACK_BYTES = 1 << 20,
 	FIRST_NAP_US = 5,
 	LONGEST_NAP_US = 500,
-	RETRY_MS = 1000,
+	RETRY_US = 1000000,
 	GRAPHS_US = 5000, /* to make graphs ready for a new partition; the others are made later */
 	EXIT_PATIENCE_S = 1,
+	SETTLE_US = 5000, /* between looks whether what was queued before a window is done */
 };
+
+/* What is added to the eventfd: a few of either, before it is read. */
+static const uint64_t WAKE_LOOK = 1, WAKE_WATCH = UINT64_C(1) << 32;
 
 static struct {
 	struct ds_session *session;
@@ -33,6 +39,7 @@ static struct {
 	int wake;         /* eventfd; -1: no thread */
 	atomic_bool ends; /* the process does: the driver is not to be called any more */
 	bool resetting;   /* under vctx->moving */
+	bool alone;       /* the runtime is gone */
 } the = {.wake = -1};
 
 /* One look at the page, from the outside in. */
@@ -363,6 +370,7 @@ static enum outcome follow(struct look *look)
 		return SETTLED;
 	if (!ds_session_look(session, &look->granted))
 		return FAILED;
+	ds_demand_tell(vctx, look->granted.flags & DS_PAGE_TELL_IDLE && !the.alone);
 	if (!vctx) { /* no work yet, or no longer; who begins will look at the page */
 		ds_session_use(session, &the.vctx->green_pinned);
 		ds_session_acknowledge(session, look->granted.epoch);
@@ -403,35 +411,78 @@ static enum outcome follow(struct look *look)
 	return settled ? SETTLED : FAILED;
 }
 
+/* How long to sleep, in us; -1: until somebody wakes the thread. With `moving` locked. */
+static int64_t watch(void)
+{
+	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
+	int64_t within_us = 0;
+
+	if (!vctx || atomic_load(&the.ends) || the.resetting)
+		return -1;
+	ds_real.cuCtxSetCurrent(vctx->primary);
+	if (ds_gate_asked(vctx) & DS_GATE_WINDOW && !ds_ahead_settled(vctx))
+		within_us = SETTLE_US;
+	return ds_demand_look(vctx, within_us);
+}
+
+enum { HEARD = 1 << 0, LOOK = 1 << 1, WATCH = 1 << 2, END = 1 << 3 };
+
+/* Wait for something to do, at most us (-1: for ever). Returns what there is to do; 0: time is over. */
+static unsigned wait_for_something(struct pollfd events[2], int64_t us)
+{
+	const struct timespec time = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+	unsigned found = 0;
+	uint64_t why = 0;
+
+	if (ppoll(events, 2, us < 0 ? NULL : &time, NULL) < 0)
+		return errno == EINTR ? 0 : END;
+	if (atomic_load(&the.ends))
+		return END;
+	if (events[1].revents && read(the.wake, &why, sizeof(why)) < 0 && errno != EAGAIN)
+		return END;
+	found |= why % WAKE_WATCH ? LOOK : 0;
+	found |= why / WAKE_WATCH ? WATCH : 0;
+	if (events[0].revents) {
+		found |= HEARD;
+		the.alone = ds_session_hear(the.session) < 0;
+		if (the.alone)
+			events[0].fd = -1; /* without a runtime nothing is granted anew */
+	}
+	return found;
+}
+
 static void *run(void *unused)
 {
 	struct pollfd events[] = {{.fd = the.session->fd, .events = POLLIN},
 				  {.fd = the.wake, .events = POLLIN}};
 	enum outcome outcome = SETTLED;
+	int64_t sleep_us = -1, retry_us = RETRY_US;
 
 	pthread_setname_np(pthread_self(), "detshare");
 	prctl(PR_SET_TIMERSLACK, 1000UL); /* ns: the naps are short */
 	for (;;) {
 		struct look look = {.nap_us = FIRST_NAP_US};
-		uint64_t ignored;
+		unsigned found = 0;
 
-		if (outcome != AGAIN && poll(events, 2, outcome == FAILED ? RETRY_MS : -1) < 0 &&
-		    errno != EINTR)
+		if (outcome == FAILED && (sleep_us < 0 || sleep_us > retry_us))
+			sleep_us = retry_us;
+		if (outcome != AGAIN)
+			found = wait_for_something(events, sleep_us);
+		retry_us -= sleep_us;
+		if (found & END)
 			return NULL;
-		if (atomic_load(&the.ends))
-			return NULL;
-		if (events[1].revents && read(the.wake, &ignored, sizeof(ignored)) < 0 &&
-		    errno != EAGAIN)
-			return NULL;
-		if (events[0].revents && ds_session_hear(the.session) < 0)
-			events[0].fd = -1; /* without a runtime nothing is granted anew */
 		pthread_mutex_lock(&the.vctx->moving);
 		if (ds_driver_ready()) {
 			CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
 
 			/* What other threads capture is no business of this one. */
 			ds_real.cuThreadExchangeStreamCaptureMode(&mode);
-			outcome = follow(&look);
+			if (found & (HEARD | LOOK) || outcome == AGAIN ||
+			    (outcome == FAILED && retry_us <= 0)) {
+				outcome = follow(&look);
+				retry_us = RETRY_US;
+			}
+			sleep_us = watch();
 		}
 		pthread_mutex_unlock(&the.vctx->moving);
 	}
@@ -465,6 +516,7 @@ void ds_acknowledger_start(struct ds_session *session, struct ds_vctx *vctx)
 
 	the.session = session;
 	the.vctx = vctx;
+	ds_demand_start(session);
 	if (!ds_marks_prepare() || pthread_attr_init(&attributes) != 0)
 		return;
 	the.wake = ds_session_move_high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -491,13 +543,21 @@ void ds_acknowledger_forked(void)
 	the.wake = -1;
 }
 
+/* If the counter is full, the thread is about to look anyway. */
+static void wake_up(uint64_t why)
+{
+	if (the.wake >= 0 && write(the.wake, &why, sizeof(why)) < 0)
+		return;
+}
+
 void ds_acknowledger_look(void)
 {
-	const uint64_t one = 1;
+	wake_up(WAKE_LOOK);
+}
 
-	/* If the counter is full, the thread is about to look anyway. */
-	if (the.wake >= 0 && write(the.wake, &one, sizeof(one)) < 0)
-		return;
+void ds_acknowledger_watch(void)
+{
+	wake_up(WAKE_WATCH);
 }
 
 void ds_acknowledger_resetting(bool resetting)

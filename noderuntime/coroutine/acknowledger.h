@@ -23,6 +23,9 @@ void ds_acknowledger_forked(void);
 /* Something changed that may let groups go: look again. */
 void ds_acknowledger_look(void);
 
+/* The program does something that is to be looked at from time to time. Does not block; any thread. */
+void ds_acknowledger_watch(void);
+
 /* The primary context is being reset: nothing can be said of its work. With `moving` locked. */
 void ds_acknowledger_resetting(bool resetting);
 

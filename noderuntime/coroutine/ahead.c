@@ -428,7 +428,7 @@ void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user)
 	atomic_fetch_add_explicit(&the.port->window_waits, 1, memory_order_relaxed);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	/* If more is asked for than to keep within the window, that is for the gate. */
-	while (ds_gate_asked(vctx) == DS_GATE_WINDOW &&
+	while ((ds_gate_asked(vctx) & ~(uint64_t)DS_GATE_ASLEEP) == DS_GATE_WINDOW &&
 	       atomic_load_explicit(&ds_vctx, memory_order_acquire) == vctx) {
 		turn = look(ring, user, waited_ns);
 		if (turn != WAIT)

@@ -2,6 +2,7 @@
 #include "noderuntime/coroutine/gate.h"
 
 #include "noderuntime/coroutine/ahead.h"
+#include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/op.h"
 
 /* To where new work goes, unless the stream is there. */
@@ -26,6 +27,8 @@ CUresult ds_gate_pass(struct ds_op *op, bool launch, const CUlaunchConfig *confi
 		struct ds_ahead *ring;
 		unsigned user;
 
+		if (epoch & DS_GATE_ASLEEP)
+			ds_demand_woken(op->vctx);
 		if (result != CUDA_SUCCESS || !launch || waited || !(epoch & DS_GATE_WINDOW))
 			return result;
 		ring = ds_ahead_launch(op->vctx, op->stream, op->target,

@@ -12,8 +12,10 @@
  * uses the marks (mark.h).
  */
 enum ds_gate {
-	/* Launches keep within a bound of the GPU. */
+	/* Launches keep within a bound of the GPU (ahead.h). */
 	DS_GATE_WINDOW = 1 << 0,
+	/* Somebody waits to hear that the program does something again (demand.h). */
+	DS_GATE_ASLEEP = 1 << 1,
 };
 
 struct ds_op;
@@ -31,7 +33,7 @@ static inline uint64_t ds_gate_stop_asking(struct ds_vctx *vctx, uint64_t bits)
 
 static inline uint64_t ds_gate_asked(const struct ds_vctx *vctx)
 {
-	return atomic_load_explicit(&vctx->epoch, memory_order_acquire) & DS_GATE_MASK;
+	return atomic_load(&vctx->epoch) & DS_GATE_MASK;
 }
 
 /* The rare part of ds_op_follow(). Marked once, but maybe not all the time. */

@@ -117,6 +117,21 @@ bool ds_marks_passed(void)
 	return passed;
 }
 
+uint64_t ds_marks_count(bool *any)
+{
+	uint64_t count = 0;
+
+	*any = false;
+	for (struct ds_mark *mark = atomic_load_explicit(&all, memory_order_acquire); mark;
+	     mark = mark->next) {
+		const uint64_t word = atomic_load_explicit(&mark->word, memory_order_acquire);
+
+		count += word >> 8;
+		*any |= (word & 0xff) != 0;
+	}
+	return count;
+}
+
 bool ds_marks_awaited(CUstream stream)
 {
 	for (struct ds_mark *mark = atomic_load_explicit(&all, memory_order_acquire); mark;

@@ -85,6 +85,9 @@ void ds_marks_note(void);
 /* Whether all who were noted have ended since. */
 bool ds_marks_passed(void);
 
+/* How often threads have ended so far, all together; *any: whether one is between begin and end now. */
+uint64_t ds_marks_count(bool *any);
+
 /* Whether a thread waits for this stream. After ds_marks_fence(). */
 bool ds_marks_awaited(CUstream stream);
 

@@ -321,18 +321,32 @@ void ds_session_pinned(struct ds_session *session, const struct ds_groups *group
 	write_groups(&session->port->pinned, groups);
 }
 
-void ds_session_acknowledge(struct ds_session *session, uint64_t epoch)
+/* If it does not fit, those that wait say the same: look at the port. */
+static void notify(const struct ds_session *session, uint16_t kind, uint64_t epoch)
 {
-	const struct ds_port_notice notice = {.magic = DS_PORT_MAGIC,
-					      .version = DS_PORT_VERSION,
-					      .kind = DS_PORT_ACKNOWLEDGED,
-					      .epoch = epoch};
+	const struct ds_port_notice notice = {
+	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .kind = kind, .epoch = epoch};
 
-	atomic_store_explicit(&session->port->acknowledged_epoch, epoch, memory_order_release);
-	/* If it does not fit, those that wait say the same: look at the port. */
 	while (send(session->fd, &notice, sizeof(notice), MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
 	       errno == EINTR)
 		;
+}
+
+void ds_session_acknowledge(struct ds_session *session, uint64_t epoch)
+{
+	atomic_store_explicit(&session->port->acknowledged_epoch, epoch, memory_order_release);
+	notify(session, DS_PORT_ACKNOWLEDGED, epoch);
+}
+
+void ds_session_notify_demand(const struct ds_session *session)
+{
+	notify(session, DS_PORT_DEMAND, ds_session_epoch(session));
+}
+
+void ds_session_demand(struct ds_session *session, enum ds_port_demand demand)
+{
+	atomic_store(&session->port->demand, (uint32_t)demand); /* before the gate is looked at */
+	ds_session_notify_demand(session);
 }
 
 int ds_session_hear(struct ds_session *session)

@@ -78,6 +78,10 @@ void ds_session_pinned(struct ds_session *session, const struct ds_groups *group
  */
 void ds_session_acknowledge(struct ds_session *session, uint64_t epoch);
 
+/* Tell the runtime what the program needs, or that the port says something new of that. Do not block; any thread. */
+void ds_session_demand(struct ds_session *session, enum ds_port_demand demand);
+void ds_session_notify_demand(const struct ds_session *session);
+
 /* Read the notices that are there. Returns -1 if the runtime is gone. Does not block. */
 int ds_session_hear(struct ds_session *session);
 

@@ -9,6 +9,7 @@
 
 #include "noderuntime/coroutine/acknowledger.h"
 #include "noderuntime/coroutine/ahead.h"
+#include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/say.h"
@@ -223,10 +224,14 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 	ds_measure_start(session.port, primary);
 	ds_ahead_start(session.port, primary);
 	ds_ahead_window(vctx, granted.flags & DS_PAGE_WINDOW, granted.window_us);
+	ds_demand_tell(vctx, granted.flags & DS_PAGE_TELL_IDLE);
 	ds_session_acknowledge(&session, granted.epoch);
 	atomic_store_explicit(&ds_vctx, vctx, memory_order_release);
+	ds_demand_begin(vctx);
 	if (ds_session_epoch(&session) != granted.epoch)
 		ds_acknowledger_look();
+	else
+		ds_acknowledger_watch();
 	return 0;
 fail:
 	ds_streams_drop(vctx);

@@ -2,6 +2,7 @@
 """How far a program runs ahead of the GPU, and what it says of its need, with a node runtime that the tests play."""
 
 import os
+import random
 import struct
 import subprocess
 import time
@@ -193,3 +194,121 @@ def test_in_a_window_results_are_the_same(host, runtime, flags):  # noqa: F811
         inside = host.experiment(experiment, granter, DETSHARE_CHAOS="3:5")
         assert inside.stdout == alone.stdout, experiment
         assert inside.stderr == ""
+
+
+def test_how_long_the_rest_takes_is_said_when_it_is_known(program):
+    one = program()
+    one.ask("block 1")
+    one.ask("spin 1 2000 100")
+    one.granter.wait_for(one.granter.flags(WINDOW, 100))
+    assert one.said().drain_us == 0, "what was queued before is not counted"
+    one.ask("release")
+    one.ask("sync")
+    one.ask("spin 1 2000 60")
+    assert 2000 <= wait_for(lambda: one.said().drain_us) <= 80000
+    one.granter.wait_for(one.granter.flags(0))
+    assert one.said().drain_us == 0
+    one.end()
+
+
+# Idle or not
+
+def wake_ups(one):
+    """How often the library's thread has slept so far."""
+    for task in os.listdir(f"/proc/{one.run.pid}/task"):
+        path = f"/proc/{one.run.pid}/task/{task}"
+        with open(f"{path}/comm") as name, open(f"{path}/status") as status:
+            if name.read() == "detshare\n":
+                return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+    raise AssertionError("there is no such thread")
+
+
+def test_idle_and_active_are_told_when_asked_for(program):
+    one = program(TELL_IDLE)
+    for i in range(5):
+        one.ask("block 1")
+        assert one.said().demand == ACTIVE
+        one.ask("release")
+        wait_for(lambda: one.said().demand == IDLE)
+    wait_for(lambda: one.granter.demands >= 10)
+    one.ask("set 2")
+    wait_for(lambda: one.granter.demands >= 12)  # what is no kernel is heard of, too
+    wait_for(lambda: one.said().demand == IDLE)
+    one.end()
+
+
+def test_whoever_waits_for_the_gpu_is_not_idle(program):
+    one = program(TELL_IDLE)
+    one.ask("block 3")
+    before = one.granter.demands
+    for _ in range(50):
+        assert one.said().demand == ACTIVE
+        time.sleep(0.005)
+    assert one.granter.demands == before
+    one.ask("release")
+    wait_for(lambda: one.said().demand == IDLE)
+    one.end()
+
+
+def test_nothing_slips_in_while_idle_is_being_said(program):
+    """An operation that comes at any time is followed by the word, whatever was about to be said."""
+    rounds = int(os.environ.get("DETSHARE_IDLE_ROUNDS", "150"))
+    one = program(TELL_IDLE)
+    drawn = random.Random(7)
+    for _ in range(rounds):
+        one.ask("block 1")
+        assert one.said().demand == ACTIVE
+        time.sleep(drawn.uniform(0, 0.004))
+        assert one.said().demand == ACTIVE
+        one.ask("release")
+        one.ask("sync")
+        time.sleep(drawn.uniform(0, 0.006))
+    one.end()
+
+
+def test_an_idle_program_costs_nothing(program):
+    one = program(TELL_IDLE)
+    wait_for(lambda: one.said().demand == IDLE)
+    before = wake_ups(one)
+    time.sleep(0.5)
+    assert wake_ups(one) <= before + 1
+    one.end()
+
+
+def test_who_is_not_asked_says_nothing_and_looks_at_nothing(program):
+    one = program()
+    one.ask("block 1")
+    before = wake_ups(one)
+    time.sleep(0.5)
+    assert wake_ups(one) <= before + 1
+    assert (one.said().demand, one.granter.demands) == (UNSAID, 0)
+    one.granter.wait_for(one.granter.flags(TELL_IDLE))
+    assert one.said().demand == ACTIVE
+    one.ask("release")
+    wait_for(lambda: one.said().demand == IDLE)
+    one.granter.wait_for(one.granter.flags(0))
+    assert one.said().demand == UNSAID
+    one.end()
+
+
+def test_idle_and_a_window(program):
+    one = program(TELL_IDLE | WINDOW, 100)
+    for _ in range(3):
+        one.ask("spin 1 3000 20")
+        assert one.in_window("spin 1 3000 20", 2)
+        wait_for(lambda: one.said().demand == IDLE)
+    one.ask("block 1")
+    assert one.said().demand == ACTIVE
+    one.ask("release")
+    one.end()
+
+
+def test_no_context_is_idle(program):
+    one = program(TELL_IDLE)
+    wait_for(lambda: one.said().demand == IDLE)
+    assert one.ask("reset") == "reset"
+    wait_for(lambda: one.said().demand == IDLE)
+    one.ask("block 1")
+    assert one.said().demand == ACTIVE
+    one.ask("release")
+    one.end()

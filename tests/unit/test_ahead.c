@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "noderuntime/coroutine/ahead.h"
+#include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/gate.h"
 
 enum { EVENTS_MAX = 16 };
@@ -256,11 +257,27 @@ static void nobody_waits_without_a_window(void **state)
 	assert_int_equal(atomic_load(&port.window_expired), 0);
 }
 
+static void idle_is_who_does_nothing_for_long(void **state)
+{
+	struct ds_quiet quiet = {0};
+
+	assert_false(ds_quiet_look(&quiet, 5, true, 1000, 100)); /* 5 since the last look */
+	assert_false(ds_quiet_look(&quiet, 5, true, 2000, 100));
+	assert_false(ds_quiet_look(&quiet, 5, true, 2099, 100));
+	assert_true(ds_quiet_look(&quiet, 5, true, 2100, 100));
+	assert_false(ds_quiet_look(&quiet, 5, false, 2200, 100)); /* something is under way */
+	assert_false(ds_quiet_look(&quiet, 5, true, 2300, 100));
+	assert_false(ds_quiet_look(&quiet, 6, true, 2400, 100));
+	assert_false(ds_quiet_look(&quiet, 6, true, 2500, 100));
+	assert_true(ds_quiet_look(&quiet, 6, true, 9999, 100));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(depth_follows_from_times),
 	    cmocka_unit_test(estimates_grow_quicker_than_they_shrink),
+	    cmocka_unit_test(idle_is_who_does_nothing_for_long),
 	    cmocka_unit_test_setup_teardown(two_may_be_ahead_of_what_is_not_known, set_up,
 					    tear_down),
 	    cmocka_unit_test_setup_teardown(a_launch_waits_for_the_one_before_the_last, set_up,

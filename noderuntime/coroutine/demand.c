@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/demand.h"
+
+#include <time.h>
+
+#include "noderuntime/coroutine/acknowledger.h"
+#include "noderuntime/coroutine/gate.h"
+
+enum {
+	/*
+	 * Between looks at an active program. An idle one is found after one to two of these and
+	 * QUIET_US: 1 to 3% of the pauses of 100 ms in which lending pays; a look costs some
+	 * microseconds of the acknowledger's time, 500 of them a second.
+	 */
+	LOOK_US = 2000,
+	/* Without an operation and empty so long: longer than a program takes from one step to the next. */
+	QUIET_US = 1000,
+};
+
+static struct {
+	struct ds_session *session;
+	atomic_bool tell;
+	struct ds_quiet quiet;
+	const struct ds_vstream *busy; /* only compared */
+} the;
+
+bool ds_quiet_look(struct ds_quiet *quiet, uint64_t operations, bool empty, uint64_t now_ns,
+		   uint64_t long_ns)
+{
+	if (!empty || operations != quiet->operations) {
+		quiet->operations = operations;
+		quiet->since_ns = 0;
+		return false;
+	}
+	if (!quiet->since_ns) {
+		quiet->since_ns = now_ns;
+		return false;
+	}
+	return now_ns - quiet->since_ns >= long_ns;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void say(enum ds_port_demand demand)
+{
+	if (atomic_load(&the.tell))
+		ds_session_demand(the.session, demand);
+}
+
+/* Under the context's lock. One that is captured is as good as busy: its program is about to do something. */
+static bool is_busy(struct ds_vstream *stream)
+{
+	CUstream shadow;
+	bool busy = false;
+
+	/* Locked, no capture begins that the question would break. */
+	pthread_mutex_lock(&stream->lock);
+	shadow = atomic_load_explicit(&stream->shadow, memory_order_relaxed);
+	if (shadow)
+		busy = ds_order_captured(shadow) ||
+		       ds_real.cuStreamQuery(shadow) == CUDA_ERROR_NOT_READY;
+	pthread_mutex_unlock(&stream->lock);
+	return busy;
+}
+
+static bool is_empty(struct ds_vctx *vctx)
+{
+	bool busy = false;
+
+	pthread_mutex_lock(&vctx->lock);
+	/* First the one that was busy the last time, if it is still there. */
+	for (struct ds_vstream *stream = vctx->all; stream && !busy; stream = stream->all_next)
+		busy = stream == the.busy && is_busy(stream);
+	for (struct ds_vstream *stream = vctx->all; stream && !busy; stream = stream->all_next) {
+		busy = is_busy(stream);
+		the.busy = stream;
+	}
+	for (struct ds_vstream *stream = vctx->destroyed; stream && !busy;
+	     stream = stream->all_next)
+		busy = stream->moved_recorded &&
+		       ds_real.cuEventQuery(stream->moved) == CUDA_ERROR_NOT_READY;
+	pthread_mutex_unlock(&vctx->lock);
+	return !busy;
+}
+
+/*
+ * An operation that came before the gate was asked is still marked or was counted; one that comes after it
+ * finds the gate, and takes back what is said here. If it does so before that is said, we do.
+ */
+static bool fall_asleep(struct ds_vctx *vctx)
+{
+	bool any_marked = false;
+
+	ds_gate_ask(vctx, DS_GATE_ASLEEP);
+	ds_marks_fence();
+	if (ds_marks_count(&any_marked) != the.quiet.operations || any_marked || !is_empty(vctx)) {
+		ds_gate_stop_asking(vctx, DS_GATE_ASLEEP);
+		return false;
+	}
+	say(DS_DEMAND_IDLE);
+	if (ds_gate_asked(vctx) & DS_GATE_ASLEEP)
+		return true;
+	say(DS_DEMAND_ACTIVE);
+	return false;
+}
+
+void ds_demand_start(struct ds_session *session)
+{
+	the.session = session;
+}
+
+void ds_demand_tell(struct ds_vctx *vctx, bool tell)
+{
+	const bool told = atomic_exchange(&the.tell, tell);
+
+	if (!vctx && tell && atomic_load(&the.session->port->demand) != DS_DEMAND_IDLE)
+		say(DS_DEMAND_IDLE);
+	if (tell == told)
+		return;
+	if (vctx)
+		ds_gate_stop_asking(vctx, DS_GATE_ASLEEP);
+	the.quiet.since_ns = 0;
+	if (vctx)
+		atomic_store(&the.session->port->demand,
+			     tell ? DS_DEMAND_ACTIVE : DS_DEMAND_UNSAID);
+}
+
+void ds_demand_begin(struct ds_vctx *vctx)
+{
+	ds_gate_stop_asking(vctx, DS_GATE_ASLEEP);
+	the.quiet.since_ns = 0;
+	say(DS_DEMAND_ACTIVE);
+}
+
+int64_t ds_demand_look(struct ds_vctx *vctx, int64_t within_us)
+{
+	const bool tell = atomic_load(&the.tell);
+	const int64_t next_us = tell && (!within_us || LOOK_US < within_us) ? LOOK_US : within_us;
+	bool any_marked = false;
+	uint64_t operations;
+
+	if (!next_us || ds_gate_asked(vctx) & DS_GATE_ASLEEP)
+		return -1;
+	operations = ds_marks_count(&any_marked);
+	if (ds_quiet_look(&the.quiet, operations,
+			  !any_marked && operations == the.quiet.operations && is_empty(vctx),
+			  now_ns(), QUIET_US * UINT64_C(1000)) &&
+	    fall_asleep(vctx))
+		return -1;
+	return tell && the.quiet.since_ns ? QUIET_US : next_us;
+}
+
+void ds_demand_woken(struct ds_vctx *vctx)
+{
+	if (!ds_gate_stop_asking(vctx, DS_GATE_ASLEEP))
+		return;
+	say(DS_DEMAND_ACTIVE);
+	ds_acknowledger_watch();
+}
