@@ -52,7 +52,7 @@ static const struct key {
     KEY(cgroup_root, "/sys/fs/cgroup", KEY_DIRECTORY),
 #undef KEY
 };
-enum { N_KEYS = sizeof(keys) / sizeof(keys[0]), USAGE_PORT = 6829 };
+enum { N_KEYS = sizeof(keys) / sizeof(keys[0]), USAGE_PORT = 6829, SAMPLE_LAUNCHES = 512 };
 
 /* Sizes of memory, written as ds_size_parse() reads them; "0": none. */
 static const struct size_key {
@@ -151,6 +151,18 @@ static int check_port(cfg_t *cfg, cfg_opt_t *opt)
 	return 0;
 }
 
+static int check_sample(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long launches = cfg_opt_getnint(opt, 0);
+
+	if (launches < 0 || launches > DS_SAMPLE_LAUNCHES_MAX) {
+		cfg_error(cfg, "sample_launches = %ld is not a number of launches (0 to %d)",
+			  launches, DS_SAMPLE_LAUNCHES_MAX);
+		return -1;
+	}
+	return 0;
+}
+
 static int parse_size(const char *text, uint32_t *mib, struct ds_error *err)
 {
 	*mib = 0;
@@ -176,15 +188,20 @@ static uint32_t *size_of(struct ds_node_config *config, const struct size_key *k
 static int parse(const char *text, const char *name, struct ds_node_config *config,
 		 struct ds_error *err)
 {
-	cfg_opt_t options[N_KEYS + N_SIZE_KEYS + 2];
+	const cfg_opt_t others[] = {
+	    CFG_INT("usage_port", USAGE_PORT, CFGF_NONE),
+	    CFG_INT("sample_launches", SAMPLE_LAUNCHES, CFGF_NONE),
+	    CFG_BOOL("move_programs", cfg_true, CFGF_NONE),
+	    CFG_END(),
+	};
+	cfg_opt_t options[N_KEYS + N_SIZE_KEYS + sizeof(others) / sizeof(others[0])];
 	struct ds_error reason = {""};
 
 	for (size_t i = 0; i < N_KEYS; i++)
 		options[i] = (cfg_opt_t)CFG_STR(keys[i].name, NULL, CFGF_NODEFAULT);
 	for (size_t i = 0; i < N_SIZE_KEYS; i++)
 		options[N_KEYS + i] = (cfg_opt_t)CFG_STR(size_keys[i].name, NULL, CFGF_NODEFAULT);
-	options[N_KEYS + N_SIZE_KEYS] = (cfg_opt_t)CFG_INT("usage_port", USAGE_PORT, CFGF_NONE);
-	options[N_KEYS + N_SIZE_KEYS + 1] = (cfg_opt_t)CFG_END();
+	memcpy(&options[N_KEYS + N_SIZE_KEYS], others, sizeof(others));
 
 	cfg_t *cfg = cfg_init(options, CFGF_NONE);
 	if (!cfg)
@@ -198,6 +215,7 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	for (size_t i = 0; i < N_SIZE_KEYS; i++)
 		cfg_set_validate_func(cfg, size_keys[i].name, check_size);
 	cfg_set_validate_func(cfg, "usage_port", check_port);
+	cfg_set_validate_func(cfg, "sample_launches", check_sample);
 
 	int rc = cfg_parse_buf(cfg, text);
 	if (rc != CFG_SUCCESS) {
@@ -218,6 +236,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 				   size_of(config, &size_keys[i]), NULL);
 	}
 	config->usage_port = (uint16_t)cfg_getint(cfg, "usage_port");
+	config->sample_launches = (uint32_t)cfg_getint(cfg, "sample_launches");
+	config->move_programs = cfg_getbool(cfg, "move_programs") != cfg_false;
 	cfg_free(cfg);
 	parse_error = NULL;
 	return 0;
@@ -253,6 +273,8 @@ void ds_node_config_defaults(struct ds_node_config *config, const char *node_nam
 	for (size_t i = 0; i < N_SIZE_KEYS; i++)
 		*size_of(config, &size_keys[i]) = size_keys[i].mib;
 	config->usage_port = USAGE_PORT;
+	config->sample_launches = SAMPLE_LAUNCHES;
+	config->move_programs = true;
 }
 
 int ds_node_config_parse(const char *text, const char *name, const char *node_name,

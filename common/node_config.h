@@ -3,9 +3,12 @@
 #define DETSHARE_COMMON_NODE_CONFIG_H
 
 #include <limits.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/error.h"
+
+enum { DS_SAMPLE_LAUNCHES_MAX = 1 << 30 };
 
 /*
  * detshare-node.conf: facts of one machine (paths, ports), as against detshare.conf, which holds the
@@ -53,6 +56,11 @@ struct ds_node_config {
 	uint32_t memory_per_program_mib;
 	/* mps_pipe_dir = "": pipes of a daemon that the site runs itself; "": one of ours per GPU */
 	char mps_pipe_dir[PATH_MAX];
+	/* move_programs = yes: they go where the plan puts them while they run; no: from their start to their
+	 * end they stay where they began */
+	bool move_programs;
+	/* sample_launches = 512: a program measures one launch in so many; 0: none */
+	uint32_t sample_launches;
 	/* cgroup_root = "/sys/fs/cgroup": v2, or v1 hierarchies with or without /unified */
 	char cgroup_root[PATH_MAX];
 };

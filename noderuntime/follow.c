@@ -88,14 +88,31 @@ static struct ds_watch *find_ours(struct ds_runtime *rt, const struct ds_ledger_
 	return ds_watch_find(rt, DS_WATCH_PROGRAM, &program->process);
 }
 
+/*
+ * Whether this program is one that is not moved and has said where it is: what else is granted later is
+ * nothing to it.
+ */
+static bool has_its_place(const struct ds_runtime *rt, const struct ds_port *port)
+{
+	return !rt->config->move_programs && port->acknowledged_epoch;
+}
+
 bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
 			  const struct ds_port *port, struct ds_ledger_program *program)
 {
+	static const struct ds_groups none;
 	struct ds_groups in_use;
+	const struct ds_groups *granted = &rt->page.page->granted;
+	uint64_t epoch = ds_page_epoch(&rt->page);
 
-	switch (ds_port_understand(port, ds_page_epoch(&rt->page), &program->groups, &in_use)) {
+	/* What it said of any epoch, it keeps to. */
+	if (has_its_place(rt, port)) {
+		granted = &none;
+		epoch = port->acknowledged_epoch < epoch ? port->acknowledged_epoch : epoch;
+	}
+	switch (ds_port_understand(port, epoch, &program->groups, &in_use)) {
 	case DS_PORT_SAID:
-		return ds_ledger_shrink_program(program, &in_use, &rt->page.page->granted);
+		return ds_ledger_shrink_program(program, &in_use, granted);
 	case DS_PORT_UNFIT:
 		ours->unfit++;
 		return false;
@@ -208,7 +225,8 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 	self = ds_ledger_find(state, rt->allocation->name);
 	for (uint32_t i = 0; self && i < state->n_programs; i++) {
 		struct ds_ledger_program *program = &state->programs[i];
-		if (find_ours(rt, program))
+		struct ds_watch *ours = find_ours(rt, program);
+		if (ours && !(ds_port_copy(ours->port_fd, &port) == 0 && has_its_place(rt, &port)))
 			program->groups = ds_groups_union(program->groups, self->held);
 	}
 	return 0;
@@ -293,6 +311,8 @@ void ds_publish(struct ds_runtime *rt)
 
 	if (self)
 		ds_terms(&rt->seen, self, &terms);
+	if (!rt->config->move_programs)
+		terms.flags = DS_PAGE_FIXED;
 	uint32_t sms = ds_groups_sms(&terms.granted, &rt->seen.shape);
 
 	/* A program is never told to be nowhere: as long as there is nothing else, it keeps what it has. */

@@ -47,8 +47,10 @@ static void serve_report(struct ds_runtime *rt, const struct ds_watch *connectio
 		ds_port_refuse(connection->fd, "what programs report is for their user and root");
 		return;
 	}
-	report = (struct ds_port_report){
-	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .epoch = ds_page_epoch(&rt->page)};
+	report = (struct ds_port_report){.magic = DS_PORT_MAGIC,
+					 .version = DS_PORT_VERSION,
+					 .flags = rt->page.page->flags,
+					 .epoch = ds_page_epoch(&rt->page)};
 	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
 		struct ds_port port;
 		if (w->kind != DS_WATCH_PROGRAM || report.n_programs == DS_PORT_REPORTED_MAX ||

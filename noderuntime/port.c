@@ -144,6 +144,16 @@ enum ds_port_word ds_port_understand(const struct ds_port *port, uint64_t epoch,
 	return DS_PORT_SAID;
 }
 
+int ds_port_renew(int port_fd, struct ds_error *err)
+{
+	static const uint64_t none;
+	const off_t place = offsetof(struct ds_port, acknowledged_epoch);
+
+	if (pwrite(port_fd, &none, sizeof(none), place) != (ssize_t)sizeof(none))
+		return ds_fail(err, "cannot write to the port: %s", strerror(errno));
+	return 0;
+}
+
 int ds_port_copy(int port_fd, struct ds_port *port)
 {
 	return pread(port_fd, port, sizeof(*port), 0) == (ssize_t)sizeof(*port) ? 0 : -1;

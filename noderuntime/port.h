@@ -58,6 +58,9 @@ enum ds_port_word {
 enum ds_port_word ds_port_understand(const struct ds_port *port, uint64_t epoch,
 				     const struct ds_groups *had, struct ds_groups *in_use);
 
+/* The port's program begins anew: it has acknowledged nothing. 0, or -1 with the reason. */
+int ds_port_renew(int port_fd, struct ds_error *err);
+
 /* Copy the port once, whatever is written there meanwhile. 0 or -1. */
 int ds_port_copy(int port_fd, struct ds_port *port);
 

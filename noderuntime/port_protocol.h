@@ -55,7 +55,11 @@ enum ds_port_kind {
 
 /* What the page asks of programs, beside where they may run. */
 enum ds_page_flags {
-	/* Stay where you are: the site does not want programs to be moved. */
+	/*
+	 * The site does not want programs to be moved (move_programs = no). Always or never there. What a program
+	 * said to use with its first acknowledgement it keeps until it ends, and nothing else; the page tells
+	 * only programs that start.
+	 */
 	DS_PAGE_FIXED = 1 << 0,
 	/* Some of `granted` belongs to somebody else, who may want it back: keep within the window. */
 	DS_PAGE_WINDOW = 1 << 1,
@@ -139,6 +143,9 @@ struct ds_page {
 	/* Bytes of GPU memory that the allocation's programs may have together, and what the contexts of
 	 * each take of it beside what it allocates. Never change. 0: memory is not limited. */
 	uint64_t memory_quota, memory_per_program;
+	/* Programs measure one launch in so many, on average. Never changes. 0: none. */
+	uint32_t sample_launches;
+	uint32_t reserved_2;
 };
 
 /*
@@ -205,7 +212,7 @@ struct ds_port_report {
 	uint16_t version;
 	uint16_t refused; /* never: where a welcome says so */
 	uint32_t n_programs;
-	uint32_t reserved;
+	uint32_t flags;                    /* of the page */
 	uint64_t epoch;                    /* of the page */
 	uint64_t memory_used, memory_peak; /* bytes */
 	struct ds_port_reported programs[DS_PORT_REPORTED_MAX];

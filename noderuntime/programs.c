@@ -153,9 +153,10 @@ static struct ds_watch *take_on(struct ds_runtime *rt, struct ds_peer *peer, str
 	struct ds_watch *program = ds_watch_find(rt, DS_WATCH_PROGRAM, &peer->process);
 
 	if (program) {
-		/* It connects again, as after exec(): the same port, but none of its memory is left. */
+		/* It connects again, as after exec(): the same port, but none of its memory is left, and
+		 * what it acknowledged before is nothing any more. */
 		ds_quota_reset_slot(&rt->quota, program->book_slot);
-		return program;
+		return ds_port_renew(program->port_fd, err) == 0 ? program : NULL;
 	}
 	int port_fd = ds_port_create(err);
 	if (port_fd < 0)

@@ -201,11 +201,13 @@ static void choose_policy(struct ds_runtime *rt)
 {
 	const struct ds_allocation *allocation = rt->allocation;
 	const char *path = rt->config->policy_library;
+	/* What programs that are not moved borrowed could not be had back before they end. */
+	const enum ds_site_policy policy =
+	    rt->config->move_programs ? allocation->grant.policy : DS_POLICY_STATIC;
 	struct ds_error reason;
 
-	snprintf(rt->policy.name, sizeof(rt->policy.name), "%s",
-		 ds_site_policy_name(allocation->grant.policy));
-	if (allocation->grant.policy != DS_POLICY_LEND || !*path)
+	snprintf(rt->policy.name, sizeof(rt->policy.name), "%s", ds_site_policy_name(policy));
+	if (policy != DS_POLICY_LEND || !*path)
 		return;
 	if (ds_policy_load(path, &rt->site, &reason) == 0) {
 		rt->policy = rt->site.id;
@@ -263,6 +265,7 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 			   allocation->grant.class_name, allocation->grant.share_milli, err) < 0)
 		return -1;
 	ds_mps_care_begin(rt);
+	rt->page.page->sample_launches = rt->config->sample_launches;
 	rt->page.page->memory_quota = rt->quota.limit;
 	rt->page.page->memory_per_program = rt->quota.per_program;
 	if (ds_allocation_path(rt->config, allocation->name, "port", port, err) < 0)

@@ -77,7 +77,7 @@ static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 		if (!strcmp(state->programs[p].resident, r->name))
 			json_array_append_new(programs, program(view, p));
 	}
-	return json_pack(
+	json_t *object = json_pack(
 	    "{s:s, s:I, s:I, s:s, s:s, s:s, s:f, s:I, s:o, s:o, s:I, s:f, s:I, s:o, s:i, s:b, s:o}",
 	    "allocation", r->name, "job_id", (json_int_t)r->job_id, "uid", (json_int_t)r->uid,
 	    "user", ds_gpu_view_user(r->uid, user, sizeof(user)), "class", r->grant.class_name,
@@ -89,6 +89,11 @@ static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 	    (json_int_t)ds_gpu_view_since_unix_s(state, i), "programs", programs, "runtime_pid",
 	    (int)r->runtime.pid, "runtime_alive", ds_process_alive(&r->runtime), "waits_for",
 	    waits(view, i));
+	/* Of one whose runtime answered. */
+	if (view->reports && view->reports[i].magic == DS_PORT_MAGIC)
+		json_object_set_new(object, "programs_are_moved",
+				    json_boolean(!(view->reports[i].flags & DS_PAGE_FIXED)));
+	return object;
 }
 
 /* NULL when an entry could not be made. */

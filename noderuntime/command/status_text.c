@@ -100,6 +100,16 @@ static void print_waits(const struct ds_ledger_state *state, uint32_t i)
 		    ds_groups_format(&unexplained, &state->shape, text, sizeof(text)));
 }
 
+/* By their runtimes' word. */
+static void print_fixed(const struct ds_gpu_view *view)
+{
+	for (uint32_t i = 0; view->reports && i < view->state.n_residents; i++)
+		if (view->reports[i].flags & DS_PAGE_FIXED)
+			printf("%s: its programs are not moved (move_programs = no): groups follow "
+			       "when they end\n",
+			       view->state.residents[i].name);
+}
+
 /* Programs that moved, or cannot: by their own word. */
 static void print_reported(const struct ds_gpu_view *view)
 {
@@ -167,6 +177,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 	for (uint32_t i = 0; i < state->n_residents; i++)
 		print_waits(state, i);
 	print_orphans(state);
+	print_fixed(view);
 	print_reported(view);
 
 	struct ds_groups free_groups = ds_gpu_view_free(state);

@@ -12,7 +12,8 @@
  * it is made anew when it is needed.
  */
 struct change {
-	struct ds_vgraph *graph; /* NULL: none of ours */
+	struct ds_vctx *vctx;    /* NULL: none of ours */
+	struct ds_vgraph *graph; /* NULL: none of ours, or of a program that is not moved */
 	struct ds_executable *next;
 	CUgraphNode twin;
 	CUresult result; /* what the program is told */
@@ -35,13 +36,12 @@ static struct ds_executable *first_of(const struct ds_vgraph *graph)
 
 static CUresult enter(struct change *change)
 {
-	struct ds_vctx *vctx = change->graph->vctx;
 	CUresult result;
 
-	pthread_mutex_lock(&vctx->green_current);
+	pthread_mutex_lock(&change->vctx->green_current);
 	result = ds_real.cuCtxPushCurrent_v2(change->pctx->context);
 	if (result != CUDA_SUCCESS)
-		pthread_mutex_unlock(&vctx->green_current);
+		pthread_mutex_unlock(&change->vctx->green_current);
 	return result;
 }
 
@@ -50,7 +50,7 @@ static void leave(struct change *change)
 	CUcontext popped;
 
 	ds_real.cuCtxPopCurrent_v2(&popped);
-	pthread_mutex_unlock(&change->graph->vctx->green_current);
+	pthread_mutex_unlock(&change->vctx->green_current);
 }
 
 /* Returns whether there is a first step. */
@@ -61,15 +61,22 @@ static bool begin(struct change *change, CUgraphExec handle, CUgraphNode node)
 		change->result = CUDA_ERROR_NOT_INITIALIZED;
 		return false;
 	}
-	if (atomic_load_explicit(&ds_vctx, memory_order_acquire))
-		change->graph = ds_vgraph_find(handle);
-	if (!change->graph)
+	change->vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
+	if (!change->vctx)
 		return true;
-	pthread_mutex_lock(&change->graph->making);
-	change->executable = first_of(change->graph);
-	change->pctx = change->executable->pctx;
+	change->graph = ds_vgraph_find(handle);
+	if (change->graph) {
+		pthread_mutex_lock(&change->graph->making);
+		change->executable = first_of(change->graph);
+		change->pctx = change->executable->pctx;
+	} else if (change->vctx->fixed && ds_vctx_current(change->vctx)) {
+		change->pctx = ds_remap_slot(change->vctx, 0); /* where all its graphs are */
+	} else {
+		change->vctx = NULL;
+		return true;
+	}
 	change->result = enter(change);
-	if (change->result != CUDA_SUCCESS)
+	if (change->result != CUDA_SUCCESS && change->graph)
 		pthread_mutex_unlock(&change->graph->making);
 	return change->result == CUDA_SUCCESS;
 }
@@ -128,7 +135,7 @@ static bool go_on(struct change *change, CUresult result)
 {
 	CUresult entered = CUDA_SUCCESS;
 
-	if (change->graph)
+	if (change->vctx)
 		leave(change);
 	while (step_on(change, result)) {
 		entered = enter(change);
@@ -144,7 +151,7 @@ static bool go_on(struct change *change, CUresult result)
 /* The context a node is to have, for the one the program names (NULL: the current one). */
 static CUcontext physical(const struct change *change, CUcontext context)
 {
-	return change->graph && (!context || ds_own_real(context) == change->graph->vctx->primary)
+	return change->vctx && (!context || ds_own_real(context) == change->vctx->primary)
 		   ? change->pctx->context
 		   : context;
 }
@@ -204,7 +211,7 @@ static const CUDA_KERNEL_NODE_PARAMS *kernel(const struct change *change,
 					     const CUDA_KERNEL_NODE_PARAMS *params,
 					     CUDA_KERNEL_NODE_PARAMS *mapped)
 {
-	if (!params || !change->graph)
+	if (!params || !change->vctx)
 		return params;
 	*mapped = *params;
 	mapped->ctx = physical(change, params->ctx);
@@ -215,7 +222,7 @@ static const CUDA_BATCH_MEM_OP_NODE_PARAMS *mem_ops(const struct change *change,
 						    const CUDA_BATCH_MEM_OP_NODE_PARAMS *params,
 						    CUDA_BATCH_MEM_OP_NODE_PARAMS *mapped)
 {
-	if (!params || !change->graph)
+	if (!params || !change->vctx)
 		return params;
 	*mapped = *params;
 	mapped->ctx = physical(change, params->ctx);
@@ -276,7 +283,7 @@ static CUcontext *context_in(CUgraphNodeParams *params)
 
 static CUresult set_any(const struct change *change, CUgraphNodeParams *params)
 {
-	CUcontext *context = params && change->graph ? context_in(params) : NULL;
+	CUcontext *context = params && change->vctx ? context_in(params) : NULL;
 	CUgraphNodeParams mapped;
 	CUDA_KERNEL_NODE_PARAMS older;
 
@@ -314,10 +321,10 @@ static bool begin_update(struct change *change, CUgraphExec handle, CUgraph grap
 {
 	if (!begin(change, handle, NULL))
 		return false;
-	if (change->graph) {
+	if (change->vctx)
 		leave(change);
-		ds_graph_retarget(change->graph->vctx, graph, change->pctx);
-	}
+	if (change->graph)
+		ds_graph_retarget(change->vctx, graph, change->pctx);
 	return true;
 }
 

@@ -55,8 +55,8 @@ static CUresult begin_making(struct making *making, CUgraph graph, unsigned long
 
 	if (result != CUDA_SUCCESS || !making->vctx)
 		return result;
-	/* What is no graph, the driver says. */
-	if (ds_real.cuGraphGetNodes(graph, none, &n) != CUDA_SUCCESS ||
+	/* What is no graph, the driver says; and who is not moved needs no other executables. */
+	if (making->vctx->fixed || ds_real.cuGraphGetNodes(graph, none, &n) != CUDA_SUCCESS ||
 	    ds_graph_look(making->vctx, graph, &survey) != CUDA_SUCCESS || !survey.ours) {
 		making->vctx = NULL;
 		return CUDA_SUCCESS;

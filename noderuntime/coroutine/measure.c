@@ -14,7 +14,7 @@
 #include "noderuntime/coroutine/measure_report.h"
 
 enum {
-	LAUNCHES_PER_SAMPLE = 512,
+	LAUNCHES_PER_SAMPLE = 512, /* until a session says how many */
 	LAUNCHES_PER_SAMPLE_MAX = 1 << 30,
 	POOL = 32, /* samples under way */
 	IDLE_NS = 10000000,
@@ -33,7 +33,8 @@ __thread struct ds_measure_thread ds_measure_thread;
 
 static _Atomic(struct ds_port *) figures; /* NULL: no session, nothing is measured */
 static _Atomic uint64_t export_tables;    /* asked for before the session, as a rule */
-static unsigned launches_per_sample = LAUNCHES_PER_SAMPLE; /* on average; 0: no samples */
+static atomic_uint launches_per_sample = LAUNCHES_PER_SAMPLE; /* on average; 0: no samples */
+static bool sample_given;                                     /* in the environment */
 
 /*
  * Taken with test-and-set only: who finds it taken goes without. What it guards is used for a few
@@ -60,8 +61,10 @@ __attribute__((constructor)) static void read_environment(void)
 	if (!text || !*text)
 		return;
 	unsigned long value = strtoul(text, &end, 10);
-	if (!*end && value <= LAUNCHES_PER_SAMPLE_MAX)
-		launches_per_sample = (unsigned)value;
+	if (*end || value > LAUNCHES_PER_SAMPLE_MAX)
+		return;
+	sample_given = true;
+	atomic_store(&launches_per_sample, (unsigned)value);
 }
 
 static uint64_t now_ns(void)
@@ -73,14 +76,14 @@ static uint64_t now_ns(void)
 }
 
 /* Launches until the next sample: 1 .. 2 * mean - 1, so that the mean is the mean. */
-static uint32_t draw(struct ds_measure_thread *thread)
+static uint32_t draw(struct ds_measure_thread *thread, unsigned mean)
 {
 	if (!thread->random)
 		thread->random = (now_ns() ^ (uint64_t)(uintptr_t)thread << 17) | 1;
 	thread->random ^= thread->random << 13;
 	thread->random ^= thread->random >> 7;
 	thread->random ^= thread->random << 17;
-	return 1 + (uint32_t)((thread->random >> 32) * (2 * launches_per_sample - 1) >> 32);
+	return 1 + (uint32_t)((thread->random >> 32) * (2 * mean - 1) >> 32);
 }
 
 /* Makes the events of a sample that has none yet. They are of the primary context, as all our streams. */
@@ -179,22 +182,23 @@ static struct ds_sample *begin_sample(CUfunction function, const struct ds_launc
 struct ds_sample *ds_measure_look(CUfunction function, const struct ds_launch_shape *shape,
 				  bool ours, CUstream target)
 {
+	const unsigned mean = atomic_load_explicit(&launches_per_sample, memory_order_relaxed);
 	struct ds_measure_thread *thread = &ds_measure_thread;
 
 	if (!thread->began) {
 		thread->began = true;
-		thread->left = launches_per_sample ? draw(thread) - 1 : UINT32_MAX;
+		thread->left = mean ? draw(thread, mean) - 1 : UINT32_MAX;
 	}
 	if (thread->synced) {
 		thread->synced = false;
 		thread->first_ns = now_ns();
 	}
-	if (thread->left || !launches_per_sample) {
-		thread->until = (launches_per_sample ? thread->left : UINT32_MAX) - 1;
+	if (thread->left || !mean) {
+		thread->until = (mean ? thread->left : UINT32_MAX) - 1;
 		thread->left = 0;
 		return NULL;
 	}
-	thread->until = draw(thread) - 1;
+	thread->until = draw(thread, mean) - 1;
 	return ours ? begin_sample(function, shape, target) : NULL;
 }
 
@@ -256,8 +260,12 @@ void ds_measure_stall(void)
 		atomic_fetch_add_explicit(&port->stalls, 1, memory_order_relaxed);
 }
 
-void ds_measure_start(struct ds_port *port, CUcontext primary)
+void ds_measure_start(struct ds_port *port, CUcontext primary, uint32_t sample_launches)
 {
+	if (!sample_given)
+		atomic_store(&launches_per_sample, sample_launches < LAUNCHES_PER_SAMPLE_MAX
+						       ? sample_launches
+						       : LAUNCHES_PER_SAMPLE_MAX);
 	while (atomic_flag_test_and_set_explicit(&in_use, memory_order_acquire))
 		;
 	events_of = primary;

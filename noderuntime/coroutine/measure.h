@@ -48,10 +48,11 @@ extern __thread struct ds_measure_thread ds_measure_thread
     __attribute__((visibility("hidden"), tls_model("initial-exec")));
 
 /*
- * A session has begun: `port` takes the figures, `primary` is the context that events belong to.
+ * A session has begun: `port` takes the figures, `primary` is the context that events belong to. One launch
+ * in `sample_launches` is to be a sample, on average; 0: none. DETSHARE_SAMPLE overrules it.
  * Serialised by the caller, like ds_measure_drop().
  */
-void ds_measure_start(struct ds_port *port, CUcontext primary);
+void ds_measure_start(struct ds_port *port, CUcontext primary, uint32_t sample_launches);
 
 /* The primary context goes away, and with it our events. */
 void ds_measure_drop(void);

@@ -32,6 +32,7 @@ struct ds_granted {
 	char gpu_uuid[48];
 	uint32_t flags; /* enum ds_page_flags */
 	uint32_t window_us;
+	uint32_t sample_launches;
 };
 
 /*

@@ -147,8 +147,12 @@ static void decide(void)
 		give_up(err.text);
 		return;
 	}
+	the_vctx.fixed = session.page->flags & DS_PAGE_FIXED;
+	if (the_vctx.fixed)
+		the_vctx.chaos.every = 0;
 	atomic_store_explicit(&standing, WELCOME, memory_order_release);
-	ds_acknowledger_start(&session, &the_vctx);
+	if (!the_vctx.fixed)
+		ds_acknowledger_start(&session, &the_vctx);
 }
 
 /* Under decide_lock. Returns CUDA_SUCCESS with the standing WELCOME or ASIDE, or the refusal. */
@@ -201,6 +205,9 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 
 	if (ds_session_granted(&session, GRANT_TIMEOUT_MS, &granted, err) < 0)
 		return -1;
+	/* Who is not moved has what it said first, also after a reset. */
+	if (vctx->fixed && !ds_groups_empty(&session.in_use))
+		granted.groups = session.in_use;
 	granted_or_pinned = ds_groups_union(granted.groups, vctx->green_pinned);
 	ds_session_use(&session, &granted_or_pinned);
 	vctx->device = device;
@@ -221,7 +228,7 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 		goto fail;
 	}
 	ds_chaos_choose(vctx, ds_remap_target(vctx));
-	ds_measure_start(session.port, primary);
+	ds_measure_start(session.port, primary, vctx->fixed ? 0 : granted.sample_launches);
 	ds_ahead_start(session.port, primary);
 	ds_ahead_window(vctx, granted.flags & DS_PAGE_WINDOW, granted.window_us);
 	ds_demand_tell(vctx, granted.flags & DS_PAGE_TELL_IDLE);

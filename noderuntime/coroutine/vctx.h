@@ -93,6 +93,7 @@ struct ds_chaos {
 struct ds_vctx {
 	CUdevice device;
 	CUcontext primary;
+	bool fixed; /* the program is not to be moved: all stays in the first physical context */
 	unsigned generation; /* of the device's primary context: a reset ends all streams */
 	_Atomic uint64_t *launches, *remaps, *pinned_graphs; /* in the port */
 	/* The targets so far, << DS_GATE_BITS, and what the gate asks for (gate.h). */

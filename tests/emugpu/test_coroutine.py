@@ -27,6 +27,7 @@ MAGIC = 0x44535054
 VERSION = 3
 SIZE = 4096
 BOOK_SIZE = 12288
+FIXED = 1  # of the page's flags
 SMS, GROUP_SMS = 44, 8  # five groups and a rest of four
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
@@ -61,7 +62,7 @@ class Runtime:
     EPOCH, ACKNOWLEDGED, DEMAND = 4, 5, 6
 
     def __init__(self, path, uuid, groups=(0, 1), refuse=None, version=VERSION, epoch=2,
-                 shape=(SMS // GROUP_SMS, GROUP_SMS, SMS % GROUP_SMS), page_size=SIZE):
+                 shape=(SMS // GROUP_SMS, GROUP_SMS, SMS % GROUP_SMS), page_size=SIZE, flags=0, sample=512):
         self.path = path
         self.hellos = []
         self.ports = []
@@ -75,8 +76,8 @@ class Runtime:
         self.heard = threading.Condition()
         self.page = self._memfd("page", page_size)
         self.book = self._memfd("book", BOOK_SIZE)
-        page = struct.pack("<IHHQIIIIQQ48s32s", MAGIC, version, 0, epoch, *shape, 500,
-                           *bits_of(groups), uuid.encode(), b"throughput")
+        page = struct.pack("<IHHQIIIIQQ48s32sIIQQI", MAGIC, version, 0, epoch, *shape, 500,
+                           *bits_of(groups), uuid.encode(), b"throughput", flags, 0, 0, 0, sample)
         if page_size >= len(page):
             os.pwrite(self.page, page, 0)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

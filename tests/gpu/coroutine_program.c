@@ -1035,6 +1035,21 @@ static void reset(void)
 	printf("again\n");
 }
 
+/* Uses the GPU, waits for its input to end, resets it and uses it again. */
+static void reset_later(void)
+{
+	char c;
+
+	start();
+	spin(NULL, 10, 1);
+	CALL(cuCtxSynchronize);
+	printf("to be reset\n");
+	fflush(stdout);
+	while (read(STDIN_FILENO, &c, 1) > 0)
+		;
+	reset();
+}
+
 /* Descriptors of the program's own keep the numbers they have alone. */
 static void descriptors(void)
 {
@@ -1175,6 +1190,7 @@ static const struct {
     {"own-context", own_context},
     {"cooperative", cooperative},
     {"reset", reset},
+    {"reset-later", reset_later},
     {"descriptors", descriptors},
     {"fork-before", fork_before},
     {"fork-after", fork_after},

@@ -37,6 +37,8 @@ static void defaults(void **state)
 	assert_string_equal(config.mps_control, "nvidia-cuda-mps-control");
 	assert_string_equal(config.usage_host, "");
 	assert_int_equal(config.usage_port, 6829);
+	assert_true(config.move_programs);
+	assert_int_equal(config.sample_launches, 512);
 	assert_int_equal(config.memory_reserve_mib, 1024);
 	assert_int_equal(config.memory_per_program_mib, 640);
 	assert_int_equal(parse("", &empty, &err), 0);
@@ -84,7 +86,9 @@ static void values(void **state)
 			       "munge_socket = '/run/munge/other'\n"
 			       "gpu_device_prefix = /tmp/dev/emugpu\n"
 			       "memory_reserve = 2G\n"
-			       "memory_per_program = 0\n",
+			       "memory_per_program = 0\n"
+			       "move_programs = no\n"
+			       "sample_launches = 0\n",
 			       &config, &err),
 			 0);
 	assert_string_equal(config.runtime_dir, "/run/node7/detshare-node7");
@@ -96,6 +100,8 @@ static void values(void **state)
 	assert_string_equal(config.spool_dir, "/var/spool/detshare");
 	assert_int_equal(config.memory_reserve_mib, 2048);
 	assert_int_equal(config.memory_per_program_mib, 0);
+	assert_false(config.move_programs);
+	assert_int_equal(config.sample_launches, 0);
 }
 
 static void refused(void **state)
@@ -113,6 +119,9 @@ static void refused(void **state)
 	    {"usage_port = 65536", "usage_port = 65536 is not a TCP port"},
 	    {"memory_reserve = 1.5G", "node.conf:1: memory_reserve: \"1.5G\" is not a size"},
 	    {"memory_per_program = -1", "node.conf:1: memory_per_program: \"-1\" is not"},
+	    {"sample_launches = -1", "sample_launches = -1 is not a number of launches"},
+	    {"move_programs = maybe",
+	     "node.conf:1: invalid boolean value for option 'move_programs'"},
 	    {"usage_port = many", "node.conf:1: invalid integer"},
 	    {"runtime_dir = \"/x", "node.conf:1: "},
 	    {"runtime_dir", "node.conf:1: "},
