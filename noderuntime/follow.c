@@ -11,6 +11,7 @@
 
 #include "noderuntime/deadline.h"
 #include "noderuntime/demand.h"
+#include "noderuntime/off_gpu.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/terms.h"
 
@@ -58,18 +59,61 @@ static int check_isolation(const struct ds_ledger_state *state,
 	return 0;
 }
 
+/* True if a runtime other than ours looks after the programs of that allocation. */
+static bool is_looked_after(const struct ds_ledger_state *state, const char *name)
+{
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		if (!strcmp(state->residents[i].name, name))
+			return ds_process_alive(&state->residents[i].runtime);
+	}
+	return false;
+}
+
+/* Whose word may_use_gpu() is, which the ledger calls without it. */
+static struct ds_runtime *judge;
+static const struct ds_ledger_state *judged;
+
+/*
+ * What a process that has ended had on the GPU may run on until MPS lets go of it. Its own runtime
+ * looks for that and removes it then, so others leave it to a runtime that lives.
+ */
+static int may_use_gpu(const struct ds_process *process)
+{
+	if (ds_process_alive(process))
+		return 1;
+	for (uint32_t i = 0; i < judged->n_programs; i++) {
+		const struct ds_ledger_program *program = &judged->programs[i];
+		if (program->process.pid != process->pid ||
+		    program->process.start_ticks != process->start_ticks)
+			continue;
+		if (strcmp(program->resident, judge->allocation->name) != 0)
+			return is_looked_after(judged, program->resident);
+		/* Its end is still to be heard of, or being looked after. */
+		return ds_watch_find(judge, DS_WATCH_PROGRAM, process) ||
+		       ds_off_gpu_awaits(judge, process);
+	}
+	return 0;
+}
+
+static int settle_ledger(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err)
+{
+	judge = rt;
+	judged = state;
+	return ds_ledger_settle(state, *rt->config->mps_control ? may_use_gpu : ds_process_alive,
+				&rt->site, err);
+}
+
 /* Join, first removing what is dead, whose room we may need. */
 static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error *err)
 {
 	struct ds_runtime *rt = arg;
 	struct ds_ledger_resident resident = as_resident(rt);
 
-	if (ds_ledger_settle(state, ds_process_alive, &rt->site, err) < 0 ||
-	    check_isolation(state, &resident, err) < 0 ||
+	if (settle_ledger(rt, state, err) < 0 || check_isolation(state, &resident, err) < 0 ||
 	    ds_ledger_join(state, &resident, err) < 0 ||
 	    ds_quota_fits(rt->config, rt->topology->memory_mib, state, resident.name,
 			  resident.memory_mib, err) < 0 ||
-	    ds_ledger_settle(state, ds_process_alive, &rt->site, err) < 0)
+	    settle_ledger(rt, state, err) < 0)
 		return -1;
 	rt->seen = *state;
 	return 0;
@@ -220,7 +264,7 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
 	if (self)
 		self->demand = next_demand(rt, &sum, &self->demand);
-	if (ds_ledger_settle(state, ds_process_alive, &rt->site, err) < 0)
+	if (settle_ledger(rt, state, err) < 0)
 		return -1;
 	self = ds_ledger_find(state, rt->allocation->name);
 	for (uint32_t i = 0; self && i < state->n_programs; i++) {
@@ -351,16 +395,6 @@ static bool watch_neighbour(struct ds_runtime *rt, const struct ds_process *proc
 	known->process = *process;
 	known->wanted = true;
 	return true;
-}
-
-/* True if a runtime other than ours looks after the programs of that allocation. */
-static bool is_looked_after(const struct ds_ledger_state *state, const char *name)
-{
-	for (uint32_t i = 0; i < state->n_residents; i++) {
-		if (!strcmp(state->residents[i].name, name))
-			return ds_process_alive(&state->residents[i].runtime);
-	}
-	return false;
 }
 
 /*

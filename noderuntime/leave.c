@@ -21,9 +21,10 @@
 #define SEND_FOR_S "60"
 
 enum {
-	TERM_MS = 300,   /* for a program to end itself after SIGTERM */
-	KILL_MS = 300,   /* for it to be gone after SIGKILL */
-	LEDGER_MS = 500, /* for other runtimes to be done with the ledger */
+	TERM_MS = 300,    /* for a program to end itself after SIGTERM */
+	KILL_MS = 300,    /* for it to be gone after SIGKILL */
+	OFF_GPU_MS = 300, /* for MPS to be done with those that have ended */
+	LEDGER_MS = 500,  /* for other runtimes to be done with the ledger */
 };
 
 /* Programs of the allocation that still live, as the ledger knows them. */
@@ -135,13 +136,57 @@ static int end_programs(const struct ds_node_config *config, const struct ds_all
 	return rv;
 }
 
+/* What programs that have ended had on the GPU: see off_gpu.h. Their runtime may not have come to it. */
+static void await_off_gpu(const struct ds_node_config *config,
+			  const struct ds_allocation *allocation, const char *gpu_dir,
+			  ds_deadline deadline)
+{
+	struct ds_ledger_state state;
+	pid_t pids[DS_PROGRAMS_MAX];
+	size_t n = 0;
+
+	if (ds_ledger_read(gpu_dir, &state, NULL) < 0)
+		return;
+	for (uint32_t i = 0; i < state.n_programs; i++) {
+		if (!strcmp(state.programs[i].resident, allocation->name))
+			pids[n++] = state.programs[i].process.pid;
+	}
+	if (n && *config->mps_control)
+		ds_mps_await_gone(config, allocation->gpu_uuid, pids, n,
+				  ds_deadline_part(deadline, OFF_GPU_MS));
+}
+
+/* Whose ledger may_use_gpu() judges by, which the settlement calls without it. */
+static const struct ds_ledger_state *judged;
+
+/* Those of others that have ended are for their runtimes to remove, as long as these live. */
+static int may_use_gpu(const struct ds_process *process)
+{
+	const char *name = NULL;
+
+	if (ds_process_alive(process))
+		return 1;
+	for (uint32_t i = 0; i < judged->n_programs && !name; i++) {
+		const struct ds_ledger_program *program = &judged->programs[i];
+		if (program->process.pid == process->pid &&
+		    program->process.start_ticks == process->start_ticks)
+			name = program->resident;
+	}
+	for (uint32_t i = 0; name && i < judged->n_residents; i++) {
+		if (!strcmp(judged->residents[i].name, name))
+			return ds_process_alive(&judged->residents[i].runtime);
+	}
+	return 0;
+}
+
 static int leave_ledger(struct ds_ledger_state *state, void *arg, struct ds_error *err)
 {
 	const struct ds_allocation *allocation = arg;
 
 	if (!ds_ledger_leave(state, allocation->name))
 		return 1; /* is not in it: nothing to commit */
-	return ds_ledger_settle(state, ds_process_alive, NULL, err);
+	judged = state;
+	return ds_ledger_settle(state, may_use_gpu, NULL, err);
 }
 
 static bool nobody_left(void *arg)
@@ -213,6 +258,7 @@ int ds_leave(const struct ds_node_config *config, struct ds_allocation *allocati
 	    access(gpu_dir, F_OK) == 0) {
 		note(end_programs(config, allocation, gpu_dir, deadline, &reason), &reason, &rv,
 		     err);
+		await_off_gpu(config, allocation, gpu_dir, deadline);
 		count_held(allocation, gpu_dir);
 		if (note(ds_ledger_open(gpu_dir, allocation->gpu_uuid, &allocation->shape, &ledger,
 					&reason),

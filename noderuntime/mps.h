@@ -75,6 +75,14 @@ int ds_mps_stop(const struct ds_node_config *config, const char *gpu_uuid,
 size_t ds_mps_terminate(const struct ds_node_config *config, const char *gpu_uuid,
 			const pid_t *pids, size_t n, ds_deadline deadline);
 
+/*
+ * Wait until MPS lists none of the `n` processes as a client, which have ended: what they had on the GPU
+ * may run on until then. Keeps in `pids` those that it still lists and returns how many; all when it does
+ * not answer, none when it does not run.
+ */
+size_t ds_mps_await_gone(const struct ds_node_config *config, const char *gpu_uuid, pid_t *pids,
+			 size_t n, ds_deadline deadline);
+
 /* The processes that MPS lists as clients. Returns how many, at most `max`, or -1: it does not answer. */
 int ds_mps_clients(const struct ds_node_config *config, const char *gpu_uuid, pid_t *pids,
 		   size_t max, ds_deadline deadline);

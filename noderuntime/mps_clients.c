@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/mps.h"
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 
 enum {
 	LISTED_MAX = 256,
+	PAUSE_MS = 5, /* between two looks, which take longer themselves */
 	SCRIPT_SIZE = LISTED_MAX * 48,
 };
 
@@ -137,4 +139,29 @@ int ds_mps_clients(const struct ds_node_config *config, const char *gpu_uuid, pi
 			pids[n++] = listed.clients[i];
 	}
 	return (int)n;
+}
+
+size_t ds_mps_await_gone(const struct ds_node_config *config, const char *gpu_uuid, pid_t *pids,
+			 size_t n, ds_deadline deadline)
+{
+	struct ds_process daemon;
+	pid_t listed[LISTED_MAX];
+	size_t left = n;
+
+	while (left) {
+		int n_listed = ds_mps_clients(config, gpu_uuid, listed, LISTED_MAX, deadline);
+		if (n_listed < 0 && ds_mps_daemon(config, gpu_uuid, &daemon) < 0)
+			return 0;
+		for (size_t i = left; n_listed >= 0 && i-- > 0;) {
+			bool found = false;
+			for (int k = 0; k < n_listed; k++)
+				found |= listed[k] == pids[i];
+			if (!found)
+				pids[i] = pids[--left];
+		}
+		if (!left || !ds_deadline_left_ms(deadline))
+			break;
+		poll(NULL, 0, PAUSE_MS);
+	}
+	return left;
 }

@@ -9,7 +9,9 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include "noderuntime/deadline.h"
 #include "noderuntime/errand.h"
+#include "noderuntime/follow.h"
 #include "noderuntime/mps.h"
 
 /* In the child. */
@@ -76,4 +78,130 @@ void ds_off_gpu_serve(struct ds_runtime *rt, const struct ds_watch *connection, 
 		if (answer >= 0)
 			close(answer);
 	}
+}
+
+/* -- programs that have ended ---------------------------------------------------------------- */
+
+enum {
+	LOOK_MS = 1000, /* one errand's time, when MPS does not let go of a client at once */
+	GIVE_UP_S = 30, /* a client that MPS lists for so long after its end is MPS's mistake */
+};
+
+/* What an errand was sent for, and brings: those that are still listed. */
+struct listed {
+	uint32_t n;
+	pid_t pids[DS_PROGRAMS_MAX];
+};
+
+_Static_assert(sizeof(struct listed) <= DS_ERRAND_BROUGHT_MAX, "an answer comes in one piece");
+
+static size_t await_gone(const struct ds_runtime *rt, const void *arg,
+			 char brought[DS_ERRAND_BROUGHT_MAX])
+{
+	struct listed listed = *(const struct listed *)arg;
+
+	listed.n = (uint32_t)ds_mps_await_gone(rt->config, rt->allocation->gpu_uuid, listed.pids,
+					       listed.n, ds_deadline_in(LOOK_MS));
+	memcpy(brought, &listed, sizeof(listed));
+	return sizeof(listed);
+}
+
+static void look(struct ds_runtime *rt);
+
+/* Remove those from the ledger that are off the GPU. */
+static int change_forget(struct ds_ledger_state *state, void *arg, struct ds_error *err)
+{
+	const struct ds_process *process = arg;
+
+	return ds_ledger_remove_program(state, process) ? 0 : 1;
+}
+
+static void forget(struct ds_runtime *rt, uint32_t index)
+{
+	struct ds_process process = rt->gone[index].process;
+	struct ds_error reason;
+
+	rt->gone[index] = rt->gone[--rt->n_gone];
+	if (ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_forget, &process, &reason) < 0)
+		ds_complain(rt, &reason); /* the next settlement removes it */
+}
+
+static bool is_listed(const struct listed *listed, pid_t pid)
+{
+	for (uint32_t i = 0; i < listed->n; i++) {
+		if (listed->pids[i] == pid)
+			return true;
+	}
+	return false;
+}
+
+static void looked(struct ds_runtime *rt, struct ds_watch *errand, const void *brought, size_t size)
+{
+	const int64_t now_ns = ds_now_ns(CLOCK_BOOTTIME);
+	struct listed listed = {.n = 0};
+
+	rt->gone_asked = false;
+	if (size == sizeof(listed))
+		memcpy(&listed, brought, sizeof(listed));
+	/* Those that ended while it was out are younger than it, and not in its answer. */
+	for (uint32_t i = rt->n_gone; i-- > 0;) {
+		const int64_t age_ns = now_ns - rt->gone[i].since_ns;
+		const pid_t pid = rt->gone[i].process.pid;
+		if (rt->gone[i].since_ns > errand->since_ns)
+			continue;
+		if (is_listed(&listed, pid) && age_ns < GIVE_UP_S * INT64_C(1000000000))
+			continue;
+		if (is_listed(&listed, pid))
+			syslog(LOG_ERR,
+			       "%s: process %d has ended, and MPS still lists it: its groups go "
+			       "back all the same",
+			       rt->allocation->name, (int)pid);
+		forget(rt, i);
+	}
+	look(rt);
+	ds_follow(rt);
+}
+
+static void look(struct ds_runtime *rt)
+{
+	struct listed listed = {.n = 0};
+	struct ds_error reason;
+
+	if (rt->gone_asked || !rt->n_gone)
+		return;
+	for (uint32_t i = 0; i < rt->n_gone; i++)
+		listed.pids[listed.n++] = rt->gone[i].process.pid;
+	const int64_t now_ns = ds_now_ns(CLOCK_BOOTTIME);
+	struct ds_watch *errand = ds_errand_start(rt, await_gone, &listed, looked, -1, &reason);
+	if (!errand) {
+		/* Nobody can be asked: as if MPS had let go of them. */
+		ds_complain(rt, &reason);
+		while (rt->n_gone)
+			forget(rt, rt->n_gone - 1);
+		return;
+	}
+	errand->since_ns = now_ns;
+	rt->gone_asked = true;
+}
+
+void ds_off_gpu_await(struct ds_runtime *rt, const struct ds_process *process)
+{
+	if (rt->n_gone == DS_PROGRAMS_MAX)
+		forget(rt, 0);
+	rt->gone[rt->n_gone].process = *process;
+	rt->gone[rt->n_gone++].since_ns = ds_now_ns(CLOCK_BOOTTIME);
+	if (*rt->config->mps_control)
+		look(rt);
+	else
+		forget(rt, rt->n_gone - 1);
+}
+
+bool ds_off_gpu_awaits(const struct ds_runtime *rt, const struct ds_process *process)
+{
+	for (uint32_t i = 0; i < rt->n_gone; i++) {
+		if (rt->gone[i].process.pid == process->pid &&
+		    rt->gone[i].process.start_ticks == process->start_ticks)
+			return true;
+	}
+	return false;
 }

@@ -13,4 +13,13 @@
 void ds_off_gpu_serve(struct ds_runtime *rt, const struct ds_watch *connection, const void *bytes,
 		      size_t size);
 
+/*
+ * A program of ours has ended. Under MPS, what it had on the GPU may run on for a moment: its groups come
+ * back when MPS does not list it any more.
+ */
+void ds_off_gpu_await(struct ds_runtime *rt, const struct ds_process *process);
+
+/* True while that is waited for. */
+bool ds_off_gpu_awaits(const struct ds_runtime *rt, const struct ds_process *process);
+
 #endif

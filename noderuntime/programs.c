@@ -13,6 +13,7 @@
 #include "noderuntime/follow.h"
 #include "noderuntime/mps.h"
 #include "noderuntime/mps_care.h"
+#include "noderuntime/off_gpu.h"
 
 enum {
 	PATIENCE_S = 8,    /* for a program that waits for groups; it gives up after 10 */
@@ -70,14 +71,12 @@ static int change_forget(struct ds_ledger_state *state, void *arg, struct ds_err
 void ds_program_ended(struct ds_runtime *rt, struct ds_watch *program)
 {
 	struct ds_process process = program->process;
-	struct ds_error reason;
 	struct ds_watch *connection = ds_watch_find(rt, DS_WATCH_WELCOMED, &process);
 
 	ds_unwatch(rt, program);
 	if (connection)
 		ds_unwatch(rt, connection);
-	if (ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_forget, &process, &reason) < 0)
-		ds_complain(rt, &reason);
+	ds_off_gpu_await(rt, &process);
 	ds_follow(rt);
 }
 

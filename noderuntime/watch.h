@@ -83,6 +83,13 @@ struct ds_runtime {
 	int patience; /* timer, armed only while a program waits for groups */
 	int retry;    /* timer, armed only while there is a reason to look at the ledger again */
 	int state_fd;
+	/* Programs that have ended, and that MPS may still list: off_gpu.h */
+	struct {
+		struct ds_process process;
+		int64_t since_ns; /* CLOCK_BOOTTIME */
+	} gone[DS_PROGRAMS_MAX];
+	uint32_t n_gone;
+	bool gone_asked;      /* an errand is out for some of them */
 	int mps;              /* enum ds_mps_answer */
 	unsigned mps_starts;  /* in a row */
 	char mps_reason[256]; /* why DS_MPS_REFUSE */

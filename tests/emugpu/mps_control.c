@@ -36,6 +36,13 @@ struct client {
 };
 
 static struct client clients[EMU_MPS_CLIENT_MAX];
+
+/* Clients that are gone, and listed until then: their work on the GPU ends later than they do. */
+static struct {
+	pid_t pid;
+	uint64_t until_ns;
+} lingering[EMU_MPS_CLIENT_MAX];
+static uint64_t linger_ns;
 static pid_t server;
 static uid_t server_uid;
 static bool multiuser;
@@ -233,6 +240,17 @@ static unsigned long namespace_of(pid_t pid)
 	return stat(path, &st) ? 0 : (unsigned long)st.st_ino;
 }
 
+static void linger(pid_t pid)
+{
+	for (int i = 0; linger_ns && i < EMU_MPS_CLIENT_MAX; i++) {
+		if (lingering[i].until_ns > emu_now_ns())
+			continue;
+		lingering[i].pid = pid;
+		lingering[i].until_ns = emu_now_ns() + linger_ns;
+		return;
+	}
+}
+
 static void list_clients(char *answer, bool table)
 {
 	char program[256], device[32];
@@ -253,6 +271,9 @@ static void list_clients(char *answer, bool table)
 		say(answer, "%-9d %-9d %-14d %-25s %-14lu %-15s\n", (int)c->pid, i + 1, (int)server,
 		    device, namespace_of(c->pid), program);
 	}
+	for (int i = 0; !table && i < EMU_MPS_CLIENT_MAX; i++)
+		if (lingering[i].until_ns > emu_now_ns())
+			say(answer, "%d\n", (int)lingering[i].pid);
 }
 
 static void terminate_command(char *answer, long server_pid, long pid)
@@ -374,6 +395,7 @@ static int serve(int listener)
 		for (int k = 1; k < n; k++)
 			if (fds[k].revents) { /* a client never speaks again: it went */
 				fault_client(&clients[of[k]], 0);
+				linger(clients[of[k]].pid);
 				close(clients[of[k]].fd);
 				clients[of[k]].fd = -1;
 			}
@@ -501,11 +523,12 @@ static int ask(const char *text)
 int main(int argc, char **argv)
 {
 	const char *hang = getenv("EMUGPU_HANG"), *dir = getenv("CUDA_MPS_PIPE_DIRECTORY");
-	const char *logs = getenv("CUDA_MPS_LOG_DIRECTORY");
+	const char *logs = getenv("CUDA_MPS_LOG_DIRECTORY"), *late = getenv("EMUGPU_LINGER_MS");
 	bool background = false, foreground = false;
 	char line[PATH_MAX];
 	int c;
 
+	linger_ns = late ? strtoull(late, NULL, 10) * 1000000 : 0;
 	while (hang && !strcmp(hang, "mps"))
 		pause();
 	snprintf(pipe_dir, sizeof(pipe_dir), "%s", dir && *dir ? dir : EMU_MPS_PIPE_DIRECTORY);

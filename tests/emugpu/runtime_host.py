@@ -181,6 +181,10 @@ class Host:
                 return lines["GPU UUID"].strip()
         raise AssertionError(f"no GPU {gpu}")
 
+    def task_env(self, name="job-1"):
+        """What the runtime puts into a task's environment."""
+        return dict(line.split("=", 1) for line in (self.run_dir / name / "task.env").read_text().splitlines())
+
     def mps_pipe(self, gpu=0):
         return self.run_dir / f"gpu-{self.uuid(gpu)}" / "mps" / "pipe"
 

@@ -191,3 +191,22 @@ def test_a_stray_daemon_is_named(host, stray):
     host.begin("job-2", gpu=1)  # which it does not serve
     host.end("job-2")
     host.assert_clean()
+
+
+def test_groups_come_back_when_mps_lists_their_program_no_more(host):
+    """What a killed program had on the GPU runs on for a moment, and nobody else may be there then."""
+    host.env["EMUGPU_LINGER_MS"] = "1500"
+    host.begin("job-1", share=1000)
+    work = subprocess.Popen([host.gpuwork, "spin", "--seconds", "600"], env=host.env | host.task_env("job-1"),
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(host.clients, LONG_S)
+    work.kill()
+    work.wait()
+    programs = host.resident()["programs"]
+    assert [p["pid"] for p in programs] == [work.pid], "forgotten before MPS had let go of it"
+    listed = host.ask_mps(f"get_client_list {host.ask_mps('get_server_list')}")
+    assert str(work.pid) in listed.split()
+    wait_for(lambda: host.resident()["programs"] == [], LONG_S)
+    assert host.ask_mps(f"get_client_list {host.ask_mps('get_server_list')}") == ""
+    host.end("job-1")
+    host.assert_clean()
