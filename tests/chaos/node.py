@@ -216,7 +216,7 @@ class Node:
         if kind == "fault":
             return [gpuwork, "trap"], None
         if kind == "stay":
-            return [gpuwork, "spin", "--blocks", options["blocks"], "--block-us", 20000, "--seconds", 10000], None
+            return [gpuwork, "spin", "--blocks", options["blocks"], "--block-us", 10000, "--seconds", 10000], None
         if kind == "random":
             argv = [self.build / "tests/emugpu/random_program", options["seed"], options["steps"], options["threads"], 0]
         elif kind == "reduce":
