@@ -9,7 +9,8 @@
  * One operation of the program on one of its streams: ds_op_begin says where it really goes and has it
  * wait for what it must wait for, ds_op_end marks that it is there. This is the path of every kernel
  * launch: no lock, no system call, no allocation, unless the stream has to move or the legacy order
- * asks for an event. Between the two the calling thread is marked (mark.h).
+ * asks for an event. Only the rare parts, which get copies, may take its address: the compiler keeps
+ * it in registers then. Between the two the calling thread is marked (mark.h).
  */
 struct ds_op {
 	struct ds_vctx *vctx;
@@ -41,8 +42,10 @@ static inline __attribute__((always_inline)) CUresult ds_op_map(struct ds_op *op
 	    .target = handle,
 	};
 	if (ds_unlikely(!op->vctx)) {
-		CUresult result = ds_vctx_enter(&op->vctx);
+		struct ds_vctx *vctx;
+		CUresult result = ds_vctx_enter(&vctx);
 
+		op->vctx = vctx;
 		if (result != CUDA_SUCCESS || !op->vctx)
 			return result;
 	}
@@ -53,10 +56,12 @@ static inline __attribute__((always_inline)) CUresult ds_op_map(struct ds_op *op
 	} else if (ds_is_legacy(handle, per_thread)) {
 		op->stream = &op->vctx->null;
 	} else {
-		CUresult result = ds_streams_of_thread(op->vctx, &op->stream);
+		struct ds_vstream *stream;
+		CUresult result = ds_streams_of_thread(op->vctx, &stream);
 
 		if (ds_unlikely(result != CUDA_SUCCESS))
 			return result;
+		op->stream = stream;
 	}
 	return CUDA_SUCCESS;
 }
@@ -116,28 +121,42 @@ static inline __attribute__((always_inline)) CUresult ds_op_follow(struct ds_op 
 	struct ds_vstream *stream = op->stream;
 
 	op->epoch = atomic_load_explicit(&op->vctx->epoch, memory_order_acquire);
-	if (ds_unlikely(atomic_load_explicit(&stream->epoch, memory_order_acquire) != op->epoch))
-		return ds_gate_pass(op, launch, config);
+	if (ds_unlikely(atomic_load_explicit(&stream->epoch, memory_order_acquire) != op->epoch)) {
+		struct ds_op passes = *op;
+		CUresult result = ds_gate_pass(&passes, launch, config);
+
+		*op = passes;
+		return result;
+	}
 	op->target = atomic_load_explicit(&stream->shadow, memory_order_acquire);
 	return CUDA_SUCCESS;
 }
 
+/* The rare part of ds_op_order(). */
+static __attribute__((noinline, cold, unused)) CUresult
+ds_op_order_now(struct ds_vctx *vctx, struct ds_vstream *stream, CUstream *target)
+{
+	return stream->kind == DS_STREAM_NULL ? ds_order_null(vctx, target)
+					      : ds_order_blocking(vctx, stream, target);
+}
+
 /* Have the operation wait for what the legacy order puts before it. */
-static inline CUresult ds_op_order(struct ds_op *op)
+static inline __attribute__((always_inline)) CUresult ds_op_order(struct ds_op *op)
 {
 	struct ds_vstream *stream = op->stream;
+	CUstream target = op->target;
+	CUresult result;
 
 	if (!stream || stream->kind == DS_STREAM_FREE)
 		return CUDA_SUCCESS;
-	if (stream->kind == DS_STREAM_NULL) {
-		if (ds_likely(!atomic_load_explicit(&op->vctx->any_dirty, memory_order_acquire)))
-			return CUDA_SUCCESS;
-		return ds_order_null(op->vctx, &op->target);
-	}
-	if (ds_likely(atomic_load_explicit(&stream->seen, memory_order_acquire) ==
-		      atomic_load_explicit(&op->vctx->null_work, memory_order_acquire)))
+	if (ds_likely(stream->kind == DS_STREAM_NULL
+			  ? !atomic_load_explicit(&op->vctx->any_dirty, memory_order_acquire)
+			  : atomic_load_explicit(&stream->seen, memory_order_acquire) ==
+				atomic_load_explicit(&op->vctx->null_work, memory_order_acquire)))
 		return CUDA_SUCCESS;
-	return ds_order_blocking(op->vctx, stream, &op->target);
+	result = ds_op_order_now(op->vctx, stream, &target);
+	op->target = target;
+	return result;
 }
 
 static inline __attribute__((always_inline)) CUresult
@@ -177,7 +196,7 @@ static __attribute__((noinline, unused)) CUresult ds_op_begin(struct ds_op *op, 
 }
 
 /* The driver has taken the operation (or refused it: then an unneeded event comes of it, no more). */
-static inline void ds_op_end(const struct ds_op *op)
+static inline __attribute__((always_inline)) void ds_op_end(const struct ds_op *op)
 {
 	struct ds_vstream *stream = op->stream;
 
@@ -198,7 +217,8 @@ static inline void ds_op_end(const struct ds_op *op)
 	ds_mark_end(op->mark);
 }
 
-static inline void ds_op_launched(const struct ds_op *op, CUresult result)
+static inline __attribute__((always_inline)) void ds_op_launched(const struct ds_op *op,
+								 CUresult result)
 {
 	ds_op_end(op);
 	if (!op->stream)

@@ -6,26 +6,6 @@
 
 #include "noderuntime/coroutine/ahead.h"
 
-/*
- * Handle -> stream, read at every launch: open addressing, written under the context's lock, read
- * without. A table that is full is replaced by one of twice the size; old ones stay, because a
- * reader may still be in them (together they are smaller than the newest).
- */
-struct ds_stream_table {
-	size_t mask; /* entries - 1; entries is a power of two */
-	size_t used; /* entries that ever held a handle */
-	struct ds_stream_table *older;
-	struct ds_stream_entry {
-		_Atomic(CUstream) handle; /* NULL: free, and the end of a search */
-		_Atomic(struct ds_vstream *) stream;
-	} entries[];
-};
-
-enum { FIRST_ENTRIES = 64 };
-
-/* In a freed entry: searches go on past it, no program has it as a handle. */
-#define TOMBSTONE CU_STREAM_PER_THREAD
-
 static __thread struct {
 	unsigned generation;
 	struct ds_vstream *stream;
@@ -33,92 +13,6 @@ static __thread struct {
 
 static pthread_once_t thread_key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t thread_key;
-
-static size_t hash(CUstream handle)
-{
-	return (size_t)(((uintptr_t)handle >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 32);
-}
-
-struct ds_vstream *ds_streams_find(struct ds_vctx *vctx, CUstream handle)
-{
-	struct ds_stream_table *table = atomic_load_explicit(&vctx->streams, memory_order_acquire);
-
-	for (size_t i = hash(handle);; i++) {
-		struct ds_stream_entry *entry = &table->entries[i & table->mask];
-		CUstream found = atomic_load_explicit(&entry->handle, memory_order_acquire);
-
-		if (found == handle)
-			return atomic_load_explicit(&entry->stream, memory_order_relaxed);
-		if (!found)
-			return NULL;
-	}
-}
-
-static struct ds_stream_table *table_new(size_t n_entries, struct ds_stream_table *older)
-{
-	struct ds_stream_table *table =
-	    calloc(1, sizeof(*table) + n_entries * sizeof(table->entries[0]));
-
-	if (table) {
-		table->mask = n_entries - 1;
-		table->older = older;
-	}
-	return table;
-}
-
-static void table_put(struct ds_stream_table *table, CUstream handle, struct ds_vstream *stream)
-{
-	for (size_t i = hash(handle);; i++) {
-		struct ds_stream_entry *entry = &table->entries[i & table->mask];
-		CUstream found = atomic_load_explicit(&entry->handle, memory_order_relaxed);
-
-		if (found && found != TOMBSTONE)
-			continue;
-		atomic_store_explicit(&entry->stream, stream, memory_order_relaxed);
-		atomic_store_explicit(&entry->handle, handle, memory_order_release);
-		table->used += !found;
-		return;
-	}
-}
-
-/* Under the lock. At most three quarters full, so that every search ends at a free entry. */
-static bool table_make_room(struct ds_vctx *vctx)
-{
-	struct ds_stream_table *table = atomic_load_explicit(&vctx->streams, memory_order_relaxed);
-	struct ds_stream_table *bigger;
-
-	if (table->used * 4 < (table->mask + 1) * 3)
-		return true;
-	bigger = table_new((table->mask + 1) * 2, table);
-	if (!bigger)
-		return false;
-	for (size_t i = 0; i <= table->mask; i++) {
-		CUstream handle =
-		    atomic_load_explicit(&table->entries[i].handle, memory_order_relaxed);
-
-		if (handle && handle != TOMBSTONE)
-			table_put(
-			    bigger, handle,
-			    atomic_load_explicit(&table->entries[i].stream, memory_order_relaxed));
-	}
-	atomic_store_explicit(&vctx->streams, bigger, memory_order_release);
-	return true;
-}
-
-static void table_remove(struct ds_vctx *vctx, CUstream handle)
-{
-	struct ds_stream_table *table = atomic_load_explicit(&vctx->streams, memory_order_relaxed);
-
-	for (size_t i = hash(handle);; i++) {
-		struct ds_stream_entry *entry = &table->entries[i & table->mask];
-		CUstream found = atomic_load_explicit(&entry->handle, memory_order_relaxed);
-
-		if (found == handle)
-			atomic_store_explicit(&entry->handle, TOMBSTONE, memory_order_release);
-		if (!found || found == handle)
-			return;
-	}
-}
 
 static void link_blocking(struct ds_vctx *vctx, struct ds_vstream *stream)
 {
@@ -227,7 +121,7 @@ static void vstream_free(struct ds_vstream *stream)
 
 CUresult ds_streams_init(struct ds_vctx *vctx)
 {
-	struct ds_stream_table *table = table_new(FIRST_ENTRIES, NULL);
+	struct ds_stream_table *table = ds_stream_table_new();
 	CUresult result;
 
 	if (!table)
@@ -258,9 +152,7 @@ CUresult ds_streams_create(struct ds_vctx *vctx, CUcontext made_in, unsigned fla
 		return result;
 	}
 	pthread_mutex_lock(&vctx->lock);
-	if (table_make_room(vctx)) {
-		table_put(atomic_load_explicit(&vctx->streams, memory_order_relaxed),
-			  stream->handle, stream);
+	if (ds_stream_table_put(&vctx->streams, stream->handle, stream)) {
 		if (stream->kind == DS_STREAM_BLOCKING)
 			link_blocking(vctx, stream);
 		link_all(&vctx->all, stream);
@@ -365,7 +257,7 @@ static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in
 
 	pthread_mutex_lock(&vctx->lock);
 	if (in_table)
-		table_remove(vctx, stream->handle);
+		ds_stream_table_remove(&vctx->streams, stream->handle);
 	pthread_mutex_lock(&stream->lock);
 	shadow = atomic_load_explicit(&stream->shadow, memory_order_relaxed);
 	captured = ds_order_captured(shadow);
@@ -458,12 +350,7 @@ void ds_streams_drop(struct ds_vctx *vctx)
 	vctx->blocking = NULL;
 	vctx->join = NULL;
 	vctx->joined = NULL;
-	while (table) {
-		struct ds_stream_table *older = table->older;
-
-		free(table);
-		table = older;
-	}
+	ds_stream_table_free(table);
 	atomic_store_explicit(&vctx->streams, NULL, memory_order_relaxed);
 }
 

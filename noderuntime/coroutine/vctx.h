@@ -10,6 +10,7 @@
 #include "noderuntime/coroutine/driver.h"
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/pctx.h"
+#include "noderuntime/coroutine/stream_table.h"
 #include "noderuntime/port_protocol.h"
 
 /*
@@ -78,8 +79,6 @@ struct ds_vstream {
 	bool capture_began;            /* a capture that began here has not ended */
 	bool moved_recorded;           /* destroyed: `moved` stands behind its last work */
 };
-
-struct ds_stream_table; /* streams.c */
 
 /* Moves for tests: every few launches to another of a few partitions; see remap.c. */
 struct ds_chaos {
@@ -159,7 +158,11 @@ void ds_vctx_too_large(void);
 /* streams.c: the streams of a virtual context. */
 
 /* The stream that the program knows by `handle` (not a default stream's), or NULL. No lock. */
-struct ds_vstream *ds_streams_find(struct ds_vctx *vctx, CUstream handle);
+static inline struct ds_vstream *ds_streams_find(struct ds_vctx *vctx, CUstream handle)
+{
+	return ds_stream_table_find(atomic_load_explicit(&vctx->streams, memory_order_acquire),
+				    handle);
+}
 
 /* Make a stream, in this context as the program knows it. On success *stream is in the table. */
 CUresult ds_streams_create(struct ds_vctx *vctx, CUcontext made_in, unsigned flags, int priority,

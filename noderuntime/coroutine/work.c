@@ -24,7 +24,8 @@ static inline __attribute__((always_inline)) CUresult begin_KERNEL(struct ds_op 
 	return ds_op_begin_launch(op, handle, per_thread, NULL);
 }
 
-static void end_KERNEL(const struct ds_op *op, CUresult result)
+static inline __attribute__((always_inline)) void end_KERNEL(const struct ds_op *op,
+							     CUresult result)
 {
 	ds_op_launched(op, result);
 }

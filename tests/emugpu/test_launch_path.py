@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a launch costs inside the library: instructions, counted one by one; and nobody else's code."""
+
+import json
+
+import pytest
+
+from test_coroutine import BUILD, LIBRARY, host, runtime, sanitizer_runtimes  # noqa: F401 (fixtures)
+
+pytestmark = [
+    pytest.mark.skipif(not LIBRARY.exists(), reason="DETSHARE_BUILD does not name a build (contrib/check sets it)"),
+    pytest.mark.timeout(120),
+]
+
+
+@pytest.fixture
+def lines(host, runtime):  # noqa: F811
+    if sanitizer_runtimes():
+        pytest.skip("built with a sanitizer, whose instructions these are not")
+    run = host.run(BUILD / "tests" / "bench" / "launch_path", runtime=runtime(groups=(0, 1)), check=False,
+                   DETSHARE_SAMPLE=0)
+    if run.returncode == 77:
+        pytest.skip(run.stdout.strip() or "programs cannot be stepped through here")
+    assert run.returncode == 0, run.stderr
+    print(run.stdout)
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_a_launch_is_a_few_instructions_and_nobody_elses(lines):
+    for line in lines:
+        assert line["launches"] == 3 * line["streams"]
+        assert (line["foreign"], line["foreign_code"]) == (0, ""), f"the C library or another one: {line}"
+        assert line["system_calls"] == 0, line
+
+
+def test_how_many_instructions_there_may_be(lines):
+    """Of gcc 12 and clang 14 at -O2 about 105 to 115 with a stream, with a default stream 165 at most."""
+    def most(call, streams, blocking):
+        return max(line["most"] for line in lines
+                   if (line["call"], line["streams"], line["blocking"]) == (call, streams, blocking))
+
+    for line in lines:
+        of_default = line["streams"] == 1 and line["blocking"]
+        assert line["most"] <= (200 if of_default else 140), line
+        assert line["driver_calls"] == (2 if of_default else 1), "the launch, and which context is current"
+        assert line["atomics"] <= 2, line
+    for call in "cuLaunchKernel", "cuLaunchKernelEx":
+        assert most(call, 16, False) <= most(call, 1, False) + 30, "more streams are no more to search"
