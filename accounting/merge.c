@@ -115,6 +115,8 @@ int ds_usage_merge(const struct ds_usage_record *records, size_t n,
 		if (is_superseded(records, n, i))
 			continue;
 		summary->granted_sm_s += record->granted_sm_s;
+		summary->borrowed_sm_s += record->borrowed_sm_s;
+		summary->lent_sm_s += record->lent_sm_s;
 		summary->programs += record->programs;
 		add_reported(&summary->reported, &record->reported);
 		if (record->step_granted_max_milli > summary->step_granted_max_milli)
@@ -138,6 +140,11 @@ static double milliseconds(double seconds)
 	return round(seconds * 1000) / 1000;
 }
 
+static int set_sm_s(json_t *object, const char *key, double sm_s)
+{
+	return sm_s > 0 ? json_object_set_new(object, key, json_real(milliseconds(sm_s))) : 0;
+}
+
 char *ds_usage_summary_format(const struct ds_usage_summary *summary)
 {
 	json_t *line = json_pack(
@@ -152,11 +159,14 @@ char *ds_usage_summary_format(const struct ds_usage_summary *summary)
 
 	if (!line)
 		return NULL;
+	json_t *object = json_object_get(line, "detshare");
 	reported.busy_gpu_s = milliseconds(reported.busy_gpu_s);
 	if ((summary->nodes_missing == 0 ||
-	     json_object_set_new(json_object_get(line, "detshare"), "nodes_missing",
-				 json_integer(summary->nodes_missing)) == 0) &&
-	    ds_usage_reported_to_json(&reported, json_object_get(line, "detshare")) == 0)
+	     json_object_set_new(object, "nodes_missing", json_integer(summary->nodes_missing)) ==
+		 0) &&
+	    set_sm_s(object, "borrowed_sm_s", summary->borrowed_sm_s) == 0 &&
+	    set_sm_s(object, "lent_sm_s", summary->lent_sm_s) == 0 &&
+	    ds_usage_reported_to_json(&reported, object) == 0)
 		text = json_dumps(line, DS_JSON_FORMAT);
 	json_decref(line);
 	return text;

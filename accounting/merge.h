@@ -15,11 +15,13 @@ struct ds_usage_summary {
 	    share_milli; /* of one GPU, on each node of the last run; the largest if they differ */
 	uint32_t nodes;  /* that reported the last run; one GPU each */
 	uint32_t
-	    nodes_missing;   /* of the last run, allocated but silent; set by ds_settle_decide() */
-	uint32_t restarts;   /* number of the last run: 0 when the job was never requeued */
-	double seconds;      /* from a run's first begin to its last end, over all runs */
-	double granted_sm_s; /* over all nodes and runs */
-	uint64_t programs;   /* likewise */
+	    nodes_missing;    /* of the last run, allocated but silent; set by ds_settle_decide() */
+	uint32_t restarts;    /* number of the last run: 0 when the job was never requeued */
+	double seconds;       /* from a run's first begin to its last end, over all runs */
+	double granted_sm_s;  /* over all nodes and runs */
+	double borrowed_sm_s; /* likewise */
+	double lent_sm_s;     /* likewise */
+	uint64_t programs;    /* likewise */
 	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
 	/* Added up over all nodes and runs; the step times are those of the slowest. */
 	struct ds_usage_reported reported;

@@ -50,6 +50,11 @@ static const struct field FIELDS[] = {
 	{"programs",               AT(programs),               UINT64,        0, COUNT_MAX},
 	{"step_granted_max_milli", AT(step_granted_max_milli), UINT32,        0, 1000},
 };
+/* Each is there if it is not zero. */
+static const struct field OPTIONAL[] = {
+	{"borrowed_sm_s",          AT(borrowed_sm_s),          REAL,          0, SM_SECONDS_MAX},
+	{"lent_sm_s",              AT(lent_sm_s),              REAL,          0, SM_SECONDS_MAX},
+};
 #undef AT
 
 /* The object "reported_by_program": each key is there if it is not zero. */
@@ -70,6 +75,7 @@ static const struct field REPORTED[] = {
 /* clang-format on */
 enum {
 	N_FIELDS = sizeof(FIELDS) / sizeof(FIELDS[0]),
+	N_OPTIONAL = sizeof(OPTIONAL) / sizeof(OPTIONAL[0]),
 	N_REPORTED = sizeof(REPORTED) / sizeof(REPORTED[0]),
 };
 
@@ -96,19 +102,27 @@ static bool is_zero(const struct field *field, const void *value)
 	return field->kind == REAL ? *(const double *)value == 0 : *(const uint64_t *)value == 0;
 }
 
+/* Put those of the n `fields` of `values` that are not zero into `object`. 0 or -1. */
+static int set_unless_zero(json_t *object, const struct field *fields, size_t n, const void *values)
+{
+	for (size_t i = 0; i < n; i++) {
+		const char *value = (const char *)values + fields[i].offset;
+
+		if (!is_zero(&fields[i], value) &&
+		    json_object_set_new(object, fields[i].key, field_to_json(&fields[i], value)) <
+			0)
+			return -1;
+	}
+	return 0;
+}
+
 int ds_usage_reported_to_json(const struct ds_usage_reported *reported, json_t *object)
 {
 	json_t *inner = json_object();
 
-	for (size_t i = 0; i < N_REPORTED; i++) {
-		const char *value = (const char *)reported + REPORTED[i].offset;
-
-		if (!is_zero(&REPORTED[i], value) &&
-		    json_object_set_new(inner, REPORTED[i].key,
-					field_to_json(&REPORTED[i], value)) < 0) {
-			json_decref(inner);
-			return -1;
-		}
+	if (set_unless_zero(inner, REPORTED, N_REPORTED, reported) < 0) {
+		json_decref(inner);
+		return -1;
 	}
 	if (inner && json_object_size(inner) == 0) {
 		json_decref(inner);
@@ -129,7 +143,8 @@ json_t *ds_usage_record_to_json(const struct ds_usage_record *record)
 		    0)
 			goto fail;
 	}
-	if (ds_usage_reported_to_json(&record->reported, object) < 0)
+	if (set_unless_zero(object, OPTIONAL, N_OPTIONAL, record) < 0 ||
+	    ds_usage_reported_to_json(&record->reported, object) < 0)
 		goto fail;
 	return object;
 fail:
@@ -198,6 +213,20 @@ static int number_from_json(const struct field *field, const json_t *json, void 
 	return 0;
 }
 
+/* Those of the n `fields` that are in `object`, into `values`. 0 or -1. */
+static int get_if_there(const json_t *object, const struct field *fields, size_t n, void *values,
+			struct ds_error *err)
+{
+	for (size_t i = 0; i < n; i++) {
+		const json_t *json = json_object_get(object, fields[i].key);
+
+		if (json &&
+		    number_from_json(&fields[i], json, (char *)values + fields[i].offset, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 static int reported_from_json(const json_t *object, struct ds_usage_reported *reported,
 			      struct ds_error *err)
 {
@@ -207,14 +236,7 @@ static int reported_from_json(const json_t *object, struct ds_usage_reported *re
 		return 0;
 	if (!json_is_object(inner))
 		return ds_fail(err, "broken usage record: %s is not a JSON object", REPORTED_KEY);
-	for (size_t i = 0; i < N_REPORTED; i++) {
-		const json_t *json = json_object_get(inner, REPORTED[i].key);
-
-		if (json && number_from_json(&REPORTED[i], json,
-					     (char *)reported + REPORTED[i].offset, err) < 0)
-			return -1;
-	}
-	return 0;
+	return get_if_there(inner, REPORTED, N_REPORTED, reported, err);
 }
 
 static int fields_from_json(const json_t *object, struct ds_usage_record *record,
@@ -243,6 +265,8 @@ static int fields_from_json(const json_t *object, struct ds_usage_record *record
 		if (rc < 0)
 			return -1;
 	}
+	if (get_if_there(object, OPTIONAL, N_OPTIONAL, record, err) < 0)
+		return -1;
 	if (record->end_unix_s < record->begin_unix_s)
 		return ds_fail(err,
 			       "broken usage record: end_unix_s = %.16g is before "

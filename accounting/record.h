@@ -46,8 +46,11 @@ struct ds_usage_record {
 	char gpu_uuid[48];
 	double begin_unix_s; /* when the allocation joined the ledger */
 	double end_unix_s;
-	double granted_sm_s;               /* integral over time of the SMs of the groups it held */
-	uint64_t programs;                 /* processes that were welcomed */
+	/* Integrals over time of SMs: */
+	double granted_sm_s;  /* of its own groups, held by it or lent */
+	double borrowed_sm_s; /* of groups it held that were not its own; optional in the JSON */
+	double lent_sm_s;     /* of its own groups that others held; optional in the JSON */
+	uint64_t programs;    /* processes that were welcomed */
 	uint32_t step_granted_max_milli;   /* largest share a step was granted; 0: no step came */
 	struct ds_usage_reported reported; /* optional in the JSON, like each of its figures */
 };

@@ -11,7 +11,7 @@
 
 #include "common/io.h"
 
-enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 3 };
+enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 4 };
 
 bool ds_allocation_name_valid(const char *name)
 {
@@ -159,14 +159,36 @@ int ds_allocation_read(const struct ds_node_config *config, const char *name,
 	return 0;
 }
 
-void ds_allocation_count(struct ds_allocation *allocation, int64_t now_ns, uint32_t held_sms)
+struct ds_held_sms ds_allocation_sms(const struct ds_ledger_state *state,
+				     const struct ds_ledger_resident *self)
+{
+	struct ds_groups others = {{0, 0}};
+
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		if (&state->residents[i] != self)
+			others = ds_groups_union(others, state->residents[i].held);
+	}
+	/* Less what it holds: a group that is shared in time is nobody's to lend. */
+	others = ds_groups_difference(ds_groups_intersection(others, self->own), self->held);
+	const struct ds_groups borrowed = ds_groups_difference(self->held, self->own);
+	const struct ds_groups kept = ds_groups_intersection(self->held, self->own);
+	const uint32_t lent_sms = ds_groups_sms(&others, &state->shape);
+	return (struct ds_held_sms){.granted = ds_groups_sms(&kept, &state->shape) + lent_sms,
+				    .borrowed = ds_groups_sms(&borrowed, &state->shape),
+				    .lent = lent_sms};
+}
+
+void ds_allocation_count(struct ds_allocation *allocation, int64_t now_ns,
+			 const struct ds_held_sms *held)
 {
 	int64_t passed_ns = now_ns - allocation->counted_until_ns;
+	double passed_s = passed_ns > 0 ? (double)passed_ns / 1e9 : 0;
 
-	if (passed_ns > 0)
-		allocation->granted_sm_s += allocation->held_sms * ((double)passed_ns / 1e9);
+	allocation->granted_sm_s += allocation->held.granted * passed_s;
+	allocation->borrowed_sm_s += allocation->held.borrowed * passed_s;
+	allocation->lent_sm_s += allocation->held.lent * passed_s;
 	allocation->counted_until_ns = now_ns;
-	allocation->held_sms = held_sms;
+	allocation->held = *held;
 }
 
 void ds_allocation_record(const struct ds_allocation *allocation, const char *node_name,
@@ -186,6 +208,8 @@ void ds_allocation_record(const struct ds_allocation *allocation, const char *no
 	record->end_unix_s =
 	    end_unix_s < allocation->begin_unix_s ? allocation->begin_unix_s : end_unix_s;
 	record->granted_sm_s = allocation->granted_sm_s;
+	record->borrowed_sm_s = allocation->borrowed_sm_s;
+	record->lent_sm_s = allocation->lent_sm_s;
 	record->programs = allocation->programs;
 	record->step_granted_max_milli = allocation->step_granted_max_milli;
 	ds_measured_report(&allocation->measured, &record->reported);

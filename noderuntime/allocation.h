@@ -15,6 +15,13 @@
 #include "noderuntime/ledger.h"
 #include "noderuntime/measured.h"
 
+/* The SMs of an allocation at one instant; struct ds_usage_record has their integrals over time. */
+struct ds_held_sms {
+	uint32_t granted;  /* its own, held by it or lent */
+	uint32_t borrowed; /* not its own, held by it */
+	uint32_t lent;     /* its own, held by others */
+};
+
 /*
  * An allocation's directory, RUNTIME_DIR/NAME: port, runtime.pid, task.env, fault and, of the
  * runtime's own, `state`: all that is needed to end the allocation and to account for it when its
@@ -36,9 +43,11 @@ struct ds_allocation {
 	struct ds_process runtime;
 	bool ready; /* begin came to its end: there is something to account for */
 	double begin_unix_s;
-	int64_t counted_until_ns; /* CLOCK_BOOTTIME; granted_sm_s is right up to here, */
-	uint32_t held_sms;        /* and grows by this many SM-seconds a second from here on */
+	int64_t counted_until_ns; /* CLOCK_BOOTTIME; the sums below are right up to here, */
+	struct ds_held_sms held;  /* and grow by these many SM-seconds a second from here on */
 	double granted_sm_s;
+	double borrowed_sm_s;
+	double lent_sm_s;
 	uint64_t programs;
 	uint32_t step_granted_max_milli;
 	struct ds_measured measured; /* by the programs that have ended */
@@ -77,8 +86,13 @@ int ds_allocation_save(int fd, const struct ds_allocation *allocation);
 int ds_allocation_read(const struct ds_node_config *config, const char *name,
 		       struct ds_allocation *allocation, struct ds_error *err);
 
-/* Count what was held until `now_ns` (CLOCK_BOOTTIME), and go on with `held_sms` from there. Pure. */
-void ds_allocation_count(struct ds_allocation *allocation, int64_t now_ns, uint32_t held_sms);
+/* The SMs of `self`, one of the residents in `state`. Pure. */
+struct ds_held_sms ds_allocation_sms(const struct ds_ledger_state *state,
+				     const struct ds_ledger_resident *self);
+
+/* Count what was held until `now_ns` (CLOCK_BOOTTIME), and go on with `held` from there. Pure. */
+void ds_allocation_count(struct ds_allocation *allocation, int64_t now_ns,
+			 const struct ds_held_sms *held);
 
 /* The usage record of what was counted, ending at `end_unix_s`. Pure. */
 void ds_allocation_record(const struct ds_allocation *allocation, const char *node_name,

@@ -5,7 +5,7 @@
 
 enum { FIGURE_MAX = 1 << 30 };
 
-/* Up to the next of 4, 5, 6 or 7 times a power of two; up to 8 as it is. */
+/* Up to the next of 5, 6, 7 or 8 times a power of two; up to 8 as it is. */
 static uint32_t rounded(uint64_t figure)
 {
 	uint64_t unit = 1;
@@ -36,12 +36,9 @@ void ds_demand_add(struct ds_demand_sum *sum, const struct ds_port *port)
 struct ds_demand ds_demand_enter(const struct ds_demand_sum *sum, const struct ds_demand *entered)
 {
 	struct ds_demand demand = *entered;
-	uint32_t drain_us = sum->drain_unknown ? 0 : sum->demand.drain_us;
-
 	demand.active = sum->demand.active;
 	demand.overlong = sum->demand.overlong;
-	if (!drain_us || drain_us > entered->drain_us || drain_us < entered->drain_us / 2)
-		demand.drain_us = drain_us;
+	demand.drain_us = sum->drain_unknown ? 0 : sum->demand.drain_us;
 	return demand;
 }
 

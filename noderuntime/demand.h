@@ -34,11 +34,7 @@ struct ds_demand_sum {
 /* Add one program by a copy of its port. What is no port of this version counts as active. Pure. */
 void ds_demand_add(struct ds_demand_sum *sum, const struct ds_port *port);
 
-/*
- * What to enter in the ledger, where `entered` stands. The figures in `entered` stay while nothing
- * follows from the change: the drain goes up at once, down only when it is below half of what is
- * entered. Pure.
- */
+/* What that comes to, where `entered` stands in the ledger now, whose measured figures stay. Pure. */
 struct ds_demand ds_demand_enter(const struct ds_demand_sum *sum, const struct ds_demand *entered);
 
 /* Enter what the allocation's programs measured, who lived for `lifetime_s` seconds together. Pure. */

@@ -50,8 +50,7 @@ struct detshare_policy_resident {
 	uint32_t drain_us;    /* within what time its programs are off a group, at most */
 	uint32_t step_p50_us; /* between two host synchronisations, half of its steps */
 	uint32_t step_p99_us; /* and 99 of 100 */
-	uint32_t
-	    busy_milli; /* thousandths of the time that its kernels run, up to 1000 */
+	uint32_t busy_milli;  /* thousandths of the time that its kernels run, up to 1000 */
 	uint32_t reserved[6]; /* 0 */
 };
 

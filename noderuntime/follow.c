@@ -16,12 +16,13 @@
 #include "noderuntime/terms.h"
 
 enum {
-	RETRY_MS = 500, /* to look at a ledger again that somebody else held too long */
-	LATER_MS = 20,
+	RETRY_MS = 500,        /* to look at a ledger again that somebody else held too long */
+	LATER_MS = 20,         /* when what programs say is not taken at its word yet */
 	SETTLE_ROUNDS_MAX = 8, /* neighbours that die while we look at them */
 	IDLE_BURST = 200,
 	IDLE_EVERY_NS = 500000,
-	DRAIN_EVERY_NS = 10000000
+	MUCH_SHORTER_NS = 10000000,
+	SHORTER_NS = 100000000
 };
 
 static struct ds_ledger_resident as_resident(const struct ds_runtime *rt)
@@ -35,6 +36,8 @@ static struct ds_ledger_resident as_resident(const struct ds_runtime *rt)
 
 	memcpy(resident.name, rt->allocation->name, sizeof(resident.name));
 	resident.policy = rt->policy;
+	if (!rt->config->move_programs)
+		resident.grant.lends = resident.grant.borrows = 0; /* which is to move */
 	return resident;
 }
 
@@ -207,22 +210,47 @@ static bool is_worn_out(struct ds_runtime *rt, int64_t now_ns)
 }
 
 /*
- * What to enter for us. A drain that got longer is entered at once; that it got shorter, or is known
- * now, is no haste: two runtimes must not wake each other for nothing else.
+ * How long the programs may be on a group: longer is entered at once, shorter when it stayed so, since two
+ * runtimes must not wake each other for nothing else. What is much shorter, or known at last, need
+ * not wait for long.
  */
+static uint32_t next_drain(struct ds_runtime *rt, int64_t now_ns, uint32_t drain_us,
+			   uint32_t entered_us)
+{
+	bool shorter = drain_us && (!entered_us || drain_us < entered_us);
+
+	if (!shorter) {
+		rt->shorter_ns = 0;
+		return drain_us;
+	}
+	if (!rt->shorter_ns) {
+		rt->shorter_ns = now_ns;
+		rt->shorter_us = drain_us;
+	}
+	if (drain_us > rt->shorter_us)
+		rt->shorter_us = drain_us;
+	int64_t patience_ns =
+	    !entered_us || rt->shorter_us < entered_us / 2 ? MUCH_SHORTER_NS : SHORTER_NS;
+	if (now_ns - rt->shorter_ns < patience_ns) {
+		rt->look_again = true;
+		return entered_us;
+	}
+	rt->shorter_ns = 0;
+	return rt->shorter_us;
+}
+
 static struct ds_demand next_demand(struct ds_runtime *rt, const struct ds_demand_sum *sum,
 				    const struct ds_demand *entered)
 {
 	const int64_t now_ns = ds_now_ns(CLOCK_BOOTTIME);
 	struct ds_demand next = ds_demand_enter(sum, entered);
-	bool shorter = next.drain_us && (!entered->drain_us || next.drain_us < entered->drain_us);
 
-	if (entered->active && !next.active && is_worn_out(rt, now_ns))
+	rt->look_again = false;
+	if (entered->active && !next.active && is_worn_out(rt, now_ns)) {
 		next.active = 1;
-	if (shorter && now_ns - rt->drain_ns < DRAIN_EVERY_NS)
-		next.drain_us = entered->drain_us;
-	else if (next.drain_us != entered->drain_us)
-		rt->drain_ns = now_ns;
+		rt->look_again = true;
+	}
+	next.drain_us = next_drain(rt, now_ns, next.drain_us, entered->drain_us);
 	if (rt->site.table &&
 	    (next.active != entered->active || next.drain_us != entered->drain_us))
 		measure(rt, now_ns, &next);
@@ -348,6 +376,28 @@ void ds_note_memory(struct ds_runtime *rt)
 		rt->allocation->memory_peak_mib = mib;
 }
 
+static void count_sms(struct ds_runtime *rt, const struct ds_ledger_resident *self)
+{
+	struct ds_held_sms held = {0};
+
+	if (self)
+		held = ds_allocation_sms(&rt->seen, self);
+	if (memcmp(&held, &rt->allocation->held, sizeof(held)) != 0 || !rt->allocation->ready)
+		ds_allocation_count(rt->allocation, ds_now_ns(CLOCK_BOOTTIME), &held);
+}
+
+/* Only what is another state than last time: groups may come and go a thousand times a second. */
+static void save_state(struct ds_runtime *rt)
+{
+	if (rt->state_fd < 0 || !memcmp(&rt->saved, rt->allocation, sizeof(rt->saved)))
+		return;
+	if (ds_allocation_save(rt->state_fd, rt->allocation) < 0)
+		syslog(LOG_ERR, "%s: cannot write its state: %s", rt->allocation->name,
+		       strerror(errno));
+	else
+		rt->saved = *rt->allocation;
+}
+
 void ds_publish(struct ds_runtime *rt)
 {
 	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
@@ -357,18 +407,13 @@ void ds_publish(struct ds_runtime *rt)
 		ds_terms(&rt->seen, self, &terms);
 	if (!rt->config->move_programs)
 		terms.flags = DS_PAGE_FIXED;
-	uint32_t sms = ds_groups_sms(&terms.granted, &rt->seen.shape);
-
 	/* A program is never told to be nowhere: as long as there is nothing else, it keeps what it has. */
 	if (ds_groups_has_full(&terms.granted, &rt->seen.shape) || !has_programs(rt))
 		ds_page_publish(&rt->page, &terms);
 	notify_programs(rt);
 	ds_note_memory(rt);
-	if (sms != rt->allocation->held_sms || !rt->allocation->ready)
-		ds_allocation_count(rt->allocation, ds_now_ns(CLOCK_BOOTTIME), sms);
-	if (rt->state_fd >= 0 && ds_allocation_save(rt->state_fd, rt->allocation) < 0)
-		syslog(LOG_ERR, "%s: cannot write its state: %s", rt->allocation->name,
-		       strerror(errno));
+	count_sms(rt, self);
+	save_state(rt);
 }
 
 /* Watch one more process. False: it is dead, so that the ledger must be settled again. */
@@ -448,11 +493,6 @@ static void follow_in(struct ds_runtime *rt, long ms)
 		timerfd_settime(rt->retry, 0, &then, NULL);
 }
 
-void ds_follow_later(struct ds_runtime *rt)
-{
-	follow_in(rt, LATER_MS);
-}
-
 void ds_follow(struct ds_runtime *rt)
 {
 	struct ds_error reason;
@@ -468,5 +508,7 @@ void ds_follow(struct ds_runtime *rt)
 		ds_publish(rt);
 		all_live = watch_neighbours(rt);
 	}
+	if (rt->look_again)
+		follow_in(rt, LATER_MS);
 	ds_greet_waiting(rt);
 }

@@ -24,9 +24,6 @@ bool ds_demand_differs(struct ds_runtime *rt);
 /* Follow the ledger: settle, publish, watch whom it names, let in who waits. */
 void ds_follow(struct ds_runtime *rt);
 
-/* The same in some milliseconds; asking again meanwhile changes nothing. */
-void ds_follow_later(struct ds_runtime *rt);
-
 /*
  * Publish what we hold as of our last look, tell the programs, account for it and save the state. Only
  * after the ledger knows of it.

@@ -205,13 +205,14 @@ static bool nobody_left(void *arg)
 /* What it held until now, if it still had it: only known while the ledger says so. */
 static void count_held(struct ds_allocation *allocation, const char *gpu_dir)
 {
+	static const struct ds_held_sms nothing;
 	struct ds_ledger_state state;
 	char boot_id[40];
 
 	if (ds_boot_id(boot_id, NULL) < 0 || strcmp(boot_id, allocation->boot_id) != 0 ||
 	    ds_ledger_read(gpu_dir, &state, NULL) < 0 || !ds_ledger_find(&state, allocation->name))
 		return;
-	ds_allocation_count(allocation, ds_now_ns(CLOCK_BOOTTIME), 0);
+	ds_allocation_count(allocation, ds_now_ns(CLOCK_BOOTTIME), &nothing);
 }
 
 static int spool_record(const struct ds_node_config *config, const struct ds_allocation *allocation,

@@ -130,8 +130,7 @@ void ds_program_said(struct ds_runtime *rt, struct ds_watch *connection)
 			connection->useless = 0;
 			return;
 		}
-		/* Too often to be believed now. */
-		ds_follow_later(rt);
+		/* Not believed yet. */
 	}
 	if (kind != DS_PORT_ACKNOWLEDGED && kind != DS_PORT_DEMAND) {
 		struct ds_watch *ours = ds_watch_find(rt, DS_WATCH_PROGRAM, &connection->process);

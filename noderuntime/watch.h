@@ -67,6 +67,7 @@ struct ds_watch {
 struct ds_runtime {
 	const struct ds_node_config *config;
 	struct ds_allocation *allocation;
+	struct ds_allocation saved; /* as it was when it was written last */
 	const struct ds_topology *topology;
 	char gpu_dir[PATH_MAX];
 	struct ds_ledger *ledger;
@@ -75,8 +76,11 @@ struct ds_runtime {
 	struct ds_quota quota;
 	struct ds_policy_id policy; /* whose wishes hold for us */
 	struct ds_policy site;      /* the site's own policy, if it has one */
-	int64_t drain_ns;           /* CLOCK_BOOTTIME: when another drain was entered last */
-	int64_t idle_ns;            /* and what our idle words are worth: see follow.c */
+	int64_t idle_ns; /* what our idle words are worth, and since when our drain is shorter, */
+	int64_t
+	    shorter_ns; /* than what is entered, and how long it was at most since: see follow.c */
+	uint32_t shorter_us;
+	bool look_again;
 	struct ds_watch *watches;
 	unsigned n_peers;
 	int epoll;

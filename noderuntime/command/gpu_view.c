@@ -117,7 +117,7 @@ struct ds_groups ds_gpu_view_free(const struct ds_ledger_state *state)
 	for (uint32_t g = 0; g < end; g++)
 		ds_groups_add(&set, g);
 	for (uint32_t i = 0; i < state->n_residents; i++)
-		set = ds_groups_difference(set, state->residents[i].planned);
+		set = ds_groups_difference(set, state->residents[i].own);
 	return set;
 }
 
@@ -146,6 +146,35 @@ struct ds_groups ds_gpu_view_blocked(const struct ds_ledger_state *state, uint32
 	if (owns(state, i, p))
 		return (struct ds_groups){{0, 0}};
 	return ds_groups_intersection(*missing, state->programs[p].groups);
+}
+
+struct ds_groups ds_gpu_view_lent(const struct ds_ledger_state *state, uint32_t owner, uint32_t i)
+{
+	const struct ds_groups *own = &state->residents[owner].own;
+	const struct ds_ledger_resident *r = &state->residents[i];
+
+	/* One that is both's is shared in time. */
+	if (owner == i)
+		return (struct ds_groups){{0, 0}};
+	return ds_groups_difference(ds_groups_intersection(r->held, *own), r->own);
+}
+
+struct ds_groups ds_gpu_view_found(const struct ds_ledger_state *state, uint32_t i)
+{
+	struct ds_groups found = state->residents[i].held;
+
+	for (uint32_t owner = 0; owner < state->n_residents; owner++)
+		found = ds_groups_difference(found, state->residents[owner].own);
+	return found;
+}
+
+const char *ds_gpu_view_demand(const struct ds_ledger_state *state, uint32_t i)
+{
+	const struct ds_demand *demand = &state->residents[i].demand;
+
+	if (demand->overlong)
+		return "overlong";
+	return demand->active ? "active" : "idle";
 }
 
 uint32_t ds_gpu_view_programs(const struct ds_ledger_state *state, uint32_t i)

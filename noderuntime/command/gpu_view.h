@@ -41,7 +41,7 @@ int ds_gpu_list_ask(const char *runtime_dir, struct ds_gpu_list *list, struct ds
 /* What program `p` of the ledger reports of itself, or NULL: nothing was heard. */
 const struct ds_port_reported *ds_gpu_view_reported(const struct ds_gpu_view *view, uint32_t p);
 
-/* Groups that no resident is planned for. */
+/* Groups that nobody owns; with a policy that lends, somebody may be working there. */
 struct ds_groups ds_gpu_view_free(const struct ds_ledger_state *state);
 
 /* Thousandths of the GPU that are granted to nobody. */
@@ -53,6 +53,15 @@ struct ds_groups ds_gpu_view_missing(const struct ds_ledger_state *state, uint32
 /* Of `missing` (of resident `i`), those that program `p` keeps it from: it is another's. */
 struct ds_groups ds_gpu_view_blocked(const struct ds_ledger_state *state, uint32_t i,
 				     const struct ds_groups *missing, uint32_t p);
+
+/* Groups of resident `owner` that resident `i`, another one, holds: lent, or not given back yet. */
+struct ds_groups ds_gpu_view_lent(const struct ds_ledger_state *state, uint32_t owner, uint32_t i);
+
+/* Groups that resident `i` holds and nobody owns. */
+struct ds_groups ds_gpu_view_found(const struct ds_ledger_state *state, uint32_t i);
+
+/* What resident `i` needs SMs for: "active", "idle", or "overlong". */
+const char *ds_gpu_view_demand(const struct ds_ledger_state *state, uint32_t i);
 
 /* Programs of resident `i` that are known. */
 uint32_t ds_gpu_view_programs(const struct ds_ledger_state *state, uint32_t i);

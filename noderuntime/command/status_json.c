@@ -66,6 +66,50 @@ static json_t *waits(const struct ds_gpu_view *view, uint32_t i)
 	return list;
 }
 
+/* Add {KEY: name or null, "groups": ...} to `list`, unless there are no groups. */
+static void add_loan(json_t *list, const char *key, const char *name, const struct ds_groups *lent,
+		     const struct ds_gpu_shape *shape)
+{
+	if (!ds_groups_empty(lent))
+		json_array_append_new(
+		    list, json_pack("{s:s?, s:o}", key, name, "groups", groups(lent, shape)));
+}
+
+/* What is lent of what resident `i` owns, and what it borrows. */
+static void add_lending(json_t *object, const struct ds_ledger_state *state, uint32_t i)
+{
+	const struct ds_ledger_resident *r = &state->residents[i];
+	struct ds_groups found = ds_gpu_view_found(state, i);
+	json_t *lends_to = json_array(), *borrows_from = json_array();
+
+	for (uint32_t other = 0; other < state->n_residents; other++) {
+		const char *name = state->residents[other].name;
+		struct ds_groups lent = ds_gpu_view_lent(state, i, other);
+		struct ds_groups borrowed = ds_gpu_view_lent(state, other, i);
+
+		add_loan(lends_to, "to", name, &lent, &state->shape);
+		add_loan(borrows_from, "from", name, &borrowed, &state->shape);
+	}
+	add_loan(borrows_from, "from", NULL, &found, &state->shape);
+	json_object_set_new(object, "groups_own", groups(&r->own, &state->shape));
+	json_object_set_new(object, "demand", json_string(ds_gpu_view_demand(state, i)));
+	json_object_set_new(object, "drain_us", json_integer(r->demand.drain_us));
+	json_object_set_new(object, "wish", json_real(r->wish_milli / 1000.0));
+	json_object_set_new(object, "lends_to", lends_to);
+	json_object_set_new(object, "borrows_from", borrows_from);
+}
+
+/* Of the GPU: that of its earliest resident. */
+static json_t *policy(const struct ds_ledger_state *state)
+{
+	const struct ds_policy_id *id = &state->residents[0].policy;
+
+	if (!state->n_residents)
+		return json_null();
+	return json_pack("{s:s, s:b, s:b}", "name", id->name, "built_in", !id->digest, "failed",
+			 id->failed);
+}
+
 static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 {
 	const struct ds_ledger_state *state = &view->state;
@@ -93,6 +137,8 @@ static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 	if (view->reports && view->reports[i].magic == DS_PORT_MAGIC)
 		json_object_set_new(object, "programs_are_moved",
 				    json_boolean(!(view->reports[i].flags & DS_PAGE_FIXED)));
+	if (object)
+		add_lending(object, state, i);
 	return object;
 }
 
@@ -117,7 +163,7 @@ static json_t *ledger(const struct ds_gpu_view *view)
 		json_decref(orphans);
 		return NULL;
 	}
-	return json_pack("{s:s, s:{s:I, s:I, s:I, s:I}, s:I, s:o, s:I, s:f, s:o, s:o}", "uuid",
+	return json_pack("{s:s, s:{s:I, s:I, s:I, s:I}, s:I, s:o, s:I, s:f, s:o, s:o, s:o}", "uuid",
 			 view->uuid, "shape", "sms",
 			 (json_int_t)shape->n_groups * shape->group_sms + shape->rest_sms, "groups",
 			 (json_int_t)shape->n_groups, "group_sms", (json_int_t)shape->group_sms,
@@ -125,7 +171,7 @@ static json_t *ledger(const struct ds_gpu_view *view)
 			 (json_int_t)state->generation, "free_groups", groups(&free_groups, shape),
 			 "free_sms", (json_int_t)ds_groups_sms(&free_groups, shape), "free_share",
 			 ds_gpu_view_free_milli(state) / 1000.0, "residents", residents,
-			 "programs_left", orphans);
+			 "programs_left", orphans, "policy", policy(state));
 }
 
 static json_t *gpu(const struct ds_gpu_view *view)

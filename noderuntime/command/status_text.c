@@ -74,6 +74,46 @@ static int print_residents(const struct ds_ledger_state *state, struct ds_error 
 	return rc ? ds_fail(err, "cannot make the table: out of memory") : 0;
 }
 
+static void print_loan(const struct ds_ledger_state *state, const struct ds_groups *lent,
+		       const char *owner, const char *borrower)
+{
+	char text[GROUPS_TEXT_SIZE];
+
+	if (!ds_groups_empty(lent))
+		printf("%s has groups %s of %s\n", borrower,
+		       ds_groups_format(lent, &state->shape, text, sizeof(text)), owner);
+}
+
+/* Who works in whose groups, and what each says that it needs. */
+static void print_lending(const struct ds_ledger_state *state)
+{
+	const struct ds_policy_id *policy = &state->residents[0].policy;
+
+	if (state->n_residents && policy->failed) {
+		printf("policy: static, because %s failed; the node's log says how\n",
+		       policy->name);
+		return;
+	}
+	if (!ds_ledger_is_lending(state))
+		return;
+	printf("policy: %s\n", policy->name);
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		struct ds_groups found = ds_gpu_view_found(state, i);
+
+		printf("%s is %s", state->residents[i].name, ds_gpu_view_demand(state, i));
+		if (state->residents[i].demand.drain_us)
+			printf(", and off a group within %" PRIu32 " us",
+			       state->residents[i].demand.drain_us);
+		putchar('\n');
+		for (uint32_t owner = 0; owner < state->n_residents; owner++) {
+			struct ds_groups lent = ds_gpu_view_lent(state, owner, i);
+			print_loan(state, &lent, state->residents[owner].name,
+				   state->residents[i].name);
+		}
+		print_loan(state, &found, "nobody", state->residents[i].name);
+	}
+}
+
 static void print_waits(const struct ds_ledger_state *state, uint32_t i)
 {
 	struct ds_groups missing = ds_gpu_view_missing(state, i);
@@ -174,6 +214,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 	putchar('\n');
 	if (state->n_residents && print_residents(state, err))
 		return -1;
+	print_lending(state);
 	for (uint32_t i = 0; i < state->n_residents; i++)
 		print_waits(state, i);
 	print_orphans(state);

@@ -18,12 +18,16 @@ import pytest
 
 BUILD = os.environ.get("DETSHARE_BUILDDIR") or os.environ.get("DETSHARE_BUILD")
 MAGIC, VERSION = 0x44535054, 3
-PROGRAM, STEP, REPORT, EPOCH, ACKNOWLEDGED = 1, 2, 3, 4, 5
+PROGRAM, STEP, REPORT, EPOCH, ACKNOWLEDGED, DEMAND = 1, 2, 3, 4, 5, 6
+ACTIVE, IDLE = 1, 2  # what a program says of its demand
+WINDOW, TELL_IDLE = 2, 4  # flags of the page
 HELLO = struct.Struct("=IHHII")
 WELCOME = struct.Struct("=IHH248sII")
 PAGE = struct.Struct("=IHHQIIIIQQ")  # magic .. granted
 PORT = struct.Struct("=IHHQQQQ")  # magic .. launches
 NOTICE = struct.Struct("=IHHQ")
+TERMS = struct.Struct("=II")  # of the page: flags, window_us
+TERMS_AT, DEMAND_AT, DRAIN_AT, OVERLONG_AT = 128, 2104, 2136, 2144
 
 
 def wait_for(condition, seconds=5):
@@ -105,9 +109,11 @@ class Host:
                               text=True, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout,
                               user=user)
 
-    def begin(self, name="job-1", share=500, gpu=0, uid=None, check=True, more=(), isolation="user", **options):
+    def begin(self, name="job-1", share=500, gpu=0, uid=None, check=True, more=(), isolation="user", kind="throughput",
+              lending="", **options):
+        """`lending` is that part of the grant, as in grant.h; "" is the policy static."""
         uid = os.getuid() if uid is None else uid
-        grant = f"v=1,class=throughput,kind=throughput,share={share},isolation={isolation},config=0000000000000000"
+        grant = f"v=1,class={kind},kind={kind},share={share},isolation={isolation}{lending},config=0000000000000000"
         job = ["--job-id", name[4:]] if name.startswith("job-") else []
         done = self.node("begin", "--allocation", name, "--uid", uid, "--gpu", gpu, "--grant", grant, *job, *more, **options)
         if check:
@@ -331,8 +337,9 @@ def _follow_notices(port, view, client):
 
 def _page(view):
     _, _, _, epoch, n_groups, group_sms, rest, share, low, high = PAGE.unpack(view[:PAGE.size])
+    flags, window_us = TERMS.unpack(view[TERMS_AT:TERMS_AT + TERMS.size])
     return {"epoch": epoch, "n_groups": n_groups, "group_sms": group_sms, "rest": rest, "share": share,
-            "groups": low | high << 64}
+            "groups": low | high << 64, "flags": flags, "window_us": window_us}
 
 
 def _obey(verb, arguments, port, page, view, client):
@@ -345,6 +352,16 @@ def _obey(verb, arguments, port, page, view, client):
             _acknowledge(port, client, *arguments)
         elif verb == "write port":
             _write_port(port, *arguments)
+        elif verb == "demand":
+            demand, drain_us, overlong_since_ns = arguments
+            os.pwrite(port, struct.pack("=I", demand), DEMAND_AT)
+            os.pwrite(port, struct.pack("=QQ", drain_us, overlong_since_ns), DRAIN_AT)
+            client.send(NOTICE.pack(MAGIC, VERSION, DEMAND, 0))
+        elif verb == "toggle":
+            client.settimeout(5)
+            for i in range(arguments[0]):
+                os.pwrite(port, struct.pack("=I", ACTIVE if i % 2 else IDLE), DEMAND_AT)
+                client.send(NOTICE.pack(MAGIC, VERSION, DEMAND, 0))
         elif verb == "report":
             remaps, pinned, graphs = arguments
             os.pwrite(port, struct.pack("=QQQQ", remaps, pinned & (1 << 64) - 1, pinned >> 64, graphs), 56)

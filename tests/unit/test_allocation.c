@@ -57,16 +57,48 @@ static void what_is_held_is_counted(void **state)
 	const int64_t s = 1000000000;
 	struct ds_allocation allocation = {0};
 
-	ds_allocation_count(&allocation, 100 * s, 64); /* begins: nothing held before */
+	/* It begins: nothing held before. */
+	ds_allocation_count(&allocation, 100 * s, &(struct ds_held_sms){.granted = 64});
 	assert_true(allocation.granted_sm_s == 0);
-	ds_allocation_count(&allocation, 102 * s, 68);
+	ds_allocation_count(&allocation, 102 * s,
+			    &(struct ds_held_sms){.granted = 68, .borrowed = 8, .lent = 16});
 	assert_true(allocation.granted_sm_s == 128);
-	ds_allocation_count(&allocation, 102 * s + s / 2, 0);
+	assert_true(allocation.borrowed_sm_s == 0 && allocation.lent_sm_s == 0);
+	ds_allocation_count(&allocation, 102 * s + s / 2, &(struct ds_held_sms){.granted = 0});
 	assert_true(allocation.granted_sm_s == 128 + 34);
-	ds_allocation_count(&allocation, 200 * s, 8);
+	assert_true(allocation.borrowed_sm_s == 4 && allocation.lent_sm_s == 8);
+	ds_allocation_count(&allocation, 200 * s, &(struct ds_held_sms){.granted = 8});
 	assert_true(allocation.granted_sm_s == 128 + 34);
-	ds_allocation_count(&allocation, 150 * s, 8); /* never backwards */
+	/* Never backwards. */
+	ds_allocation_count(&allocation, 150 * s, &(struct ds_held_sms){.granted = 8});
 	assert_true(allocation.granted_sm_s == 128 + 34);
+}
+
+static void whose_sms_they_are(void **state)
+{
+	struct ds_ledger_state ledger = {.shape = {.n_groups = 15, .group_sms = 8, .rest_sms = 12},
+					 .n_residents = 2};
+	struct ds_ledger_resident *idle = &ledger.residents[0], *busy = &ledger.residents[1];
+
+	idle->own = (struct ds_groups){{0xff, 0}};
+	busy->own = (struct ds_groups){{0xff00, 0}}; /* 8-14+rest */
+	idle->held = (struct ds_groups){{0x3, 0}};   /* 2 and 3 are on their way */
+	busy->held = (struct ds_groups){{0xfff0, 0}};
+	struct ds_held_sms held = ds_allocation_sms(&ledger, idle);
+	assert_int_equal(held.granted, 6 * 8);
+	assert_int_equal(held.borrowed, 0);
+	assert_int_equal(held.lent, 4 * 8);
+	held = ds_allocation_sms(&ledger, busy);
+	assert_int_equal(held.granted, 7 * 8 + 12);
+	assert_int_equal(held.borrowed, 4 * 8);
+	assert_int_equal(held.lent, 0);
+
+	/* A group that both share in time is both's. */
+	idle->own = idle->held = busy->own = busy->held = (struct ds_groups){{0x1, 0}};
+	held = ds_allocation_sms(&ledger, idle);
+	assert_int_equal(held.granted, 8);
+	assert_int_equal(held.borrowed, 0);
+	assert_int_equal(held.lent, 0);
 }
 
 static void records(void **state)
@@ -78,6 +110,8 @@ static void records(void **state)
 					   .gpu_uuid = "GPU-1",
 					   .begin_unix_s = 1000,
 					   .granted_sm_s = 12.5,
+					   .borrowed_sm_s = 1.5,
+					   .lent_sm_s = 2.5,
 					   .programs = 3,
 					   .step_granted_max_milli = 250};
 	struct ds_usage_record record;
@@ -95,6 +129,7 @@ static void records(void **state)
 	assert_string_equal(record.gpu_uuid, "GPU-1");
 	assert_true(record.begin_unix_s == 1000 && record.end_unix_s == 1060);
 	assert_true(record.granted_sm_s == 12.5);
+	assert_true(record.borrowed_sm_s == 1.5 && record.lent_sm_s == 2.5);
 	assert_int_equal(record.programs, 3);
 	assert_int_equal(record.step_granted_max_milli, 250);
 	ds_allocation_record(&allocation, "node1", 900, &record); /* the clock was set back */
@@ -182,6 +217,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(names),
 	    cmocka_unit_test(what_is_held_is_counted),
+	    cmocka_unit_test(whose_sms_they_are),
 	    cmocka_unit_test(records),
 	    cmocka_unit_test_setup_teardown(the_state_is_whole_or_refused, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(directories, set_up, tear_down),

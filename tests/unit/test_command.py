@@ -253,6 +253,7 @@ def test_status_of_two_halves(node, process):
         "allocation": "job-12", "job_id": 12, "uid": os.getuid(), "user": user, "class": "latency",
         "kind": "latency", "share": 0.5, "share_milli": 500, "groups_planned": "0-7", "groups_held": "0-7",
         "sms": 64, "weight": 1.0, "runtime_pid": me, "runtime_alive": True, "waits_for": [],
+        "groups_own": "0-7", "demand": "idle", "drain_us": 0, "wish": 0.5, "lends_to": [], "borrows_from": [],
         "programs": [{"allocation": "job-12", "pid": me, "alive": True, "groups": "0-7"},
                      {"allocation": "job-12", "pid": process.pid, "alive": True, "groups": "0-7"}],
     }

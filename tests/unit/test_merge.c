@@ -121,7 +121,14 @@ static void the_line_holds_what_was_measured(void **state)
 	summary.nodes_missing = 1;
 	line = ds_usage_summary_format(&summary);
 	assert_non_null(strstr(line, "\"nodes_missing\":1"));
+	assert_null(strstr(line, "lent_sm_s"));
 	free(line);
+	summary.lent_sm_s = 7;
+	summary.borrowed_sm_s = 0.12345;
+	line = ds_usage_summary_format(&summary);
+	assert_non_null(strstr(line, ",\"borrowed_sm_s\":0.123,\"lent_sm_s\":7.0}}"));
+	free(line);
+	summary.lent_sm_s = summary.borrowed_sm_s = 0;
 	summary.reported =
 	    (struct ds_usage_reported){.launches = 9, .samples = 1, .busy_gpu_s = 0.12345};
 	line = ds_usage_summary_format(&summary);

@@ -70,6 +70,15 @@ static void formatting_and_parsing_agree(void **state)
 	assert_int_equal(back.programs, 3);
 	assert_int_equal(back.step_granted_max_milli, 250);
 	assert_null(strstr(line, "reported"));
+	assert_null(strstr(line, "borrowed"));
+	assert_true(back.borrowed_sm_s == 0 && back.lent_sm_s == 0);
+	free(line);
+
+	record.borrowed_sm_s = 12.5;
+	record.lent_sm_s = 7;
+	line = ds_usage_record_format(&record);
+	assert_int_equal(ds_usage_record_parse(line, strlen(line), &back, &err), 0);
+	assert_true(back.borrowed_sm_s == 12.5 && back.lent_sm_s == 7);
 	free(line);
 }
 

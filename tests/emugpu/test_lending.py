@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Idle groups at work elsewhere, and back when they are wanted: the real node runtimes, programs that speak to the port."""
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, switches, wait_for  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
+    pytest.mark.timeout(60),
+]
+
+LENDING = ",policy=lend,lend={},borrow={},reclaim={}"
+EAGER = LENDING.format("yes", "yes", 500)
+
+
+@pytest.fixture
+def host():
+    made = Host()
+    yield made
+    made.close()
+
+
+def held(host, name):
+    return host.resident(name)["groups_held"]
+
+
+def planned(host, name):
+    return host.resident(name)["groups_planned"]
+
+
+def stays(condition, seconds=0.3):
+    """It holds, and goes on to."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert condition()
+        time.sleep(0.02)
+
+
+def program(host, name, demand=ACTIVE, drain_us=100):
+    """A program that follows its page, and says this of itself."""
+    made = host.program(name)
+    assert made.answer["refused"] == 0, made.answer
+    made.ask("obey", 0)
+    made.ask("demand", demand, drain_us, 0)
+    return made
+
+
+@pytest.fixture
+def pair(host):
+    """A latency job and a throughput job, half of the GPU each, with a program each; both active."""
+    host.begin("job-1", share=500, kind="latency", lending=EAGER)
+    host.begin("job-2", share=500, kind="throughput", lending=EAGER)
+    programs = program(host, "job-1"), program(host, "job-2")
+    wait_for(lambda: held(host, "job-1") == "0-7" and held(host, "job-2") == "8-14+rest")
+    wait_for(lambda: host.resident("job-2")["drain_us"] == 112)
+    return programs
+
+
+def test_idle_groups_are_lent_and_come_back(host, pair):
+    latency, training = pair
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    assert held(host, "job-1") == "0"
+    wait_for(lambda: training.ask("page")["groups"] == 0xfffe)
+    resident = host.resident("job-1")
+    assert resident["demand"] == "idle" and resident["groups_own"] == "0-7"
+    assert resident["lends_to"] == [{"to": "job-2", "groups": "1-7"}]
+    assert host.resident("job-2")["borrows_from"] == [{"from": "job-1", "groups": "1-7"}]
+    text = host.status_text()
+    assert "policy: lend\n" in text and "job-2 has groups 1-7 of job-1\n" in text
+    latency.ask("demand", ACTIVE, 100, 0)
+    wait_for(lambda: held(host, "job-1") == "0-7" and held(host, "job-2") == "8-14+rest")
+    wait_for(lambda: latency.ask("page")["groups"] == 0xff)
+
+
+def test_the_other_way_round(host, pair):
+    pair[1].ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-1") == "0-7,9-14+rest")
+    assert held(host, "job-2") == "8"
+
+
+def test_nothing_is_lent_without_the_sites_word(host):
+    for name in "job-1", "job-2":
+        host.begin(name)
+    for name, said in (("job-1", IDLE), ("job-2", ACTIVE)):
+        program(host, name, said)
+    stays(lambda: [held(host, n) for n in ("job-1", "job-2")] == ["0-7", "8-14+rest"])
+    assert host.program("job-1").answer["flags"] == 0
+    assert host.gpu()["policy"] == {"name": "static", "built_in": True, "failed": False}
+
+
+def test_the_owner_works_in_what_it_has_until_the_rest_is_back(host, pair):
+    latency, training = pair
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    os.kill(training.pid, signal.SIGSTOP)
+    latency.ask("demand", ACTIVE, 100, 0)
+    wait_for(lambda: planned(host, "job-1") == "0-7")
+    stays(lambda: held(host, "job-1") == "0" and latency.ask("page")["groups"] == 1)
+    assert "job-1 waits for groups 1-7 of job-2" in host.status_text()
+    second = host.program("job-1")
+    assert second.answer["refused"] == 0 and second.answer["groups"] == 1
+    second.kill()
+    os.kill(training.pid, signal.SIGCONT)
+    wait_for(lambda: held(host, "job-1") == "0-7")
+
+
+def test_a_borrower_that_dies_gives_back(host, pair):
+    latency, training = pair
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    os.kill(training.pid, signal.SIGSTOP)
+    latency.ask("demand", ACTIVE, 100, 0)
+    stays(lambda: held(host, "job-1") == "0")
+    training.kill()
+    # And its own are lent now, since it has no program any more.
+    wait_for(lambda: held(host, "job-1") == "0-7,9-14+rest")
+
+
+def test_a_borrower_whose_runtime_died_keeps_what_it_has_until_its_end(host, pair):
+    latency, training = pair
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    os.kill(host.runtime_pid("job-2"), signal.SIGKILL)
+    wait_for(lambda: not host.resident("job-2")["runtime_alive"])
+    latency.ask("demand", ACTIVE, 100, 0)
+    stays(lambda: held(host, "job-1") == "0")
+    training.kill()
+    wait_for(lambda: held(host, "job-1") == "0-14+rest")
+
+
+def test_an_allocation_without_a_program_lends_and_its_first_program_gets_what_is_its_own(host):
+    host.begin("job-1", share=500, kind="throughput", lending=EAGER)
+    other = program(host, "job-1")
+    wait_for(lambda: held(host, "job-1") == "0-14+rest")
+    host.begin("job-2", share=500, kind="throughput", lending=EAGER)
+    wait_for(lambda: held(host, "job-2") == "8")
+    assert host.resident("job-2")["demand"] == "idle"
+    wait_for(lambda: held(host, "job-1") == "0-7,9-14+rest")
+    first = host.program("job-2")
+    assert first.answer["groups"] & 1 << 8
+    wait_for(lambda: first.ask("page")["groups"] == 0xff00)
+    wait_for(lambda: other.ask("page")["groups"] == 0xff)
+    # A program that says nothing counts as active.
+    stays(lambda: held(host, "job-2") == "8-14+rest")
+
+
+def test_all_programs_must_be_idle(host, pair):
+    latency, _ = pair
+    second = program(host, "job-1")
+    latency.ask("demand", IDLE, 100, 0)
+    stays(lambda: held(host, "job-1") == "0-7")
+    second.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-1") == "0")
+    second.kill()
+    stays(lambda: held(host, "job-1") == "0")
+    latency.ask("demand", ACTIVE, 100, 0)
+    wait_for(lambda: held(host, "job-1") == "0-7")
+
+
+@pytest.mark.parametrize("drain_us", [0, 501, 1 << 63])
+def test_latency_lends_only_to_who_is_off_in_time(host, pair, drain_us):
+    latency, training = pair
+    training.ask("demand", ACTIVE, drain_us, 0)
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: host.resident("job-1")["demand"] == "idle")
+    stays(lambda: held(host, "job-2") == "8-14+rest" and held(host, "job-1") == "0-7")
+    training.ask("demand", ACTIVE, 400, 0)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    training.ask("demand", ACTIVE, drain_us, 0)
+    wait_for(lambda: held(host, "job-1") == "0-7")
+
+
+def test_who_has_an_overlong_kernel_borrows_nothing_and_is_not_idle(host, pair):
+    latency, training = pair
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    training.ask("demand", ACTIVE, 100, 12345)
+    wait_for(lambda: held(host, "job-1") == "0-7" and held(host, "job-2") == "8-14+rest")
+    assert host.resident("job-2")["demand"] == "overlong"
+    training.ask("demand", IDLE, 100, 12345)
+    latency.ask("demand", ACTIVE, 100, 0)
+    wait_for(lambda: host.resident("job-1")["demand"] == "active")
+    stays(lambda: held(host, "job-2") == "8-14+rest")
+
+
+@pytest.mark.parametrize("lending, kept", [(LENDING.format("no", "yes", 500), "0-7"), (EAGER, "0")])
+def test_a_class_may_keep_what_it_has(host, lending, kept):
+    host.begin("job-1", share=500, kind="throughput", lending=lending)
+    host.begin("job-2", share=500, kind="throughput", lending=EAGER)
+    program(host, "job-1", IDLE)
+    program(host, "job-2")
+    wait_for(lambda: host.resident("job-2")["demand"] == "active" and held(host, "job-1") == kept)
+    stays(lambda: held(host, "job-1") == kept)
+
+
+def test_a_class_may_keep_to_what_it_has(host):
+    host.begin("job-1", share=500, kind="throughput", lending=LENDING.format("yes", "no", 500))
+    program(host, "job-1")
+    stays(lambda: held(host, "job-1") == "0-7")
+
+
+def test_besteffort_yields_first(host):
+    host.begin("job-1", share=100, kind="besteffort", lending=EAGER)
+    program(host, "job-1")
+    wait_for(lambda: held(host, "job-1") == "0-14+rest")
+    host.begin("job-2", share=200, kind="throughput", lending=EAGER)
+    training = program(host, "job-2")
+    wait_for(lambda: len(host.resident("job-1")["borrows_from"]) == 0)
+    wait_for(lambda: host.resident("job-2")["sms"] == 132 - host.resident("job-1")["sms"])
+    training.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: host.resident("job-2")["sms"] == 8 and host.resident("job-1")["sms"] == 124)
+
+
+def test_the_page_says_what_is_asked_of_programs(host, pair):
+    latency, training = pair
+    # Whoever may get groups of a latency job keeps within its window before, so that its drain is known.
+    wait_for(lambda: training.ask("page")["flags"] == TELL_IDLE | WINDOW)
+    assert training.ask("page")["window_us"] == 250
+    seen = latency.ask("page")
+    assert seen["flags"] == TELL_IDLE and seen["window_us"] == 0
+    training.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: latency.ask("page")["flags"] == TELL_IDLE | WINDOW)
+    host.end("job-1")
+    wait_for(lambda: training.ask("page")["flags"] == 0)
+
+
+def test_who_changes_its_mind_too_often_is_taken_to_be_active(host, pair):
+    latency, _ = pair
+    latency.ask("toggle", 3000)
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-1") == "0")  # it has calmed down
+    latency.ask("demand", ACTIVE, 100, 0)
+    wait_for(lambda: held(host, "job-1") == "0-7")
+    assert host.gpu()["generation"] < 3000
+
+
+def test_nothing_wakes_up_while_groups_are_lent(host, pair):
+    latency, _ = pair
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    time.sleep(0.3)
+    pids = [host.runtime_pid(name) for name in ("job-1", "job-2")]
+    before = [switches(pid) for pid in pids]
+    time.sleep(1)
+    assert [switches(pid) for pid in pids] == before
+
+
+def test_what_is_lent_is_accounted_for(host, pair):
+    latency, _ = pair
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    time.sleep(1)
+    begun = time.monotonic()
+    for name in "job-2", "job-1":
+        host.end(name)
+    spent = time.monotonic() - begun
+    lender, borrower = host.record(1), host.record(2)
+    assert lender["lent_sm_s"] >= 56 and borrower["borrowed_sm_s"] >= 56
+    assert abs(lender["lent_sm_s"] - borrower["borrowed_sm_s"]) < 56 * (spent + 1)
+    # What is granted does not depend on who uses it.
+    seconds = lender["end_unix_s"] - lender["begin_unix_s"]
+    assert lender["granted_sm_s"] > 64 * (seconds - spent - 2)
