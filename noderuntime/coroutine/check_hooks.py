@@ -145,27 +145,36 @@ def exported(library):
     return {line.split()[-1] for line in run.stdout.splitlines()}
 
 
-def main():
-    header = preprocessed("cuda.h")
-    known = functions(header)
-    rows = table(os.environ["DS_TABLE"])
-    left_alone = unmapped(os.path.join(os.path.dirname(os.path.realpath(__file__)), "unmapped.txt"))
-    handed_out = typedef_versions(preprocessed("cudaTypedefs.h"))
-    version = cuda_version()
-    findings = []
+class Headers:
+    """What the headers say: entry points, those that take or give a handle, and what cuGetProcAddress knows."""
 
-    opaque = set(re.findall(r"typedef struct \w+ \* ?(\w+) ?;", header))
-    for name in sorted(opaque - set().union(*HANDLES.values()) - OTHER_HANDLES):
+    def __init__(self):
+        header = preprocessed("cuda.h")
+        self.version = cuda_version()
+        self.known = functions(header)
+        self.everything = self.known | graphics(with_paths("cuda.h"))
+        self.handed_out = typedef_versions(preprocessed("cudaTypedefs.h"))
+        self.opaque = set(re.findall(r"typedef struct \w+ \* ?(\w+) ?;", header))
+        self.carriers = {what: carriers(header, handles) for what, handles in HANDLES.items()}
+        self.takers = {name: [what for what, types in self.carriers.items()
+                              if types & set(re.findall(r"\w+", params))]
+                       for name, params in self.everything.items()}
+        self.n_takers = sum(map(bool, self.takers.values()))
+
+
+def findings_about_headers(headers):
+    findings = []
+    for name in sorted(headers.opaque - set().union(*HANDLES.values()) - OTHER_HANDLES):
         if name.startswith("CU"):
             findings.append(f"{name} is a handle that this check does not know: say what it stands for")
-    everything = known | graphics(with_paths("cuda.h"))
-    taken = {what: carriers(header, handles) for what, handles in HANDLES.items()}
-    takers = {name: [what for what, types in taken.items() if types & set(re.findall(r"\w+", params))]
-              for name, params in everything.items()}
-    n_takers = sum(map(bool, takers.values()))
-    if sum("a stream" in what for what in takers.values()) < 100 or n_takers < 350:
-        findings.append(f"only {n_takers} calls with a handle found in cuda.h: is it parsed right?")
-    for name, what in sorted(takers.items()):
+    if sum("a stream" in what for what in headers.takers.values()) < 100 or headers.n_takers < 350:
+        findings.append(f"only {headers.n_takers} calls with a handle found in cuda.h: is it parsed right?")
+    return findings
+
+
+def findings_about_table(headers, rows, left_alone):
+    findings = []
+    for name, what in sorted(headers.takers.items()):
         if what and name not in rows and name not in left_alone:
             findings.append(f"{name} takes {what[0]} and is not in the table")
         # What the program has as one executable are several: no call may take the handle for the thing.
@@ -174,29 +183,36 @@ def main():
     for name in sorted(left_alone):
         if name in rows:
             findings.append(f"{name} is in the table and in unmapped.txt")
-        elif name in everything and not takers[name]:
+        elif name in headers.everything and not headers.takers[name]:
             findings.append(f"{name} is in unmapped.txt, but takes nothing that could be mapped")
-        elif name not in everything and version >= TABLE_VERSION:
+        elif name not in headers.everything and headers.version >= TABLE_VERSION:
             findings.append(f"{name} is in unmapped.txt and in no header")
     for name in sorted(rows):
         for suffix in ("_ptsz", "_ptds"):
-            if name + suffix in known and name + suffix not in rows:
+            if name + suffix in headers.known and name + suffix not in rows:
                 findings.append(f"{name}{suffix}, the per-thread twin of {name}, is not in the table")
     for name, (base, since, suffix, _) in sorted(rows.items()):
-        if since <= version and (base, since, suffix) not in handed_out:
+        if since <= headers.version and (base, since, suffix) not in headers.handed_out:
             findings.append(f"{name}: cudaTypedefs.h knows no {base} of version {since}{suffix}")
+    return findings
 
-    library = os.environ["DS_LIBRARY"]
+
+def findings_about_library(rows, library, have):
     want = {name for name, row in rows.items() if row[3] != "PLAIN"} | {"dlsym"}
-    have = exported(library)
-    for name in sorted(want - have):
-        findings.append(f"{name} is in the table and not exported by {library}")
-    for name in sorted(have - want):
-        findings.append(f"{name} is exported by {library} and not in the table")
+    return ([f"{name} is in the table and not exported by {library}" for name in sorted(want - have)] +
+            [f"{name} is exported by {library} and not in the table" for name in sorted(have - want)])
 
+
+def main():
+    headers = Headers()
+    rows = table(os.environ["DS_TABLE"])
+    left_alone = unmapped(os.path.join(os.path.dirname(os.path.realpath(__file__)), "unmapped.txt"))
+    library = os.environ["DS_LIBRARY"]
+    findings = (findings_about_headers(headers) + findings_about_table(headers, rows, left_alone) +
+                findings_about_library(rows, library, exported(library)))
     for finding in findings:
         print("check_hooks:", finding)
-    print(f"check_hooks: {n_takers} calls of CUDA {version} take a handle: {len(rows)} rows, "
+    print(f"check_hooks: {headers.n_takers} calls of CUDA {headers.version} take a handle: {len(rows)} rows, "
           f"{len(left_alone)} calls left alone, {len(findings)} findings")
     return 1 if findings else 0
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """check_hooks.py finds what is missing from the table of driver calls, and names it."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -80,6 +81,81 @@ def test_a_missing_call_with_another_handle_is_named(table, symbol, what):
     assert f"{symbol} takes {what} and is not in the table" in found.stdout
 
 
+@pytest.fixture(scope="module")
+def checker():
+    """check_hooks.py as a module, with what it finds in the headers: to ask it many times."""
+    spec = importlib.util.spec_from_file_location("check_hooks", FOLDER / "check_hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    os.environ["DS_CPP"] = f"cpp {make_variable('CUDA_CPPFLAGS')}"
+    module.headers = module.Headers()
+    module.rows = module.table(FOLDER / "hooks.def")
+    module.left_alone = module.unmapped(FOLDER / "unmapped.txt")
+    return module
+
+
+def newest_headers(checker):
+    if checker.headers.version < checker.TABLE_VERSION:
+        pytest.skip(f"the headers are of CUDA {checker.headers.version}, the table is of {checker.TABLE_VERSION}")
+
+
+def names(findings, symbol):
+    return [finding for finding in findings if finding.split()[0].rstrip(",") == symbol]
+
+
+def test_every_single_row_is_missed(checker):
+    """Without any one of them the check fails and names it; twins by their own name."""
+    newest_headers(checker)
+    exported = {name for name, row in checker.rows.items() if row[3] != "PLAIN"} | {"dlsym"}
+    taking = 0
+    for symbol in checker.rows:
+        rows = {name: row for name, row in checker.rows.items() if name != symbol}
+        found = names(checker.findings_about_table(checker.headers, rows, checker.left_alone), symbol)
+        if checker.headers.takers.get(symbol):
+            assert any("takes" in finding for finding in found), symbol
+            taking += 1
+        else:
+            found = names(checker.findings_about_library(rows, "the library", exported), symbol)
+            assert found, symbol
+    assert taking > 250
+
+
+def test_every_call_that_is_left_alone_is_missed(checker):
+    newest_headers(checker)
+    for symbol in checker.left_alone:
+        left_alone = {name: why for name, why in checker.left_alone.items() if name != symbol}
+        found = names(checker.findings_about_table(checker.headers, checker.rows, left_alone), symbol)
+        assert any("takes" in finding for finding in found), symbol
+
+
+@pytest.mark.parametrize("struct, what", [
+    ("CUlaunchAttributeValue", "an event"),          # programmatic and launch completion events
+    ("CUlaunchAttribute", "an event"),
+    ("CUlaunchConfig", "a stream"),
+    ("CUlaunchConfig", "an event"),                  # in its attributes
+    ("CUDA_GRAPH_INSTANTIATE_PARAMS", "a stream"),   # hUploadStream
+    ("CUDA_LAUNCH_PARAMS", "a stream"),              # an array of them is a launch
+    ("CUDA_KERNEL_NODE_PARAMS", "a context"),
+    ("CUDA_BATCH_MEM_OP_NODE_PARAMS", "a context"),
+    ("CUDA_MEMCPY_NODE_PARAMS", "a context"),
+    ("CUDA_MEMSET_NODE_PARAMS_v2", "a context"),
+    ("CUgraphNodeParams", "a context"),
+    ("CUgraphNodeParams", "an event"),
+    ("CUDA_CHILD_GRAPH_NODE_PARAMS", "a graph"),
+    ("CUDA_CONDITIONAL_NODE_PARAMS", "a context"),
+    ("CUgraphExecUpdateResultInfo", "a graph"),
+    ("CUDA_MEMCPY3D_PEER", "a context"),
+    ("CUstreamBatchMemOpParams", "memory"),
+    ("CUdevResource", None),                         # SMs, and no handle
+])
+def test_handles_are_found_inside_structs(checker, struct, what):
+    newest_headers(checker)
+    if what:
+        assert struct in checker.headers.carriers[what]
+    else:
+        assert not any(struct in types for types in checker.headers.carriers.values())
+
+
 @pytest.fixture
 def headers(tmp_path):
     """The headers with something that no driver has yet."""
@@ -123,10 +199,10 @@ def test_a_wrong_version_is_named(table):
 
 
 def test_only_the_table_is_exported():
-    names = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], text=True, capture_output=True,
+    symbols = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], text=True, capture_output=True,
                            check=True).stdout.split()[2::3]
-    assert "dlsym" in names and "cuLaunchKernel" in names
-    assert all(name == "dlsym" or name.startswith("cu") for name in names)
+    assert "dlsym" in symbols and "cuLaunchKernel" in symbols
+    assert all(name == "dlsym" or name.startswith("cu") for name in symbols)
 
 
 def test_needs_the_c_library_alone():
