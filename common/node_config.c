@@ -20,6 +20,7 @@ enum key_kind {
 	KEY_OPTIONAL,  /* as KEY_PROGRAM, or "" */
 	KEY_HOST,      /* a host's name or address, or "" */
 	KEY_USER,      /* a user's name or number */
+	KEY_REFUSAL,   /* "refuse" or "run" */
 };
 
 /* The one list of string keys: from it come the parser, the checks and where the values go. */
@@ -40,6 +41,7 @@ static const struct key {
     KEY(coroutine_library, PKGLIBDIR "/libdetshare-cuda.so", KEY_DIRECTORY),
     KEY(noderuntime, SBINDIR "/detshare-noderuntime", KEY_DIRECTORY),
     KEY(policy_library, "", KEY_OPTIONAL),
+    KEY(without_partition, "refuse", KEY_REFUSAL),
     KEY(usage_sender, SBINDIR "/detshare-usaged", KEY_DIRECTORY),
     KEY(usage_host, "", KEY_HOST),
     KEY(usage_user, "root", KEY_USER),
@@ -131,6 +133,10 @@ static int check_string(cfg_t *cfg, cfg_opt_t *opt)
 	if (*value != '/' && (key->kind == KEY_DIRECTORY || strchr(value, '/')) &&
 	    key->kind != KEY_HOST) {
 		cfg_error(cfg, "%s = \"%s\" is not an absolute path", key->name, value);
+		return -1;
+	}
+	if (key->kind == KEY_REFUSAL && strcmp(value, "refuse") != 0 && strcmp(value, "run") != 0) {
+		cfg_error(cfg, "%s = \"%s\" is neither \"refuse\" nor \"run\"", key->name, value);
 		return -1;
 	}
 	if (!expand(value, parse_node_name, expanded, key->size)) {

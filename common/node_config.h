@@ -32,6 +32,10 @@ struct ds_node_config {
 	/* policy_library = "": an object that exports detshare_policy (detshare_policy.h) */
 	char policy_library[PATH_MAX];
 
+	/* without_partition = "refuse": programs that cannot have one (an old driver) may not use the
+	 * GPU; or "run": on the whole of it */
+	char without_partition[8];
+
 	/* usage_sender = SBINDIR/detshare-usaged */
 	char usage_sender[PATH_MAX];
 	/* usage_host = "": no collector, records stay in the spool */

@@ -165,8 +165,9 @@ static int write_task_env(const struct ds_runtime *rt, const char *port, struct 
 	char text[4 * PATH_MAX], pipe[PATH_MAX];
 	int used = snprintf(text, sizeof(text),
 			    "DETSHARE_PORT=%s\nDETSHARE_CLASS=%s\nCUDA_VISIBLE_DEVICES=%s\n"
-			    "LD_PRELOAD=%s\n",
+			    "DETSHARE_REQUIRED=%d\nLD_PRELOAD=%s\n",
 			    port, allocation->grant.class_name, allocation->gpu_uuid,
+			    strcmp(rt->config->without_partition, "run") != 0,
 			    rt->config->coroutine_library);
 
 	if (*rt->config->mps_control) {

@@ -142,7 +142,7 @@ def typedef_versions(text):
 def exported(library):
     run = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True,
                          check=True)
-    return {line.split()[-1] for line in run.stdout.splitlines()}
+    return {line.split()[-1].split("@")[0] for line in run.stdout.splitlines() if line.split()[-2] != "A"}
 
 
 class Headers:

@@ -5,12 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/*
- * dlsym for the whole process. The real one finds out who called it from the return address, because
- * RTLD_NEXT and RTLD_DEFAULT depend on the caller. So the exported dlsym is a few instructions that ask
- * ds_dlsym_filter and, if that has no answer, jump to the real one with the caller's return address
- * in place.
- */
+/* What dlsym answers in the whole process; its entry is in dlsym_entry.c. */
 
 typedef void *dlsym_function(void *handle, const char *name);
 
@@ -21,72 +16,11 @@ typedef void *dlsym_function(void *handle, const char *name);
 #define PLAIN \
 	__attribute__((no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")))
 
-/* Read by the instructions below, after ds_dlsym_filter has set it. */
+/* Read by the entry, after ds_dlsym_filter has set it. */
 __attribute__((visibility("hidden"))) _Atomic(dlsym_function *) ds_dlsym_next;
 
 /* Returns what dlsym(*handle, name) answers, or NULL: ask the real one, with *handle. */
 __attribute__((visibility("hidden"))) void *ds_dlsym_filter(void **handle, const char *name);
-
-#if defined(__x86_64__)
-__asm__(".pushsection .text\n"
-	".globl dlsym\n"
-	".type dlsym, @function\n"
-	"dlsym:\n"
-	"	.cfi_startproc\n"
-	"	endbr64\n"
-	"	pushq %rdi\n"
-	"	.cfi_adjust_cfa_offset 8\n"
-	"	pushq %rsi\n"
-	"	.cfi_adjust_cfa_offset 8\n"
-	"	subq $8, %rsp\n"
-	"	.cfi_adjust_cfa_offset 8\n"
-	"	leaq 16(%rsp), %rdi\n"
-	"	call ds_dlsym_filter\n"
-	"	addq $8, %rsp\n"
-	"	.cfi_adjust_cfa_offset -8\n"
-	"	popq %rsi\n"
-	"	.cfi_adjust_cfa_offset -8\n"
-	"	popq %rdi\n"
-	"	.cfi_adjust_cfa_offset -8\n"
-	"	testq %rax, %rax\n"
-	"	jne 1f\n"
-	"	jmpq *ds_dlsym_next(%rip)\n"
-	"1:	ret\n"
-	"	.cfi_endproc\n"
-	".size dlsym, .-dlsym\n"
-	".popsection\n");
-#elif defined(__aarch64__)
-__asm__(".pushsection .text\n"
-	".globl dlsym\n"
-	".type dlsym, %function\n"
-	"dlsym:\n"
-	"	.cfi_startproc\n"
-	"	hint 34\n" /* bti c */
-	"	stp x29, x30, [sp, -32]!\n"
-	"	.cfi_adjust_cfa_offset 32\n"
-	"	.cfi_rel_offset 29, 0\n"
-	"	.cfi_rel_offset 30, 8\n"
-	"	stp x0, x1, [sp, 16]\n"
-	"	add x0, sp, 16\n"
-	"	bl ds_dlsym_filter\n"
-	"	mov x16, x0\n"
-	"	ldp x0, x1, [sp, 16]\n"
-	"	ldp x29, x30, [sp], 32\n"
-	"	.cfi_adjust_cfa_offset -32\n"
-	"	.cfi_restore 29\n"
-	"	.cfi_restore 30\n"
-	"	cbnz x16, 1f\n"
-	"	adrp x17, ds_dlsym_next\n"
-	"	ldr x17, [x17, :lo12:ds_dlsym_next]\n"
-	"	br x17\n"
-	"1:	mov x0, x16\n"
-	"	ret\n"
-	"	.cfi_endproc\n"
-	".size dlsym, .-dlsym\n"
-	".popsection\n");
-#else
-_Static_assert(0, "dlsym needs its few instructions for this processor");
-#endif
 
 /* glibc 2.34 moved dlsym from libdl to libc and gave it a new version; programs may use either. */
 PLAIN static dlsym_function *find_next(void)

@@ -191,11 +191,19 @@ CUresult CUDAAPI cuInit(unsigned flags)
 	return rc;
 }
 
+int emu_cuda_version(void)
+{
+	const char *text = getenv("EMUGPU_CUDA_VERSION");
+	long version = text ? strtol(text, NULL, 10) : 0;
+
+	return version > 0 && version < EMU_CUDA_VERSION ? (int)version : EMU_CUDA_VERSION;
+}
+
 CUresult CUDAAPI cuDriverGetVersion(int *version)
 {
 	if (!version)
 		return CUDA_ERROR_INVALID_VALUE;
-	*version = EMU_CUDA_VERSION;
+	*version = emu_cuda_version();
 	return CUDA_SUCCESS;
 }
 

@@ -4,8 +4,9 @@
 
 #include "tests/emugpu/engine.h"
 
-/* What cuDriverGetVersion says. */
+/* What cuDriverGetVersion says, unless EMUGPU_CUDA_VERSION makes it an older driver. */
 enum { EMU_CUDA_VERSION = 13000 };
+int emu_cuda_version(void);
 
 #define EMU_EXPORT __attribute__((visibility("default")))
 

@@ -289,12 +289,13 @@ CUresult CUDAAPI cuGetProcAddress_v2(const char *name, void **function, int vers
 {
 	CUdriverProcAddressQueryResult found = CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
 	const struct symbol *best = NULL;
+	const int newest = emu_cuda_version();
 
-	if (!name || !function || flags & ~3u || version > EMU_CUDA_VERSION)
+	if (!name || !function || flags & ~3u || version > newest)
 		return CUDA_ERROR_INVALID_VALUE;
 	*function = NULL;
 	for (size_t i = 0; i < sizeof(symbols) / sizeof(*symbols); i++) {
-		if (strcmp(symbols[i].name, name))
+		if (strcmp(symbols[i].name, name) || symbols[i].since > newest)
 			continue;
 		if (symbols[i].since <= version && (!best || symbols[i].since > best->since))
 			best = &symbols[i];

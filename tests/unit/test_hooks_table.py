@@ -198,11 +198,17 @@ def test_a_wrong_version_is_named(table):
     assert "cudaTypedefs.h knows no cuLaunchKernel of version 4010" in found.stdout
 
 
-def test_only_the_table_is_exported():
-    symbols = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], text=True, capture_output=True,
-                           check=True).stdout.split()[2::3]
+def test_only_the_table_is_exported(checker):
+    symbols = checker.exported(LIBRARY)
     assert "dlsym" in symbols and "cuLaunchKernel" in symbols
     assert all(name == "dlsym" or name.startswith("cu") for name in symbols)
+
+
+def test_dlsym_has_the_versions_of_the_c_library():
+    text = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], text=True, capture_output=True,
+                          check=True).stdout
+    assert {line.split()[-1] for line in text.splitlines() if " dlsym" in line} in (
+        {"dlsym@@GLIBC_2.34", "dlsym@GLIBC_2.2.5"}, {"dlsym@@GLIBC_2.34", "dlsym@GLIBC_2.17"})
 
 
 def test_needs_the_c_library_alone():

@@ -37,6 +37,7 @@ static void defaults(void **state)
 	assert_string_equal(config.mps_control, "nvidia-cuda-mps-control");
 	assert_string_equal(config.usage_host, "");
 	assert_int_equal(config.usage_port, 6829);
+	assert_string_equal(config.without_partition, "refuse");
 	assert_true(config.move_programs);
 	assert_int_equal(config.sample_launches, 512);
 	assert_int_equal(config.memory_reserve_mib, 1024);
@@ -87,6 +88,7 @@ static void values(void **state)
 			       "gpu_device_prefix = /tmp/dev/emugpu\n"
 			       "memory_reserve = 2G\n"
 			       "memory_per_program = 0\n"
+			       "without_partition = run\n"
 			       "move_programs = no\n"
 			       "sample_launches = 0\n",
 			       &config, &err),
@@ -98,6 +100,7 @@ static void values(void **state)
 	assert_string_equal(config.munge_socket, "/run/munge/other");
 	assert_string_equal(config.gpu_device_prefix, "/tmp/dev/emugpu");
 	assert_string_equal(config.spool_dir, "/var/spool/detshare");
+	assert_string_equal(config.without_partition, "run");
 	assert_int_equal(config.memory_reserve_mib, 2048);
 	assert_int_equal(config.memory_per_program_mib, 0);
 	assert_false(config.move_programs);
@@ -115,6 +118,9 @@ static void refused(void **state)
 	    {"cuda_library = \"\"", "cuda_library is empty"},
 	    {"mps_control = \"a/b\"", "mps_control = \"a/b\" is not an absolute path"},
 	    {"spool_dir = \"/a\\nb\"", "spool_dir holds a control character"},
+	    {"without_partition = no",
+	     "without_partition = \"no\" is neither \"refuse\" nor \"run\""},
+	    {"without_partition = \"\"", "without_partition is empty"},
 	    {"usage_port = 0", "usage_port = 0 is not a TCP port"},
 	    {"usage_port = 65536", "usage_port = 65536 is not a TCP port"},
 	    {"memory_reserve = 1.5G", "node.conf:1: memory_reserve: \"1.5G\" is not a size"},
