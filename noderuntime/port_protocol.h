@@ -65,10 +65,16 @@ enum ds_page_flags {
 	DS_PAGE_WINDOW = 1 << 1,
 	/* Others could use what you leave idle: say when you are idle, and when no longer. */
 	DS_PAGE_TELL_IDLE = 1 << 2,
-	/* No new work may begin until this is gone; what is under way ends. `granted` is empty. */
+	/*
+	 * No new work may begin until this is gone; what is under way ends. `granted` is empty. Who
+	 * acknowledges it has nothing on the GPU, with an empty `in_use`, and begins nothing; what is
+	 * `pinned` it may come back to.
+	 */
 	DS_PAGE_SUSPENDED = 1 << 3,
 	/* `granted` is the whole GPU and yours alone, because you asked for it (`whole_wanted`). */
 	DS_PAGE_WHOLE = 1 << 4,
+	/* To ask for the GPU as a whole is in vain now: what waits for it has to go without. */
+	DS_PAGE_WHOLE_REFUSED = 1 << 5,
 };
 
 /* What a program says of its own need for SMs. */
@@ -146,6 +152,11 @@ struct ds_page {
 	/* Programs measure one launch in so many, on average. Never changes. 0: none. */
 	uint32_t sample_launches;
 	uint32_t reserved_2;
+	/* Kernels that need the GPU as a whole without saying so: patterns with commas between. */
+	char whole_gpu_kernels[512];
+	/* A launch that asked for the GPU as a whole waits for it at most so long, whatever happens. */
+	uint32_t whole_patience_ms; /* 0: the library's own */
+	uint32_t reserved_3;
 };
 
 /*
@@ -179,7 +190,10 @@ struct ds_port {
 	_Atomic uint64_t export_tables; /* private tables of the driver that were asked for */
 	struct ds_sketch steps;         /* times between host synchronisations */
 	_Atomic uint32_t demand;        /* enum ds_port_demand */
-	/* Launches that wait for the GPU as a whole; not 0: asks for DS_PAGE_WHOLE. */
+	/*
+	 * Launches that wait for the GPU as a whole or, with DS_PAGE_WHOLE, are on it; not 0: asks for
+	 * DS_PAGE_WHOLE, or to keep it.
+	 */
 	_Atomic uint32_t whole_wanted;
 	_Atomic uint64_t whole_windows;  /* times that it had the GPU as a whole */
 	_Atomic uint64_t window_waits;   /* launches that the window held back */

@@ -18,7 +18,9 @@
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
+#include "noderuntime/coroutine/suspend.h"
 #include "noderuntime/coroutine/vgraph.h"
+#include "noderuntime/coroutine/whole.h"
 
 enum {
 	STACK_BYTES = 1 << 20,
@@ -26,6 +28,7 @@ enum {
 	LONGEST_NAP_US = 500,
 	RETRY_US = 1000000,
 	GRAPHS_US = 5000, /* to make graphs ready for a new partition; the others are made later */
+	WHOLE_US = 200,   /* between two looks at launches on the whole GPU */
 	EXIT_PATIENCE_S = 1,
 	SETTLE_US = 5000, /* between looks whether what was queued before a window is done */
 };
@@ -40,6 +43,9 @@ static struct {
 	atomic_bool ends; /* the process does: the driver is not to be called any more */
 	bool resetting;   /* under vctx->moving */
 	bool alone;       /* the runtime is gone */
+	/* Only of the thread itself: */
+	struct ds_groups own; /* granted last, and not as the whole GPU for a while */
+	bool on_whole;        /* the program has that */
 } the = {.wake = -1};
 
 /* One look at the page, from the outside in. */
@@ -60,7 +66,7 @@ static bool still_about(const struct look *look)
 {
 	struct ds_vctx *vctx = the.vctx;
 
-	return !atomic_load(&the.ends) && !the.resetting &&
+	return !atomic_load(&the.ends) && !the.resetting && !ds_session_is_over(the.session) &&
 	       atomic_load_explicit(&ds_vctx, memory_order_acquire) == vctx &&
 	       look->generation == vctx->generation &&
 	       ds_session_epoch(the.session) == look->granted.epoch;
@@ -208,11 +214,12 @@ static bool inside_chaos(const struct ds_vctx *vctx, const struct ds_pctx *pctx)
 	return false;
 }
 
-static enum outcome move_to(struct ds_vctx *vctx, struct look *look)
+static enum outcome move_to(struct ds_vctx *vctx, const struct ds_granted *granted)
 {
 	static atomic_flag said = ATOMIC_FLAG_INIT;
+	const bool whole = granted->flags & DS_PAGE_WHOLE;
 	struct ds_error err = {""};
-	struct ds_pctx *pctx = ds_remap_make(vctx, &look->granted.groups, &err);
+	struct ds_pctx *pctx = ds_remap_make(vctx, &granted->groups, &err);
 	CUresult result;
 
 	if (!pctx) {
@@ -227,11 +234,17 @@ static enum outcome move_to(struct ds_vctx *vctx, struct look *look)
 			    ds_cuda_error(result));
 		return FAILED;
 	}
-	ds_chaos_choose(vctx, pctx);
+	if (whole)
+		ds_chaos_rest(vctx);
+	else
+		ds_chaos_choose(vctx, pctx);
 	if (ds_remap_target(vctx) != pctx) {
-		ds_vgraph_make_ready(pctx, GRAPHS_US);
+		/* Others wait while it has the whole GPU, and graphs run in a part of it as well. */
+		if (!whole)
+			ds_vgraph_make_ready(pctx, GRAPHS_US);
 		ds_remap_publish(vctx, pctx);
 	}
+	ds_suspend_end(vctx);
 	return SETTLED;
 }
 
@@ -357,6 +370,51 @@ static void trim(struct ds_vctx *vctx, struct look *look)
 
 /* ---- the page ---- */
 
+/*
+ * Nothing begins any more, and what is under way ends. It comes back to what is pinned: until then
+ * nothing of it is there either. With `moving` locked.
+ */
+static enum outcome suspend(struct ds_vctx *vctx, struct look *look)
+{
+	const uint32_t every_slot = (UINT32_C(1) << DS_PCTX_MAX) - 1;
+	const struct ds_groups pinned = pinned_groups(vctx);
+	const bool settled = ds_green_reap(vctx);
+
+	ds_suspend_begin(vctx);
+	if (!wait_for_launchers(look))
+		return AGAIN;
+	look->nap_us = FIRST_NAP_US;
+	while (any_work(vctx, every_slot))
+		if (!nap(look))
+			return AGAIN;
+	ds_session_pinned(the.session, &pinned);
+	/* Nobody stands at a gate of the program's own green contexts. */
+	ds_session_use(the.session, &vctx->green_pinned);
+	ds_session_acknowledge(the.session, look->granted.epoch);
+	return settled ? SETTLED : FAILED;
+}
+
+/* What launches that wait for the whole GPU are to know before the program leaves it. */
+static void note_page(const struct ds_granted *granted)
+{
+	if (!(granted->flags & DS_PAGE_WHOLE)) {
+		if (the.on_whole)
+			ds_whole_close();
+		the.on_whole = false;
+		if (!(granted->flags & DS_PAGE_SUSPENDED))
+			the.own = granted->groups;
+	}
+	ds_whole_refuse(granted->flags & DS_PAGE_WHOLE_REFUSED);
+}
+
+static void note_moved(const struct ds_granted *granted)
+{
+	if (!(granted->flags & DS_PAGE_WHOLE))
+		return;
+	the.on_whole = true;
+	ds_whole_open();
+}
+
 /* With `moving` locked. */
 static enum outcome follow(struct look *look)
 {
@@ -366,15 +424,23 @@ static enum outcome follow(struct look *look)
 	uint32_t slots;
 	bool settled;
 
-	if (atomic_load(&the.ends) || the.resetting)
+	if (atomic_load(&the.ends) || the.resetting || the.alone)
 		return SETTLED;
 	if (!ds_session_look(session, &look->granted))
 		return FAILED;
-	ds_demand_tell(vctx, look->granted.flags & DS_PAGE_TELL_IDLE && !the.alone);
+	note_page(&look->granted);
+	ds_demand_tell(vctx, look->granted.flags & DS_PAGE_TELL_IDLE);
 	if (!vctx) { /* no work yet, or no longer; who begins will look at the page */
+		if (!(look->granted.flags & DS_PAGE_SUSPENDED))
+			ds_suspend_end(the.vctx);
 		ds_session_use(session, &the.vctx->green_pinned);
 		ds_session_acknowledge(session, look->granted.epoch);
 		return SETTLED;
+	}
+	if (look->granted.flags & DS_PAGE_SUSPENDED) {
+		look->generation = vctx->generation;
+		ds_real.cuCtxSetCurrent(vctx->primary);
+		return suspend(vctx, look);
 	}
 	if (!ds_session_has_full_group(&look->granted))
 		return SETTLED; /* there is nowhere to go: stay */
@@ -389,8 +455,11 @@ static enum outcome follow(struct look *look)
 	if (!still_about(look))
 		return AGAIN;
 	ds_ahead_window(vctx, look->granted.flags & DS_PAGE_WINDOW, look->granted.window_us);
-	if (move_to(vctx, look) != SETTLED)
+	if (ds_groups_empty(&the.own))
+		the.own = ds_remap_target(vctx)->groups;
+	if (move_to(vctx, &look->granted) != SETTLED)
 		return FAILED;
+	note_moved(&look->granted);
 	if (!wait_for_launchers(look))
 		return AGAIN;
 	look->nap_us = FIRST_NAP_US;
@@ -415,14 +484,18 @@ static enum outcome follow(struct look *look)
 static int64_t watch(void)
 {
 	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
-	int64_t within_us = 0;
+	int64_t within_us = 0, us;
 
 	if (!vctx || atomic_load(&the.ends) || the.resetting)
 		return -1;
 	ds_real.cuCtxSetCurrent(vctx->primary);
 	if (ds_gate_asked(vctx) & DS_GATE_WINDOW && !ds_ahead_settled(vctx))
 		within_us = SETTLE_US;
-	return ds_demand_look(vctx, within_us);
+	us = ds_demand_look(vctx, within_us);
+	/* The runtime is to be told when what the program has the whole GPU for is over. */
+	if (the.on_whole && ds_whole_look() && (us < 0 || us > WHOLE_US))
+		us = WHOLE_US;
+	return us;
 }
 
 enum { HEARD = 1 << 0, LOOK = 1 << 1, WATCH = 1 << 2, END = 1 << 3 };
@@ -451,6 +524,29 @@ static unsigned wait_for_something(struct pollfd events[2], int64_t us)
 	return found;
 }
 
+/*
+ * The runtime is gone, and nothing will be granted anew: the program goes on in what it had, suspended or
+ * not; but it leaves the whole GPU, which is its neighbours' again. With `moving` locked.
+ */
+static void go_on_alone(void)
+{
+	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
+	struct ds_granted own = {.groups = the.own};
+
+	if (atomic_load(&the.ends))
+		return;
+	ds_demand_tell(vctx, false);
+	ds_whole_refuse(true);
+	if (the.on_whole)
+		ds_whole_close();
+	if (vctx && the.on_whole && !the.resetting) {
+		ds_real.cuCtxSetCurrent(vctx->primary);
+		move_to(vctx, &own);
+	}
+	the.on_whole = false;
+	ds_suspend_end(the.vctx);
+}
+
 static void *run(void *unused)
 {
 	struct pollfd events[] = {{.fd = the.session->fd, .events = POLLIN},
@@ -466,8 +562,9 @@ static void *run(void *unused)
 
 		if (outcome == FAILED && (sleep_us < 0 || sleep_us > retry_us))
 			sleep_us = retry_us;
-		if (outcome != AGAIN)
-			found = wait_for_something(events, sleep_us);
+		if (outcome == AGAIN)
+			sleep_us = 0;
+		found = wait_for_something(events, sleep_us);
 		retry_us -= sleep_us;
 		if (found & END)
 			return NULL;
@@ -477,6 +574,8 @@ static void *run(void *unused)
 
 			/* What other threads capture is no business of this one. */
 			ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+			if (found & HEARD && the.alone)
+				go_on_alone();
 			if (found & (HEARD | LOOK) || outcome == AGAIN ||
 			    (outcome == FAILED && retry_us <= 0)) {
 				outcome = follow(&look);
@@ -499,6 +598,8 @@ static void end(void)
 	if (the.wake < 0)
 		return;
 	atomic_store(&the.ends, true);
+	ds_suspend_give_up();
+	ds_whole_refuse(true);
 	ds_acknowledger_look();
 	clock_gettime(CLOCK_REALTIME, &deadline);
 	deadline.tv_sec += EXIT_PATIENCE_S;

@@ -5,6 +5,7 @@
 
 #include "noderuntime/coroutine/acknowledger.h"
 #include "noderuntime/coroutine/gate.h"
+#include "noderuntime/coroutine/suspend.h"
 
 enum {
 	/*
@@ -71,7 +72,7 @@ static bool is_busy(struct ds_vstream *stream)
 
 static bool is_empty(struct ds_vctx *vctx)
 {
-	bool busy = false;
+	bool busy = ds_suspend_waits();
 
 	pthread_mutex_lock(&vctx->lock);
 	/* First the one that was busy the last time, if it is still there. */

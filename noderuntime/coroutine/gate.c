@@ -4,6 +4,7 @@
 #include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/op.h"
+#include "noderuntime/coroutine/suspend.h"
 
 /* To where new work goes, unless the stream is there. */
 static CUresult follow(struct ds_op *op, uint64_t epoch)
@@ -17,18 +18,39 @@ static CUresult follow(struct ds_op *op, uint64_t epoch)
 	return CUDA_SUCCESS;
 }
 
+/* Where the stream is, whatever the target. */
+static CUresult stay(struct ds_op *op)
+{
+	pthread_mutex_lock(&op->stream->lock);
+	op->epoch = atomic_load_explicit(&op->stream->epoch, memory_order_relaxed);
+	op->target = atomic_load_explicit(&op->stream->shadow, memory_order_relaxed);
+	pthread_mutex_unlock(&op->stream->lock);
+	return op->target ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+}
+
+static CUresult wait_outside(const struct ds_op *op)
+{
+	ds_mark_end(op->mark);
+	ds_suspend_wait();
+	return DS_GATE_AGAIN;
+}
+
 CUresult ds_gate_pass(struct ds_op *op, bool launch, const CUlaunchConfig *config)
 {
 	bool waited = false;
 
 	for (;;) {
 		const uint64_t epoch = atomic_load_explicit(&op->vctx->epoch, memory_order_acquire);
-		const CUresult result = follow(op, epoch & ~DS_GATE_MASK);
 		struct ds_ahead *ring;
+		CUresult result;
 		unsigned user;
 
+		/* Also of one that has to wait: it is what the program wants to go on with. */
 		if (epoch & DS_GATE_ASLEEP)
 			ds_demand_woken(op->vctx);
+		if (epoch & DS_GATE_SUSPENDED)
+			return ds_suspend_passes(op) ? stay(op) : wait_outside(op);
+		result = follow(op, epoch & ~DS_GATE_MASK);
 		if (result != CUDA_SUCCESS || !launch || waited || !(epoch & DS_GATE_WINDOW))
 			return result;
 		ring = ds_ahead_launch(op->vctx, op->stream, op->target,

@@ -16,9 +16,17 @@ enum ds_gate {
 	DS_GATE_WINDOW = 1 << 0,
 	/* Somebody waits to hear that the program does something again (demand.h). */
 	DS_GATE_ASLEEP = 1 << 1,
+	/* Nothing may begin (suspend.h). */
+	DS_GATE_SUSPENDED = 1 << 2,
 };
 
 struct ds_op;
+
+/*
+ * No error: the gate was shut, and is open again. The operation is no longer marked, and whatever it
+ * looked at may be gone: it begins anew.
+ */
+#define DS_GATE_AGAIN ((CUresult)0x7fffff01)
 
 static inline void ds_gate_ask(struct ds_vctx *vctx, uint64_t bits)
 {
@@ -36,7 +44,10 @@ static inline uint64_t ds_gate_asked(const struct ds_vctx *vctx)
 	return atomic_load(&vctx->epoch) & DS_GATE_MASK;
 }
 
-/* The rare part of ds_op_follow(). Marked once, but maybe not all the time. */
+/*
+ * The rare part of ds_op_follow(). Marked once, but maybe not all the time; with DS_GATE_AGAIN not any
+ * more.
+ */
 __attribute__((cold)) CUresult ds_gate_pass(struct ds_op *op, bool launch,
 					    const CUlaunchConfig *config);
 

@@ -4,6 +4,9 @@
 
 #include <stdlib.h>
 
+#include "noderuntime/coroutine/whole.h"
+#include "noderuntime/coroutine/whole_names.h"
+
 /* Launches whose stream hides in a struct, and old ones that name none. */
 
 bool ds_launch_overlaps(const CUlaunchConfig *config)
@@ -15,10 +18,42 @@ bool ds_launch_overlaps(const CUlaunchConfig *config)
 	return false;
 }
 
-static inline CUresult
-launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extra, bool per_thread,
-	  CUresult (*const *real)(const CUlaunchConfig *, CUfunction, void **, void **))
+static struct ds_whole_kernel kernel_of(const CUlaunchConfig *config, CUfunction f)
 {
+	return (struct ds_whole_kernel){
+	    f, (uint64_t)config->gridDimX * config->gridDimY * config->gridDimZ,
+	    config->blockDimX * config->blockDimY * config->blockDimZ, config->sharedMemBytes};
+}
+
+static bool is_cooperative(const CUlaunchConfig *config)
+{
+	for (unsigned i = 0; config->attrs && i < config->numAttrs; i++)
+		if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE)
+			return config->attrs[i].value.cooperative;
+	return false;
+}
+
+typedef CUresult put_ex(const CUlaunchConfig *, CUfunction, void **, void **);
+
+/* One that is about to be put, or was refused for its size: see ds_whole_begin(). */
+static __attribute__((cold, noinline)) struct ds_whole_verdict
+whole_ex(struct ds_op *op, CUlaunchConfig *mapped, CUstream handle, CUfunction f, bool per_thread,
+	 bool refused)
+{
+	const struct ds_whole_kernel kernel = kernel_of(mapped, f);
+	struct ds_whole_verdict verdict = {.result = CUDA_SUCCESS};
+
+	if (refused || ds_whole_is_named(f))
+		verdict = ds_whole_begin(op, handle, per_thread, &kernel, refused);
+	mapped->hStream = op->target;
+	return verdict;
+}
+
+static inline CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, void **params,
+				 void **extra, bool per_thread, put_ex *const *real)
+{
+	const unsigned watched = ds_whole_watched();
+	struct ds_whole_verdict verdict = {.whole = false};
 	struct ds_sample *sample = NULL;
 	CUlaunchConfig mapped;
 	struct ds_op op;
@@ -33,6 +68,11 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
 	}
 	mapped = *config;
 	mapped.hStream = op.target;
+	if (ds_unlikely(watched & DS_WHOLE_NAMED)) {
+		verdict = whole_ex(&op, &mapped, config->hStream, f, per_thread, false);
+		if (verdict.result != CUDA_SUCCESS)
+			return verdict.result;
+	}
 	if (ds_measure_due())
 		sample =
 		    ds_measure_look(f,
@@ -42,6 +82,19 @@ launch_ex(const CUlaunchConfig *config, CUfunction f, void **params, void **extr
 				    op.stream && !ds_launch_overlaps(config), op.target);
 	result = (*real)(&mapped, f, params, extra);
 	ds_measure_launched(sample, op.target, result);
+	if (ds_unlikely(result == CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE)) {
+		if (verdict.whole)
+			ds_whole_end(&op, result);
+		verdict = whole_ex(&op, &mapped, config->hStream, f, per_thread, true);
+		if (verdict.result != CUDA_SUCCESS)
+			return verdict.result;
+		result = (*real)(&mapped, f, params, extra);
+	}
+	if (ds_unlikely(verdict.whole))
+		ds_whole_end(&op, result);
+	else if (ds_unlikely(watched & DS_WHOLE_OPEN) && result == CUDA_SUCCESS &&
+		 is_cooperative(config))
+		ds_whole_note(&op);
 	ds_op_launched(&op, result);
 	return result;
 }
@@ -90,6 +143,80 @@ CUresult ds_cuLaunch(CUfunction f)
 }
 DS_EXPORT(cuLaunch);
 
+/* The driver says whether it fits; if it does not, it may on the whole GPU. */
+#define COOPERATIVE(symbol, per_thread)                                                           \
+	CUresult ds_##symbol(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,          \
+			     unsigned int gridDimZ, unsigned int blockDimX,                       \
+			     unsigned int blockDimY, unsigned int blockDimZ,                      \
+			     unsigned int sharedMemBytes, CUstream hStream, void **kernelParams)  \
+	{                                                                                         \
+		const struct ds_whole_kernel kernel = {                                           \
+		    f, (uint64_t)gridDimX * gridDimY * gridDimZ,                                  \
+		    blockDimX * blockDimY * blockDimZ, sharedMemBytes};                           \
+		struct ds_sample *sample;                                                         \
+		struct ds_whole_verdict verdict = {.whole = false};                               \
+		struct ds_op op;                                                                  \
+		CUresult result = ds_op_begin_launch(&op, hStream, per_thread, NULL);             \
+                                                                                                  \
+		if (result != CUDA_SUCCESS)                                                       \
+			return result;                                                            \
+		sample = ds_measure_launch(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, \
+					   blockDimZ, op.stream != NULL, op.target);              \
+		result = ds_real.symbol(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,    \
+					blockDimZ, sharedMemBytes, op.target, kernelParams);      \
+		ds_measure_launched(sample, op.target, result);                                   \
+		if (result == CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE) {                          \
+			verdict = ds_whole_begin(&op, hStream, per_thread, &kernel, true);        \
+			if (verdict.result != CUDA_SUCCESS)                                       \
+				return verdict.result;                                            \
+			result =                                                                  \
+			    ds_real.symbol(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, \
+					   blockDimZ, sharedMemBytes, op.target, kernelParams);   \
+		}                                                                                 \
+		if (verdict.whole)                                                                \
+			ds_whole_end(&op, result);                                                \
+		else if (result == CUDA_SUCCESS && ds_whole_watched() & DS_WHOLE_OPEN)            \
+			ds_whole_note(&op);                                                       \
+		ds_op_launched(&op, result);                                                      \
+		return result;                                                                    \
+	}                                                                                         \
+	DS_EXPORT(symbol)
+
+COOPERATIVE(cuLaunchCooperativeKernel, false);
+COOPERATIVE(cuLaunchCooperativeKernel_ptsz, true);
+
+/* At most one of the devices is the allocation's, and that one may have been too small. */
+static CUresult multi_whole(const CUDA_LAUNCH_PARAMS *asked, CUDA_LAUNCH_PARAMS *mapped,
+			    struct ds_op *ops, unsigned n, unsigned flags)
+{
+	struct ds_whole_verdict verdict;
+	CUresult result;
+	unsigned ours = 0;
+
+	while (ours < n && !ops[ours].stream)
+		ours++;
+	for (unsigned i = ours + 1; i < n; i++)
+		if (ops[i].stream)
+			return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+	if (ours == n)
+		return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+	const struct ds_whole_kernel kernel = {
+	    asked[ours].function,
+	    (uint64_t)asked[ours].gridDimX * asked[ours].gridDimY * asked[ours].gridDimZ,
+	    asked[ours].blockDimX * asked[ours].blockDimY * asked[ours].blockDimZ,
+	    asked[ours].sharedMemBytes};
+	verdict = ds_whole_begin(&ops[ours], asked[ours].hStream, false, &kernel, true);
+	if (verdict.result != CUDA_SUCCESS) {
+		ops[ours].stream = NULL; /* abandoned */
+		return verdict.result;
+	}
+	mapped[ours].hStream = ops[ours].target;
+	result = ds_real.cuLaunchCooperativeKernelMultiDevice(mapped, n, flags);
+	if (verdict.whole)
+		ds_whole_end(&ops[ours], result);
+	return result;
+}
+
 CUresult ds_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList,
 						 unsigned int numDevices, unsigned int flags)
 {
@@ -118,6 +245,8 @@ CUresult ds_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParam
 		mapped[n].hStream = ops[n].target;
 	}
 	result = ds_real.cuLaunchCooperativeKernelMultiDevice(mapped, numDevices, flags);
+	if (result == CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE)
+		result = multi_whole(launchParamsList, mapped, ops, numDevices, flags);
 	for (n = 0; n < numDevices; n++)
 		ds_op_launched(&ops[n], result);
 done:

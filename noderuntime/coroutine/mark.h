@@ -52,6 +52,12 @@ static inline void ds_mark_end(struct ds_mark *mark)
 			      memory_order_release);
 }
 
+/* Between two begins and their ends. Only of the calling thread's. */
+static inline bool ds_mark_is_nested(const struct ds_mark *mark)
+{
+	return (atomic_load_explicit(&mark->word, memory_order_relaxed) & 0xff) > 1;
+}
+
 /* Name the stream that the thread is about to wait for: the one in *stream once it is named. */
 static inline CUstream ds_mark_wait_for(struct ds_mark *mark, _Atomic(CUstream) *stream)
 {

@@ -163,15 +163,18 @@ static inline __attribute__((always_inline)) CUresult
 ds_op_begin_either(struct ds_op *op, CUstream handle, bool per_thread, bool launch,
 		   const CUlaunchConfig *config)
 {
-	CUresult result = ds_op_map(op, handle, per_thread);
+	CUresult result;
 
-	if (ds_unlikely(result != CUDA_SUCCESS || !op->stream))
-		return result;
-	op->mark = ds_mark_get();
-	if (ds_unlikely(!op->mark))
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	ds_mark_begin(op->mark);
-	result = ds_op_follow(op, launch, config);
+	do {
+		result = ds_op_map(op, handle, per_thread);
+		if (ds_unlikely(result != CUDA_SUCCESS || !op->stream))
+			return result;
+		op->mark = ds_mark_get();
+		if (ds_unlikely(!op->mark))
+			return CUDA_ERROR_OUT_OF_MEMORY;
+		ds_mark_begin(op->mark);
+		result = ds_op_follow(op, launch, config);
+	} while (ds_unlikely(result == DS_GATE_AGAIN));
 	if (ds_likely(result == CUDA_SUCCESS))
 		result = ds_op_order(op);
 	if (ds_unlikely(result != CUDA_SUCCESS))
@@ -226,8 +229,6 @@ static inline __attribute__((always_inline)) void ds_op_launched(const struct ds
 	atomic_fetch_add_explicit(op->vctx->launches, 1, memory_order_relaxed);
 	if (ds_unlikely(op->vctx->chaos.every))
 		ds_chaos_launched(op->vctx);
-	if (ds_unlikely(result == CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE))
-		ds_vctx_too_large();
 }
 
 #endif

@@ -306,6 +306,13 @@ void ds_chaos_choose(struct ds_vctx *vctx, struct ds_pctx *granted)
 	pthread_mutex_unlock(&vctx->publishing);
 }
 
+void ds_chaos_rest(struct ds_vctx *vctx)
+{
+	pthread_mutex_lock(&vctx->publishing);
+	vctx->chaos.n_partitions = 0;
+	pthread_mutex_unlock(&vctx->publishing);
+}
+
 void ds_chaos_launched(struct ds_vctx *vctx)
 {
 	struct ds_chaos *chaos = &vctx->chaos;

@@ -125,6 +125,9 @@ void ds_remap_copy_attributes(const struct ds_vstream *stream, CUstream to);
  */
 void ds_chaos_choose(struct ds_vctx *vctx, struct ds_pctx *granted);
 
+/* Stay at the target until the next choice; `moving` locked. */
+void ds_chaos_rest(struct ds_vctx *vctx);
+
 /* One more launch of a program that is to move so. */
 void ds_chaos_launched(struct ds_vctx *vctx);
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
@@ -289,20 +290,39 @@ bool ds_session_has_full_group(const struct ds_granted *granted)
 	return false;
 }
 
+bool ds_session_may_begin(const struct ds_granted *granted)
+{
+	return !(granted->flags & (DS_PAGE_SUSPENDED | DS_PAGE_WHOLE)) &&
+	       ds_session_has_full_group(granted);
+}
+
 int ds_session_granted(const struct ds_session *session, unsigned timeout_ms,
 		       struct ds_granted *granted, struct ds_error *err)
 {
 	const struct timespec nap = {.tv_nsec = POLL_MS * 1000000L};
 
 	for (unsigned waited_ms = 0;; waited_ms += POLL_MS) {
-		if (copy_page(session->page, granted) && ds_session_has_full_group(granted))
+		const bool whole = copy_page(session->page, granted);
+
+		if (whole && ds_session_may_begin(granted))
 			return 0;
+		/* It is as patient then as programs that have begun already. */
+		if (whole && granted->flags & (DS_PAGE_SUSPENDED | DS_PAGE_WHOLE) &&
+		    !ds_session_is_over(session))
+			waited_ms = 0;
 		if (waited_ms >= timeout_ms)
 			return ds_fail(err,
 				       "the node runtime granted no full SM group within %u ms",
 				       timeout_ms);
 		nanosleep(&nap, NULL);
 	}
+}
+
+bool ds_session_is_over(const struct ds_session *session)
+{
+	struct pollfd event = {.fd = session->fd};
+
+	return poll(&event, 1, 0) > 0 && event.revents & (POLLHUP | POLLERR | POLLNVAL);
 }
 
 static void write_groups(struct ds_groups *to, const struct ds_groups *groups)

@@ -53,10 +53,14 @@ void ds_session_close(struct ds_session *session);
 
 /*
  * Copy the page once it grants at least one full SM group; wait for that at most `timeout_ms`
- * (groups of a newcomer may still be in use by a program that ends). Returns 0 or -1 with the reason.
+ * (groups of a newcomer may still be in use by a program that ends), not counting the time that the
+ * allocation is suspended, or has the GPU as a whole: that is no partition to begin in. Returns 0 or -1 with the reason.
  */
 int ds_session_granted(const struct ds_session *session, unsigned timeout_ms,
 		       struct ds_granted *granted, struct ds_error *err);
+
+/* Whether the runtime has hung up. */
+bool ds_session_is_over(const struct ds_session *session);
 
 /* Copy the page as it is now. False: it is being written, all the time. */
 bool ds_session_look(const struct ds_session *session, struct ds_granted *granted);
@@ -66,6 +70,9 @@ uint64_t ds_session_epoch(const struct ds_session *session);
 
 /* Whether work can run there: the rest alone is nobody's partition. Pure. */
 bool ds_session_has_full_group(const struct ds_granted *granted);
+
+/* Whether what is granted is a partition to begin in: not the whole GPU for a while, nor nothing. Pure. */
+bool ds_session_may_begin(const struct ds_granted *granted);
 
 /* Tell the runtime which groups this process may be using from now on. Before the first use of them. */
 void ds_session_use(struct ds_session *session, const struct ds_groups *groups);

@@ -14,7 +14,10 @@
 #include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/session.h"
+#include "noderuntime/coroutine/suspend.h"
 #include "noderuntime/coroutine/vgraph.h"
+#include "noderuntime/coroutine/whole.h"
+#include "noderuntime/coroutine/whole_names.h"
 
 enum {
 	OLDEST_DRIVER = 12050, /* the first with streams in green contexts */
@@ -81,6 +84,7 @@ __attribute__((constructor)) static void read_environment(void)
 	read_chaos(getenv("DETSHARE_CHAOS"));
 	if (path)
 		snprintf(port_path, sizeof(port_path), "%s", path);
+	ds_whole_name(getenv("DETSHARE_WHOLE_GPU"));
 	partition_required = required && *required ? strcmp(required, "0") != 0 : path && *path;
 }
 
@@ -115,8 +119,19 @@ static void after_fork_in_child(void)
 	session.page = NULL;
 	ds_session_close(&session);
 	ds_measure_forget();
+	ds_whole_forget();
 	atomic_store(&ds_vctx, NULL);
 	atomic_store(&standing, ASIDE);
+}
+
+/* Those that the site names, beside the user's. */
+static void name_site_kernels(void)
+{
+	char patterns[sizeof(session.page->whole_gpu_kernels)];
+
+	memcpy(patterns, session.page->whole_gpu_kernels, sizeof(patterns));
+	patterns[sizeof(patterns) - 1] = '\0';
+	ds_whole_name(patterns);
 }
 
 /* Under decide_lock. */
@@ -150,6 +165,10 @@ static void decide(void)
 	the_vctx.fixed = session.page->flags & DS_PAGE_FIXED;
 	if (the_vctx.fixed)
 		the_vctx.chaos.every = 0;
+	name_site_kernels();
+	ds_whole_start(&session);
+	if (the_vctx.fixed)
+		ds_whole_refuse(true); /* it would have to move there */
 	atomic_store_explicit(&standing, WELCOME, memory_order_release);
 	if (!the_vctx.fixed)
 		ds_acknowledger_start(&session, &the_vctx);
@@ -196,15 +215,18 @@ static bool is_primary(CUcontext context, CUdevice device)
 	return primary == context;
 }
 
-/* Under decide_lock, with `moving` locked. */
+/*
+ * Under decide_lock, with `moving` locked. Returns 0, -1, or 1: nothing is granted just now, which
+ * cannot be waited for here, since the page could not be followed meanwhile.
+ */
 static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, struct ds_error *err)
 {
 	struct ds_granted granted;
 	struct ds_groups granted_or_pinned;
 	CUresult result;
 
-	if (ds_session_granted(&session, GRANT_TIMEOUT_MS, &granted, err) < 0)
-		return -1;
+	if (!ds_session_look(&session, &granted) || !ds_session_may_begin(&granted))
+		return 1;
 	/* Who is not moved has what it said first, also after a reset. */
 	if (vctx->fixed && !ds_groups_empty(&session.in_use))
 		granted.groups = session.in_use;
@@ -228,6 +250,7 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 		goto fail;
 	}
 	ds_chaos_choose(vctx, ds_remap_target(vctx));
+	ds_suspend_end(vctx);
 	ds_measure_start(session.port, primary, vctx->fixed ? 0 : granted.sample_launches);
 	ds_ahead_start(session.port, primary);
 	ds_ahead_window(vctx, granted.flags & DS_PAGE_WINDOW, granted.window_us);
@@ -259,9 +282,16 @@ static CUresult first_use(CUcontext current)
 	    !is_primary(current, device))
 		return CUDA_SUCCESS;
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
-	pthread_mutex_lock(&the_vctx.moving);
-	rc = set_up(&the_vctx, device, current, &err);
-	pthread_mutex_unlock(&the_vctx.moving);
+	do {
+		struct ds_granted granted;
+
+		rc = ds_session_granted(&session, GRANT_TIMEOUT_MS, &granted, &err);
+		if (rc < 0)
+			break;
+		pthread_mutex_lock(&the_vctx.moving);
+		rc = set_up(&the_vctx, device, current, &err);
+		pthread_mutex_unlock(&the_vctx.moving);
+	} while (rc > 0);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	if (rc == 0)
 		return CUDA_SUCCESS;
@@ -361,6 +391,7 @@ void ds_vctx_drop(CUdevice device)
 		ds_measure_drop();
 		ds_ahead_drop();
 		ds_vgraph_drop();
+		ds_whole_drop();
 		ds_streams_drop(vctx);
 		ds_remap_drop(vctx);
 		ds_acknowledger_resetting(true);
@@ -384,5 +415,6 @@ void ds_vctx_too_large(void)
 	atomic_fetch_add_explicit(&session.port->cooperative_too_large, 1, memory_order_relaxed);
 	ds_say_once(&said,
 		    "a cooperative launch failed: its grid needs more SMs than this program's "
-		    "partition has; ask for a larger share");
+		    "partition has, and the GPU was not to be had as a whole (detshare status "
+		    "says who holds it); ask for a larger share");
 }

@@ -2,6 +2,8 @@
 #include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/reach.h"
+#include "noderuntime/coroutine/whole.h"
+#include "noderuntime/coroutine/whole_names.h"
 
 /*
  * The stand-ins that follow from the table alone. Each finds the stream that really does the work,
@@ -114,19 +116,50 @@ static void end_CAPTURE(const struct ds_op *op, CUresult result)
 #define SAMPLE_MAP     NULL
 #define SAMPLE_CAPTURE NULL
 
+/* Kernels that need the GPU as a whole, if any are named: the operation is begun there then. */
+#define WHOLE_KERNEL(handle, per_thread)                                                           \
+	if (ds_unlikely(ds_whole_watched() & DS_WHOLE_NAMED)) {                                    \
+		const struct ds_whole_verdict verdict = begin_named(                               \
+		    &op, handle, per_thread,                                                       \
+		    &(struct ds_whole_kernel){f, (uint64_t)gridDimX * gridDimY * gridDimZ,         \
+					      blockDimX * blockDimY * blockDimZ, sharedMemBytes}); \
+                                                                                                   \
+		if (verdict.result != CUDA_SUCCESS)                                                \
+			return verdict.result;                                                     \
+		whole = verdict.whole;                                                             \
+	}
+#define WHOLE_LAUNCH(handle, per_thread)
+#define WHOLE_WORK(handle, per_thread)
+#define WHOLE_WAIT(handle, per_thread)
+#define WHOLE_AWAIT(handle, per_thread)
+#define WHOLE_MAP(handle, per_thread)
+#define WHOLE_CAPTURE(handle, per_thread)
+
+static __attribute__((cold, noinline)) struct ds_whole_verdict
+begin_named(struct ds_op *op, CUstream handle, bool per_thread,
+	    const struct ds_whole_kernel *kernel)
+{
+	if (!ds_whole_is_named(kernel->function))
+		return (struct ds_whole_verdict){.result = CUDA_SUCCESS};
+	return ds_whole_begin(op, handle, per_thread, kernel, false);
+}
+
 #define DS_STREAM_(use, symbol, base, since, per_thread, params, handle, args) \
 	CUresult ds_##symbol params                                            \
 	{                                                                      \
 		struct ds_sample *sample;                                      \
+		bool whole = false;                                            \
 		struct ds_op op;                                               \
 		CUresult result = begin_##use(&op, handle, per_thread);        \
                                                                                \
 		if (ds_unlikely(result != CUDA_SUCCESS))                       \
 			return result;                                         \
-		handle = op.target;                                            \
+		WHOLE_##use(handle, per_thread) handle = op.target;            \
 		sample = SAMPLE_##use;                                         \
 		result = ds_real.symbol args;                                  \
 		ds_measure_launched(sample, op.target, result);                \
+		if (ds_unlikely(whole))                                        \
+			ds_whole_end(&op, result);                             \
 		end_##use(&op, result);                                        \
 		return result;                                                 \
 	}                                                                      \

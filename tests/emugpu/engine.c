@@ -583,6 +583,24 @@ static unsigned issue(struct emu_device *dev, bool *starved)
 	return n;
 }
 
+/* For as long as the block waits for others; far off, and no overflow when something is added. */
+#define NO_END (UINT64_MAX / 4)
+
+/* Blocks that wait for each other go on when the last one of their kernel has come. */
+static void let_meet(struct emu_device *dev)
+{
+	const uint64_t now = emu_now_ns();
+
+	for (unsigned i = 0; i < dev->n_running; i++) {
+		struct emu_running *r = &dev->running[i];
+
+		if (r->end_ns < NO_END || r->op->issued < r->op->work.u.launch.n_blocks)
+			continue;
+		r->end_ns = now + (r->end_ns - NO_END);
+		atomic_store(&dev->map.gpu->slots[r->sm].deadline_ns, r->end_ns);
+	}
+}
+
 /* Run the code of the newly taken blocks; r->end_ns holds the begin until then. */
 static int run_blocks(struct emu_device *dev, unsigned n)
 {
@@ -598,8 +616,12 @@ static int run_blocks(struct emu_device *dev, unsigned n)
 		if (ns == EMU_ILLEGAL_ADDRESS)
 			fault = 1;
 		r->end_ns = ns > 0 ? r->end_ns + (uint64_t)ns : emu_now_ns();
+		if (r->op->work.u.launch.kernel->meet && ns > 0)
+			r->end_ns = NO_END + (uint64_t)ns;
 		atomic_store(&slot->deadline_ns, r->end_ns);
 	}
+	if (n)
+		let_meet(dev);
 	return fault;
 }
 

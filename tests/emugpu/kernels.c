@@ -158,13 +158,32 @@ static int64_t mix_ends(const struct emu_run *run)
 	return 0;
 }
 
+/* meet(unsigned *arrived, unsigned *sum, unsigned us): a barrier of all blocks. */
+static int64_t meet(const struct emu_run *run)
+{
+	return (int64_t)PARAM(run, 2, uint32_t) * 1000 + 1;
+}
+
+static int64_t meet_ends(const struct emu_run *run)
+{
+	uint32_t *arrived = PARAM(run, 0, uint32_t *), *sum = PARAM(run, 1, uint32_t *);
+
+	if (!emu_device_may_touch(arrived, sizeof(*arrived)) ||
+	    !emu_device_may_touch(sum, sizeof(*sum)))
+		return EMU_ILLEGAL_ADDRESS;
+	++*arrived;
+	*sum += run->index[0] + 1;
+	return 0;
+}
+
 static const struct emu_kernel kernels[] = {
-    {"vector_add", 5, {8, 8, 8, 4, 8}, vector_add, NULL},
-    {"reduce_sum", 4, {8, 8, 4, 8}, reduce_sum, NULL},
-    {"spin_us", 2, {4, 8}, spin_us, NULL},
-    {"fma_chain", 3, {8, 4, 8}, fma_work, NULL},
-    {"trap", 1, {8}, trap, NULL},
-    {"mix", 6, {8, 8, 4, 4, 4, 4}, mix, mix_ends},
+    {"vector_add", 5, {8, 8, 8, 4, 8}, vector_add, NULL, 0},
+    {"reduce_sum", 4, {8, 8, 4, 8}, reduce_sum, NULL, 0},
+    {"spin_us", 2, {4, 8}, spin_us, NULL, 0},
+    {"fma_chain", 3, {8, 4, 8}, fma_work, NULL, 0},
+    {"trap", 1, {8}, trap, NULL, 0},
+    {"mix", 6, {8, 8, 4, 4, 4, 4}, mix, mix_ends, 0},
+    {"meet", 3, {8, 8, 4}, meet, meet_ends, 1},
 };
 
 const struct emu_kernel *emu_kernel_find(const char *name)

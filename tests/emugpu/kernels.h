@@ -27,6 +27,8 @@ struct emu_kernel {
 	unsigned param_sizes[16];
 	emu_block_fn block;
 	emu_block_fn at_end; /* what the block does when it ends; NULL: nothing */
+	/* Every block waits until all have begun, and holds its SM meanwhile. */
+	unsigned meet;
 };
 
 /* The host function for a kernel's name; NULL: none. */

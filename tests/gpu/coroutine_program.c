@@ -987,6 +987,51 @@ static void exits(void)
 	printf("exits\n");
 }
 
+/* A kernel's stream waits for what another stream will write when there is a line of input. */
+static void waiting(void)
+{
+	CUdeviceptr word;
+	CUstream first, second;
+	char c;
+
+	start();
+	word = device_words(1);
+	CALL(cuMemsetD32_v2, word, 0, 1);
+	CALL(cuStreamCreate, &first, CU_STREAM_NON_BLOCKING);
+	CALL(cuStreamCreate, &second, CU_STREAM_NON_BLOCKING);
+	CALL(cuStreamWaitValue32_v2, first, word, 1, CU_STREAM_WAIT_VALUE_EQ);
+	spin(first, 100, 1);
+	printf("waiting\n");
+	if (read(STDIN_FILENO, &c, 1) < 0)
+		exit(1);
+	CALL(cuStreamWriteValue32_v2, second, word, 1, 0);
+	CALL(cuStreamSynchronize, first);
+	printf("woken\n");
+}
+
+static void launch_at_exit(void)
+{
+	printf("left %d\n", (int)spin(NULL, 10, 1));
+	CALL(cuCtxSynchronize);
+}
+
+/* Exits when the input ends, while its threads launch, and launches once more on its way out. */
+static void leaving(void)
+{
+	pthread_t thread;
+	char c;
+
+	atexit(launch_at_exit); /* the first to be registered is the last to run */
+	start();
+	spin(NULL, 10, 1);
+	for (unsigned i = 0; i < 4; i++)
+		pthread_create(&thread, NULL, pump, (void *)(uintptr_t)i);
+	printf("leaving\n");
+	while (read(STDIN_FILENO, &c, 1) > 0)
+		;
+	exit(0);
+}
+
 /* ---- the rest ---- */
 
 static void own_context(void)
@@ -1203,6 +1248,8 @@ static const struct {
     {"blocked", blocked},
     {"capturing", capturing},
     {"exits", exits},
+    {"waiting", waiting},
+    {"leaving", leaving},
     {"measured", measured},
     {"without-cuda", without_cuda},
 };

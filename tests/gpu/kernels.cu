@@ -74,3 +74,22 @@ extern "C" __global__ void trap(unsigned *address)
 {
 	*address = 1;
 }
+
+// Every block waits until all of them have arrived, without telling the driver that they must be there at
+// the same time; then each adds its number, from 1, to the sum, and holds its SM for `us` microseconds.
+// One thread of each block does it.
+extern "C" __global__ void meet(unsigned *arrived, unsigned *sum, unsigned us)
+{
+	unsigned long long begin, now;
+
+	if (threadIdx.x)
+		return;
+	atomicAdd(arrived, 1);
+	while (*(volatile unsigned *)arrived < gridDim.x)
+		;
+	atomicAdd(sum, blockIdx.x + 1);
+	asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+	do
+		asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+	while (now - begin < us * 1000ull);
+}
