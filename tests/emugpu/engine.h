@@ -36,6 +36,8 @@ enum emu_kind {
 	EMU_HANDLE_EXEC,
 };
 
+enum { EMU_STREAM_ATTRIBUTES = 16 };
+
 struct emu_device;
 struct emu_op;
 struct emu_capture;
@@ -80,6 +82,7 @@ struct CUstream_st {
 	uint64_t thread; /* per-thread default stream of this thread; 0: none */
 	int priority;
 	unsigned flags;
+	CUstreamAttrValue attributes[EMU_STREAM_ATTRIBUTES]; /* kept, without an effect */
 	unsigned long long id;
 	struct emu_capture *capture; /* NULL: its work is run, not captured */
 	struct emu_nodes after;      /* what the next captured node comes after */

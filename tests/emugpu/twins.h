@@ -56,6 +56,11 @@ EMU_EXPORT CUresult CUDAAPI cuMemsetD8Async_ptsz(CUdeviceptr to, unsigned char v
 EMU_EXPORT CUresult CUDAAPI cuMemsetD8_v2_ptds(CUdeviceptr to, unsigned char v, size_t n);
 EMU_EXPORT CUresult CUDAAPI cuStreamAddCallback_ptsz(CUstream s, CUstreamCallback c, void *d,
 						     unsigned f);
+EMU_EXPORT CUresult CUDAAPI cuStreamCopyAttributes_ptsz(CUstream a, CUstream b);
+EMU_EXPORT CUresult CUDAAPI cuStreamGetAttribute_ptsz(CUstream s, CUstreamAttrID i,
+						      CUstreamAttrValue *v);
+EMU_EXPORT CUresult CUDAAPI cuStreamSetAttribute_ptsz(CUstream s, CUstreamAttrID i,
+						      const CUstreamAttrValue *v);
 EMU_EXPORT CUresult CUDAAPI cuStreamGetCtx_ptsz(CUstream s, CUcontext *c);
 EMU_EXPORT CUresult CUDAAPI cuStreamGetCtx_v2_ptsz(CUstream s, CUcontext *c, CUgreenCtx *g);
 #if CUDA_VERSION >= 12080

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever a program can ask, it is answered as alone, before it is moved and after."""
+
+import pytest
+
+from test_coroutine import GPU, LIBRARY, Host, Runtime
+
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
+                                reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path / "emugpu")
+
+
+@pytest.fixture
+def runtime(tmp_path, host):
+    made = []
+
+    def make(**arguments):
+        made.append(Runtime(tmp_path / f"port{len(made)}", host.uuid, **arguments))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def sections(text):
+    """Questions and answers by where they were asked: so that a difference says where it is."""
+    found, where = [], ""
+    for line in text.splitlines():
+        if not line.startswith("  "):
+            where = line
+        found.append((where, line))
+    return found
+
+
+@pytest.mark.parametrize("context", ["primary", "created"])
+@pytest.mark.parametrize("chaos", ["", "1", "3:7"])
+@pytest.mark.parametrize("groups", [(2,), (0, 1, 3, 4)], ids=str)
+def test_every_answer_is_as_alone(host, runtime, context, chaos, groups):
+    alone = sections(host.run(GPU / "query_program", context, preload=False).stdout)
+    granter = runtime(groups=groups)
+    ended = host.run(GPU / "query_program", context, runtime=granter, DETSHARE_CHAOS=chaos)
+    inside = sections(ended.stdout)
+    assert len(alone) > 1000
+    assert [pair for pair in zip(alone, inside) if pair[0] != pair[1]] == []
+    assert len(alone) == len(inside)
+    assert ended.stderr == ""
+    if chaos and len(groups) > 1:
+        assert granter.port().remaps > 20
