@@ -30,10 +30,10 @@ def unit(run: Runner) -> Results:
 
 
 def scripts(run: Runner) -> Results:
-    """tests written in Python: tests/unit, tests/emugpu"""
+    """tests written in Python: tests/unit, tests/emugpu, tests/bench"""
     tree = run.configure("gcc", CC="gcc")
     run.make(tree)
-    files = [*(run.top / "tests" / "unit").glob("test_*.py"), *(run.top / "tests" / "emugpu").glob("test_*.py")]
+    files = [file for folder in ("unit", "emugpu", "bench") for file in (run.top / "tests" / folder).glob("test_*.py")]
     if not files:
         return Results()
     return _pytest(run, tree, "scripts", files)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which programs run beside which, and how the GPU is shared among them. Pure."""
+from dataclasses import dataclass, field
+
+LATENCY, THROUGHPUT = "latency", "throughput"
+
+
+@dataclass(frozen=True)
+class Program:
+    name: str  # what is measured: programs of one name do the same work
+    share: float
+    workload: str = THROUGHPUT  # the class
+    load: float = 0.0  # of what it can do alone, as Poisson requests; 0: as fast as it can
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    programs: tuple
+    says: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """How the GPU is shared. `kind` is alone, slices, mps, partitions or detshare."""
+    name: str
+    kind: str
+    says: str
+    priority: bool = False  # MPS: clients of another class than latency come second
+    percent: bool = False  # MPS: CUDA_MPS_ACTIVE_THREAD_PERCENTAGE is the share
+    site: dict = field(default_factory=dict)  # keys of detshare.conf
+    node: dict = field(default_factory=dict)  # keys of detshare-node.conf
+    idle: bool = False  # detshare: all have their share, one works
+
+    @property
+    def must_equal(self):
+        """Outputs must be those of the run alone."""
+        return self.kind == "detshare"
+
+
+def copies(n, name):
+    return tuple(Program(name, round(1 / n, 3)) for _ in range(n))
+
+
+GROUPS = {group.name: group for group in (
+    Group("decode+train", (Program("decode", 0.5, LATENCY, 0.3), Program("train", 0.5)),
+          "decode with a CUDA graph at 30% Poisson load beside saturating training"),
+    Group("small x2", copies(2, "small"), "two trainings that do not fill the GPU"),
+    Group("small x4", copies(4, "small"), "four of them"),
+    Group("small x8", copies(8, "small"), "eight of them"),
+    Group("prefill+decode", (Program("decode", 0.5, LATENCY, 0.3), Program("prefill", 0.5)),
+          "prefill of long prompts beside decode"),
+    Group("copy+compute", (Program("compute", 0.5), Program("copy", 0.5)), "a copy of memory beside matrix products"),
+)}
+
+ROWS = {row.name: row for row in (
+    Row("time slices", "slices", "no MPS: the driver takes turns"),
+    Row("MPS", "mps", "MPS as it is"),
+    Row("MPS priority", "mps", "CUDA_MPS_CLIENT_PRIORITY: the latency program first", priority=True),
+    Row("MPS percent", "mps", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE: changes what programs see, and results", percent=True),
+    Row("partitions", "partitions", "green contexts made by the programs themselves, under MPS"),
+    Row("detshare static", "detshare", "policy = static: idle groups stay idle", site={"policy": "static"}),
+    Row("detshare lend", "detshare", "policy = lend", site={"policy": "lend"}),
+    Row("in its share", "detshare", "policy = static, the neighbours have their shares and do nothing", site={"policy": "static"}, idle=True),
+)}
+ALONE = Row("alone", "alone", "the whole GPU, without detshare and MPS")
+
+
+def custom_row(text):
+    """NAME=site.KEY=VALUE,node.KEY=VALUE: detshare with these keys in its files."""
+    name, _, keys = text.partition("=")
+    site, node = {}, {}
+    for part in filter(None, keys.split(",")):
+        where, _, rest = part.partition(".")
+        key, _, value = rest.partition("=")
+        if where not in ("site", "node") or not key or not value:
+            raise ValueError(f"--row {text}: want NAME=site.KEY=VALUE,node.KEY=VALUE")
+        {"site": site, "node": node}[where][key] = value
+    if not name or name in ROWS or name == ALONE.name:
+        raise ValueError(f"--row {text}: a row needs a name of its own")
+    return Row(name, "detshare", keys, site=site, node=node)
+
+
+def partition_of(programs, index, n_groups):
+    """(first, last + 1) of the SM groups of a program's static partition; the last has the remainder, too."""
+    cuts = [round(sum(p.share for p in programs[:i]) * n_groups) for i in range(len(programs) + 1)]
+    return cuts[index], cuts[index + 1]
