@@ -38,7 +38,10 @@ struct ds_book {
 	uint16_t version;
 	uint16_t n_slots;
 	_Atomic uint64_t peak; /* the most that was held at once */
-	uint64_t reserved[6];
+	_Atomic uint32_t
+	    n_used; /* slots below it may be in use; grows only; written by the runtime */
+	uint32_t reserved;
+	uint64_t more[5];
 	struct ds_book_slot slots[DS_BOOK_SLOTS];
 };
 
@@ -63,8 +66,9 @@ static inline uint64_t ds_book_plus(uint64_t a, uint64_t b)
 static inline struct ds_book_sums ds_book_sum(const struct ds_book *book)
 {
 	struct ds_book_sums sums = {0, 0, 0};
+	const uint32_t n = atomic_load(&book->n_used);
 
-	for (unsigned i = 0; i < DS_BOOK_SLOTS; i++) {
+	for (uint32_t i = 0; i < n && i < DS_BOOK_SLOTS; i++) {
 		const struct ds_book_slot *slot = &book->slots[i];
 
 		sums.wanted = ds_book_plus(sums.wanted, atomic_load(&slot->wanted));

@@ -368,6 +368,16 @@ static void notify_programs(struct ds_runtime *rt)
 	}
 }
 
+uint32_t ds_hard_limit_mib(const void *arg)
+{
+	const struct ds_runtime *rt = arg;
+	static struct ds_ledger_state now;
+
+	if (ds_ledger_read(rt->gpu_dir, &now, NULL) < 0)
+		now = rt->seen;
+	return ds_quota_hard_limit(rt->config, rt->topology->memory_mib, &now);
+}
+
 void ds_note_memory(struct ds_runtime *rt)
 {
 	uint32_t mib = (uint32_t)(ds_quota_peak(&rt->quota) >> 20);

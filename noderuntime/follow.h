@@ -30,6 +30,9 @@ void ds_follow(struct ds_runtime *rt);
  */
 void ds_publish(struct ds_runtime *rt);
 
+/* What MPS must let a client have of the GPU's memory, in MiB; `arg` is the runtime. */
+uint32_t ds_hard_limit_mib(const void *arg);
+
 /* Note for the usage record what programs have had of the GPU's memory. */
 void ds_note_memory(struct ds_runtime *rt);
 

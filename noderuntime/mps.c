@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include "noderuntime/mps_talk.h"
@@ -176,6 +177,34 @@ static int check_foreign(const struct ds_mps *mps, struct ds_error *err)
 		       daemon.pid, FOREIGN_PIPE_DIR, mps->uuid);
 }
 
+/*
+ * The hard stop for programs without the library, at the largest quota: MPS has one limit for all clients
+ * of a server. The default is for servers to come; those that run are told themselves, and heed it for
+ * clients to come. `servers` is what get_server_list said. An older MPS that does not know the commands says
+ * so, and goes on without a limit.
+ */
+static void limit_memory(const struct ds_mps *mps, const struct ds_mps_need *need,
+			 const char *servers, ds_deadline deadline)
+{
+	char commands[512], answer[DS_MPS_ANSWER_SIZE];
+	pid_t pids[DS_MPS_SERVERS_MAX];
+	struct ds_error reason;
+
+	if (!need->memory_mib)
+		return;
+	const uint32_t mib = need->memory_mib(need->arg);
+	size_t n = ds_mps_parse_pids(servers, pids, DS_MPS_SERVERS_MAX);
+	/* The daemon has one GPU, so that is its number 0. */
+	int used = snprintf(commands, sizeof(commands),
+			    "set_default_device_pinned_mem_limit 0 %uM\n", mib);
+	for (size_t i = 0; i < n && used < (int)sizeof(commands) - 64; i++)
+		used += snprintf(commands + used, sizeof(commands) - (size_t)used,
+				 "set_device_pinned_mem_limit %d 0 %uM\n", (int)pids[i], mib);
+	if (ds_mps_ask(mps, commands, answer, sizeof(answer), deadline, &reason) < 0)
+		syslog(LOG_WARNING, "MPS of GPU %s has no limit of memory: %s", mps->uuid,
+		       reason.text);
+}
+
 static int ensure_locked(const struct ds_mps *mps, const struct ds_mps_need *need,
 			 ds_deadline deadline, struct ds_error *err)
 {
@@ -185,8 +214,10 @@ static int ensure_locked(const struct ds_mps *mps, const struct ds_mps_need *nee
 
 	if (ds_mps_has_pipes(mps)) {
 		if (ds_mps_ask(mps, "get_server_list\n", answer, sizeof(answer), deadline, err) ==
-		    0)
+		    0) {
+			limit_memory(mps, need, answer, deadline);
 			return 0;
+		}
 		/* Its servers may still serve the neighbours, whose work would die with them. */
 		if (!need->alone && ds_mps_find(mps, left, DS_MPS_DAEMONS_MAX))
 			return ds_fail_within(err,
@@ -206,6 +237,7 @@ static int ensure_locked(const struct ds_mps *mps, const struct ds_mps_need *nee
 		ds_fail_within(err, "MPS of GPU %s was started but does not answer", mps->uuid);
 		goto fail;
 	}
+	limit_memory(mps, need, answer, deadline);
 	return 0;
 fail:
 	ds_mps_kill(mps, ds_deadline_in(KILL_MS));

@@ -36,13 +36,19 @@ int ds_mps_pipe_dir(const struct ds_node_config *config, const char *gpu_uuid, c
 struct ds_mps_need {
 	bool alone;     /* nobody else depends on the daemon: one that hangs may be killed */
 	bool multiuser; /* programs of other users may come; else MPS makes them wait in cuInit */
+	/*
+	 * GPU memory in MiB that no client may exceed, asked under the lock so that the last to say it knows
+	 * of all residents. NULL: no limit is set.
+	 */
+	uint32_t (*memory_mib)(const void *arg);
+	const void *arg;
 };
 
 /*
  * Make sure that the GPU's daemon runs and answers; start it if not. One that hangs is reported, or,
  * if that harms nobody, killed and started anew. Does nothing and returns 0 when the configuration says
  * that there is no MPS. A daemon of the site's own is only looked at, and refused if it sets thread
- * percentages. 0 or -1.
+ * percentages. Clients that connect from then on have the limit of memory. 0 or -1.
  */
 int ds_mps_ensure(const struct ds_node_config *config, const char *gpu_uuid,
 		  const struct ds_mps_need *need, ds_deadline deadline, struct ds_error *err);

@@ -11,6 +11,7 @@
 
 #include "noderuntime/deadline.h"
 #include "noderuntime/errand.h"
+#include "noderuntime/follow.h"
 #include "noderuntime/mps.h"
 #include "noderuntime/peers.h"
 
@@ -76,7 +77,9 @@ static void restart(struct ds_runtime *rt)
 {
 	const struct ds_mps_need need = {.alone = rt->seen.n_programs == 0,
 					 .multiuser =
-					     rt->allocation->grant.isolation == DS_ISOLATION_NONE};
+					     rt->allocation->grant.isolation == DS_ISOLATION_NONE,
+					 .memory_mib = ds_hard_limit_mib,
+					 .arg = rt};
 	struct ds_error reason = {""};
 
 	if (rt->mps == DS_MPS_WAIT)

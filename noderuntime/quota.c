@@ -149,6 +149,8 @@ int ds_quota_take_slot(struct ds_quota *quota)
 		if (quota->taken[slot / 32] & bit)
 			continue;
 		quota->taken[slot / 32] |= bit;
+		if (atomic_load(&quota->book->n_used) <= (uint32_t)slot)
+			atomic_store(&quota->book->n_used, (uint32_t)slot + 1);
 		ds_quota_reset_slot(quota, slot);
 		return slot;
 	}

@@ -259,8 +259,11 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	/* Before joining, so that no change after it is missed. */
 	if (watch_ledger(rt, err) < 0 || ds_follow_join(rt, err) < 0)
 		return -1;
-	const struct ds_mps_need need = {
-	    .alone = is_alone(rt), .multiuser = allocation->grant.isolation == DS_ISOLATION_NONE};
+	const struct ds_mps_need need = {.alone = is_alone(rt),
+					 .multiuser =
+					     allocation->grant.isolation == DS_ISOLATION_NONE,
+					 .memory_mib = ds_hard_limit_mib,
+					 .arg = rt};
 	if (ds_mps_ensure(rt->config, allocation->gpu_uuid, &need, start->deadline, err) < 0 ||
 	    ds_page_create(&rt->page, &rt->seen.shape, allocation->gpu_uuid,
 			   allocation->grant.class_name, allocation->grant.share_milli, err) < 0)

@@ -90,6 +90,11 @@ int ds_gpu_list_ask(const char *runtime_dir, struct ds_gpu_list *list, struct ds
 	return 0;
 }
 
+const struct ds_port_report *ds_gpu_view_report(const struct ds_gpu_view *view, uint32_t i)
+{
+	return view->reports && view->reports[i].magic == DS_PORT_MAGIC ? &view->reports[i] : NULL;
+}
+
 const struct ds_port_reported *ds_gpu_view_reported(const struct ds_gpu_view *view, uint32_t p)
 {
 	const struct ds_ledger_program *program = &view->state.programs[p];

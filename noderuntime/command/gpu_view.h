@@ -38,6 +38,9 @@ void ds_gpu_list_free(struct ds_gpu_list *list);
  */
 int ds_gpu_list_ask(const char *runtime_dir, struct ds_gpu_list *list, struct ds_error *err);
 
+/* What the runtime of resident `i` answered, or NULL: nothing was heard. */
+const struct ds_port_report *ds_gpu_view_report(const struct ds_gpu_view *view, uint32_t i);
+
 /* What program `p` of the ledger reports of itself, or NULL: nothing was heard. */
 const struct ds_port_reported *ds_gpu_view_reported(const struct ds_gpu_view *view, uint32_t p);
 

@@ -110,6 +110,22 @@ static json_t *policy(const struct ds_ledger_state *state)
 			 id->failed);
 }
 
+/* MiB; what is used and was used at most is known of those whose runtime answered. */
+static void add_memory(json_t *object, const struct ds_gpu_view *view, uint32_t i)
+{
+	const struct ds_port_report *report = ds_gpu_view_report(view, i);
+
+	json_object_set_new(object, "memory_quota_mib",
+			    json_integer(view->state.residents[i].memory_mib));
+	if (report || !ds_gpu_view_programs(&view->state, i))
+		json_object_set_new(
+		    object, "memory_used_mib",
+		    json_integer(report ? (json_int_t)(report->memory_used >> 20) : 0));
+	if (report)
+		json_object_set_new(object, "memory_peak_mib",
+				    json_integer((json_int_t)(report->memory_peak >> 20)));
+}
+
 static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 {
 	const struct ds_ledger_state *state = &view->state;
@@ -137,8 +153,10 @@ static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 	if (view->reports && view->reports[i].magic == DS_PORT_MAGIC)
 		json_object_set_new(object, "programs_are_moved",
 				    json_boolean(!(view->reports[i].flags & DS_PAGE_FIXED)));
-	if (object)
+	if (object) {
 		add_lending(object, state, i);
+		add_memory(object, view, i);
+	}
 	return object;
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/size.h"
 #include "noderuntime/command/table.h"
 
 enum { GROUPS_TEXT_SIZE = 512 };
@@ -20,8 +21,21 @@ static void describe_since(int64_t unix_s, char *text, size_t size)
 		strftime(text, size, "%Y-%m-%dT%H:%M:%S", &local);
 }
 
-static int add_row(struct libscols_table *table, const struct ds_ledger_state *state, uint32_t i)
+/* "512M/20G": used of the quota; used is "?" where the runtime did not say. */
+static void describe_memory(const struct ds_gpu_view *view, uint32_t i, char *text, size_t size)
 {
+	const struct ds_port_report *report = ds_gpu_view_report(view, i);
+	char used[DS_SIZE_TEXT_SIZE] = "?", quota[DS_SIZE_TEXT_SIZE];
+
+	if (report || !ds_gpu_view_programs(&view->state, i))
+		ds_size_format(report ? (uint32_t)(report->memory_used >> 20) : 0, used);
+	snprintf(text, size, "%s/%s", used,
+		 ds_size_format(view->state.residents[i].memory_mib, quota));
+}
+
+static int add_row(struct libscols_table *table, const struct ds_gpu_view *view, uint32_t i)
+{
+	const struct ds_ledger_state *state = &view->state;
 	const struct ds_ledger_resident *r = &state->residents[i];
 	char job[16] = "-";
 	char user[64];
@@ -30,12 +44,14 @@ static int add_row(struct libscols_table *table, const struct ds_ledger_state *s
 	char held[GROUPS_TEXT_SIZE];
 	char sms[16];
 	char weight[DS_SHARE_TEXT_SIZE];
+	char memory[2 * DS_SIZE_TEXT_SIZE];
 	char since[32];
 	char programs[16];
 
 	if (r->job_id)
 		snprintf(job, sizeof(job), "%" PRIu32, r->job_id);
 	snprintf(sms, sizeof(sms), "%u", ds_groups_sms(&r->held, &state->shape));
+	describe_memory(view, i, memory, sizeof(memory));
 	describe_since(ds_gpu_view_since_unix_s(state, i), since, sizeof(since));
 	snprintf(programs, sizeof(programs), "%" PRIu32, ds_gpu_view_programs(state, i));
 
@@ -49,6 +65,7 @@ static int add_row(struct libscols_table *table, const struct ds_ledger_state *s
 	    ds_groups_format(&r->held, &state->shape, held, sizeof(held)),
 	    sms,
 	    ds_share_format(r->weight_milli, weight),
+	    memory,
 	    since,
 	    programs,
 	    ds_process_alive(&r->runtime) ? "alive" : "dead",
@@ -56,18 +73,19 @@ static int add_row(struct libscols_table *table, const struct ds_ledger_state *s
 	return ds_table_add(table, cells, sizeof(cells) / sizeof(cells[0]));
 }
 
-static int print_residents(const struct ds_ledger_state *state, struct ds_error *err)
+static int print_residents(const struct ds_gpu_view *view, struct ds_error *err)
 {
 	static const struct ds_table_column columns[] = {
-	    {"ALLOCATION", false}, {"JOB", true},      {"USER", false},    {"CLASS", false},
-	    {"SHARE", true},       {"PLANNED", false}, {"HELD", false},    {"SMS", true},
-	    {"WEIGHT", true},      {"SINCE", false},   {"PROGRAMS", true}, {"RUNTIME", false},
+	    {"ALLOCATION", false}, {"JOB", true},      {"USER", false},  {"CLASS", false},
+	    {"SHARE", true},       {"PLANNED", false}, {"HELD", false},  {"SMS", true},
+	    {"WEIGHT", true},      {"MEMORY", true},   {"SINCE", false}, {"PROGRAMS", true},
+	    {"RUNTIME", false},
 	};
 	struct libscols_table *table = ds_table_new(columns, sizeof(columns) / sizeof(columns[0]));
 	int rc = table ? 0 : -1;
 
-	for (uint32_t i = 0; !rc && i < state->n_residents; i++)
-		rc = add_row(table, state, i);
+	for (uint32_t i = 0; !rc && i < view->state.n_residents; i++)
+		rc = add_row(table, view, i);
 	if (!rc)
 		rc = scols_print_table(table);
 	scols_unref_table(table);
@@ -212,7 +230,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 	if (shape->rest_sms)
 		printf(" and a rest of %" PRIu32, shape->rest_sms);
 	putchar('\n');
-	if (state->n_residents && print_residents(state, err))
+	if (state->n_residents && print_residents(view, err))
 		return -1;
 	print_lending(state);
 	for (uint32_t i = 0; i < state->n_residents; i++)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/driver.h"
+#include "noderuntime/coroutine/nvml.h"
 
 #include <dlfcn.h>
 #include <stdatomic.h>
@@ -73,13 +74,36 @@ static bool another_copy_is_first(void)
 	return known > 0;
 }
 
+/* The same for NVML: what we export shows only where NVML is. */
+static void *nvml_filter(void **handle, const char *name)
+{
+	void *address;
+
+	if (*handle == RTLD_NEXT || another_copy_is_first())
+		return NULL;
+	address = ds_next_dlsym(*handle, name);
+	if (!address)
+		return NULL;
+	if (ds_nvml_is_stand_in(address)) {
+		if (ds_nvml_has(name))
+			return address;
+		*handle = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+		return NULL;
+	}
+	return ds_nvml_stand_in(name, address);
+}
+
 PLAIN void *ds_dlsym_filter(void **handle, const char *name)
 {
 	dlsym_function *real_dlsym = next();
 	const struct ds_hook *hook;
 	void *address;
 
-	if (!name || name[0] != 'c' || name[1] != 'u' || name[2] < 'A' || name[2] > 'Z')
+	if (!name)
+		return NULL;
+	if (name[0] == 'n' && !strncmp(name, "nvmlDeviceGetMemoryInfo", 23))
+		return nvml_filter(handle, name);
+	if (name[0] != 'c' || name[1] != 'u' || name[2] < 'A' || name[2] > 'Z')
 		return NULL;
 	hook = ds_hook_by_symbol(name);
 	if (!hook || another_copy_is_first())

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "noderuntime/coroutine/graph_retarget.h"
+#include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/own.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/vgraph.h"
@@ -371,6 +372,7 @@ CUresult ds_cuGraphExecDestroy(CUgraphExec hGraphExec)
 		return CUDA_ERROR_NOT_INITIALIZED;
 	if (atomic_load_explicit(&ds_vctx, memory_order_acquire))
 		graph = ds_vgraph_find(hGraphExec);
+	ds_pools_exec_destroyed(hGraphExec);
 	return graph ? ds_vgraph_destroy(graph) : ds_real.cuGraphExecDestroy(hGraphExec);
 }
 DS_EXPORT(cuGraphExecDestroy);

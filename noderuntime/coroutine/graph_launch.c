@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/graph_retarget.h"
 #include "noderuntime/coroutine/measure.h"
+#include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/vgraph.h"
@@ -91,8 +92,11 @@ static void make_at_target(struct ds_vctx *vctx, CUgraphExec exec)
 static CUresult end_making(const struct making *making, CUgraphExec *exec, CUgraph graph,
 			   unsigned long long flags, CUresult result)
 {
-	if (!making->vctx)
+	if (!making->vctx) {
+		if (result == CUDA_SUCCESS)
+			ds_pools_instantiated(*exec, graph);
 		return result;
+	}
 	if (result != CUDA_SUCCESS) {
 		ds_remap_release(making->pctx);
 		return result;
@@ -106,6 +110,7 @@ static CUresult end_making(const struct making *making, CUgraphExec *exec, CUgra
 		ds_real.cuGraphExecDestroy(*exec);
 		return nowhere("cuGraphInstantiate");
 	}
+	ds_pools_instantiated(*exec, graph);
 	make_at_target(making->vctx, *exec);
 	return CUDA_SUCCESS;
 }
@@ -348,12 +353,21 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 		       CUresult (*const *real)(CUgraphExec, CUstream))
 {
 	struct ds_op op;
-	CUresult result = ds_op_begin_launch(&op, stream, per_thread, NULL);
+	CUresult result;
+	struct ds_payment memory = {.counted = false};
 	struct ds_sample *sample;
 	struct ds_vgraph *graph;
 
-	if (ds_unlikely(result != CUDA_SUCCESS))
+	if (ds_unlikely(ds_pools_any_graph()))
+		result = ds_pools_launch_begin(handle, &memory);
+	else
+		result = CUDA_SUCCESS;
+	if (ds_likely(result == CUDA_SUCCESS))
+		result = ds_op_begin_launch(&op, stream, per_thread, NULL);
+	if (ds_unlikely(result != CUDA_SUCCESS)) {
+		ds_pools_launch_end(&memory);
 		return result;
+	}
 	sample = ds_measure_launch(NULL, 0, 0, 0, 0, 0, 0, op.stream != NULL, op.target);
 	graph = ds_vgraph_find(handle);
 	if (!graph)
@@ -364,6 +378,7 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 		result = put_elsewhere(graph, op.target, *real);
 	ds_measure_launched(sample, op.target, result);
 	ds_op_launched(&op, result);
+	ds_pools_launch_end(&memory);
 	return result;
 }
 

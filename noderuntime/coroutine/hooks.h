@@ -32,7 +32,7 @@ struct ds_real {
 #define DS_SYNC_(symbol, base, since, per_thread, params, args, async, wait) \
 	CUresult(*symbol) params;
 #define DS_SETTLE_(symbol, base, since, per_thread, params, args) CUresult(*symbol) params;
-#define DS_FREE_(symbol, base, since, params, args)               CUresult(*symbol) params;
+#define DS_FREE_(symbol, base, since, params, args, holding)      CUresult(*symbol) params;
 #define DS_SPECIAL_(symbol, base, since, per_thread, params)      CUresult(*symbol) params;
 #define DS_CALL(symbol, params)                                   CUresult(*symbol) params;
 #include "noderuntime/coroutine/hooks.def"
@@ -44,7 +44,7 @@ struct ds_real {
 #define DS_SYNC_(symbol, base, since, per_thread, params, args, async, wait) \
 	CUresult ds_##symbol params;
 #define DS_SETTLE_(symbol, base, since, per_thread, params, args) CUresult ds_##symbol params;
-#define DS_FREE_(symbol, base, since, params, args)               CUresult ds_##symbol params;
+#define DS_FREE_(symbol, base, since, params, args, holding)      CUresult ds_##symbol params;
 #define DS_SPECIAL_(symbol, base, since, per_thread, params)      CUresult ds_##symbol params;
 #include "noderuntime/coroutine/hooks.def"
 

@@ -12,6 +12,7 @@
 #include "noderuntime/coroutine/driver.h"
 #include "noderuntime/coroutine/kernel_name.h"
 #include "noderuntime/coroutine/measure_report.h"
+#include "noderuntime/coroutine/memory.h"
 
 enum {
 	LAUNCHES_PER_SAMPLE = 512, /* until a session says how many */
@@ -239,6 +240,7 @@ void ds_measure_sync(void)
 	struct ds_port *port = atomic_load_explicit(&figures, memory_order_acquire);
 	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
 
+	ds_pools_synchronised();
 	if (!port)
 		return;
 	end_step(&ds_measure_thread, port);

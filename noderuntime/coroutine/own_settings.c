@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/own.h"
 
 /*
@@ -147,9 +148,9 @@ static CUresult set_limit(struct ds_settings *settings, CUlimit limit, size_t va
 
 	/* What the driver rounds, it rounds here, too, unless another context needs more. */
 	if (result == CUDA_SUCCESS && value <= now)
-		result = ds_real.cuCtxSetLimit(limit, now);
+		result = ds_memory_set_limit(limit, now);
 	else
-		result = ds_real.cuCtxSetLimit(limit, value);
+		result = ds_memory_set_limit(limit, value);
 	if (result != CUDA_SUCCESS)
 		return result;
 	settings->limits[limit] = value;
@@ -166,7 +167,7 @@ CUresult ds_cuCtxSetLimit(CUlimit limit, size_t value)
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
 	if ((unsigned)limit >= DS_LIMITS)
-		return ds_real.cuCtxSetLimit(limit, value);
+		return ds_memory_set_limit(limit, value);
 	settings = current();
 	if (settings) {
 		result = set_limit(settings, limit, value);
@@ -178,7 +179,7 @@ CUresult ds_cuCtxSetLimit(CUlimit limit, size_t value)
 	    ds_real.cuCtxGetLimit(&first_limits[limit], limit) == CUDA_SUCCESS)
 		limits_set |= 1U << limit;
 	pthread_mutex_unlock(&lock);
-	return ds_real.cuCtxSetLimit(limit, value);
+	return ds_memory_set_limit(limit, value);
 }
 DS_EXPORT(cuCtxSetLimit);
 

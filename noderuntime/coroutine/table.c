@@ -20,7 +20,7 @@ const struct ds_hook ds_hooks[] = {
 	ROW(symbol, base, since, per_thread)
 #define DS_SETTLE_(symbol, base, since, per_thread, params, args) \
 	ROW(symbol, base, since, per_thread)
-#define DS_FREE_(symbol, base, since, params, args)          ROW(symbol, base, since, false)
+#define DS_FREE_(symbol, base, since, params, args, holding) ROW(symbol, base, since, false)
 #define DS_SPECIAL_(symbol, base, since, per_thread, params) ROW(symbol, base, since, per_thread)
 #include "noderuntime/coroutine/hooks.def"
 };
@@ -35,7 +35,7 @@ const size_t ds_n_hooks = sizeof(ds_hooks) / sizeof(ds_hooks[0]);
 #define DS_STREAM_(use, symbol, base, since, per_thread, params, stream, args) CHECK(symbol, params)
 #define DS_SYNC_(symbol, base, since, per_thread, params, args, async, wait)   CHECK(symbol, params)
 #define DS_SETTLE_(symbol, base, since, per_thread, params, args)              CHECK(symbol, params)
-#define DS_FREE_(symbol, base, since, params, args)                            CHECK(symbol, params)
+#define DS_FREE_(symbol, base, since, params, args, holding)                   CHECK(symbol, params)
 #define DS_SPECIAL_(symbol, base, since, per_thread, params)                   CHECK(symbol, params)
 #define DS_CALL(symbol, params)                                                CHECK(symbol, params)
 #include "noderuntime/coroutine/hooks.def"

@@ -12,6 +12,7 @@
 #include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/measure.h"
+#include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/session.h"
 #include "noderuntime/coroutine/suspend.h"
@@ -117,6 +118,8 @@ static void after_fork_in_child(void)
 		return;
 	session.port = NULL; /* not inherited */
 	session.page = NULL;
+	session.book = NULL;
+	ds_memory_forked();
 	ds_session_close(&session);
 	ds_measure_forget();
 	ds_whole_forget();
@@ -169,6 +172,7 @@ static void decide(void)
 	ds_whole_start(&session);
 	if (the_vctx.fixed)
 		ds_whole_refuse(true); /* it would have to move there */
+	ds_memory_open(&session);
 	atomic_store_explicit(&standing, WELCOME, memory_order_release);
 	if (!the_vctx.fixed)
 		ds_acknowledger_start(&session, &the_vctx);
@@ -184,7 +188,7 @@ static CUresult stand(void)
 		   : CUDA_SUCCESS;
 }
 
-static bool is_allocated(CUdevice device)
+bool ds_vctx_is_device(CUdevice device, const char *gpu_uuid)
 {
 	const unsigned char *b;
 	char text[48];
@@ -197,7 +201,17 @@ static bool is_allocated(CUdevice device)
 		 "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0],
 		 b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13],
 		 b[14], b[15]);
-	return !strncmp(text, session.page->gpu_uuid, sizeof(session.page->gpu_uuid));
+	return !strncmp(text, gpu_uuid, sizeof(text));
+}
+
+static bool is_allocated(CUdevice device)
+{
+	return ds_vctx_is_device(device, session.page->gpu_uuid);
+}
+
+const char *ds_vctx_port_path(void)
+{
+	return port_path;
 }
 
 static bool is_primary(CUcontext context, CUdevice device)
@@ -402,6 +416,7 @@ void ds_vctx_drop(CUdevice device)
 
 void ds_vctx_dropped(void)
 {
+	ds_memory_dropped();
 	pthread_mutex_lock(&the_vctx.moving);
 	ds_acknowledger_resetting(false);
 	pthread_mutex_unlock(&the_vctx.moving);

@@ -155,6 +155,12 @@ void ds_vctx_dropped(void);
 /* A launch failed because its cooperative grid does not fit into the partition. */
 void ds_vctx_too_large(void);
 
+/* Whether the driver's device is the GPU of that UUID ("GPU-..."). */
+bool ds_vctx_is_device(CUdevice device, const char *gpu_uuid);
+
+/* The port of the node runtime that the program was started with; "": none. */
+const char *ds_vctx_port_path(void);
+
 /* streams.c: the streams of a virtual context. */
 
 /* The stream that the program knows by `handle` (not a default stream's), or NULL. No lock. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/measure.h"
+#include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/reach.h"
 #include "noderuntime/coroutine/whole.h"
@@ -265,13 +266,21 @@ static CUresult before_free(void)
 	return vctx && ds_vctx_current(vctx) ? ds_streams_wait(vctx) : CUDA_SUCCESS;
 }
 
-#define DS_FREE_(symbol, base, since, params, args)                           \
-	CUresult ds_##symbol params                                           \
-	{                                                                     \
-		CUresult result = before_free();                              \
-                                                                              \
-		return result == CUDA_SUCCESS ? ds_real.symbol args : result; \
-	}                                                                     \
+#define HANDLE(handle) (uint64_t)(handle)
+
+#define DS_FREE_(symbol, base, since, params, args, holding)                 \
+	CUresult ds_##symbol params                                          \
+	{                                                                    \
+		CUresult result = before_free();                             \
+		struct ds_holding held;                                      \
+                                                                             \
+		if (result != CUDA_SUCCESS)                                  \
+			return result;                                       \
+		held = ds_memory_free_begin(DS_HOLD_##holding, HANDLE args); \
+		result = ds_real.symbol args;                                \
+		ds_memory_free_end(&held, result);                           \
+		return result;                                               \
+	}                                                                    \
 	DS_EXPORT(symbol);
 
 #include "noderuntime/coroutine/hooks.def"

@@ -178,6 +178,8 @@ CUresult CUDAAPI cuDevicePrimaryCtxReset_v2(CUdevice number)
 	if (dev->primary) {
 		/* Green contexts keep it: everything else lets go. */
 		dev->primary->refs = dev->primary->n_green + 1;
+		emu_wait_context(dev->primary);
+		emu_memory_drop(dev);
 		emu_primary_release(dev);
 	}
 	emu_exit();
@@ -467,6 +469,7 @@ CUresult CUDAAPI cuCtxSynchronize(void)
 	/* One that began meanwhile is met, too: which stream the driver waits for last nobody knows. */
 	if (!rc)
 		rc = emu_capture_none_in(ctx);
+	emu_pools_synchronised();
 	emu_exit();
 	return rc;
 }

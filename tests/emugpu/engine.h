@@ -34,6 +34,11 @@ enum emu_kind {
 	EMU_HANDLE_GRAPH,
 	EMU_HANDLE_NODE,
 	EMU_HANDLE_EXEC,
+	EMU_HANDLE_POOL,
+	EMU_HANDLE_ARRAY,
+	EMU_HANDLE_MIPMAP,
+	EMU_HANDLE_EXTERNAL,
+	EMU_HANDLE_PHYSICAL,
 };
 
 enum { EMU_STREAM_ATTRIBUTES = 16 };
@@ -221,6 +226,7 @@ struct emu_state {
 	unsigned n_devices;
 	struct emu_device devices[EMU_GPUS_MAX]; /* in CUDA's order */
 	int server_pid;                          /* MPS; 0: none */
+	uint64_t memory_limits[EMU_GPUS_MAX];    /* of the MPS server, per device; 0: none */
 	int mps_fd;
 	unsigned long long next_id;
 };
@@ -281,5 +287,26 @@ uint64_t emu_thread(void);
 
 /* Free device memory (memory.c); under the mutex. */
 void emu_memory_free(struct emu_device *dev, void *address);
+
+/* The primary context is reset: what was allocated in it goes with it. */
+void emu_memory_drop(struct emu_device *dev);
+
+/* Take device memory for this process, and give it back (memory.c). False: there is not that much. */
+bool emu_memory_charge(struct emu_device *dev, uint64_t bytes);
+void emu_memory_credit(struct emu_device *dev, uint64_t bytes);
+
+/* Addresses that have physical memory; kernels and copies may touch them. */
+bool emu_memory_add_mapping(struct emu_device *dev, void *address, size_t bytes);
+bool emu_memory_remove_mapping(void *address);
+
+/* Memory pools (pools.c). All under the mutex. */
+struct CUmemPoolHandle_st *emu_pool_of(struct emu_device *dev);
+bool emu_pool_take(struct CUmemPoolHandle_st *pool, uint64_t bytes);
+void emu_pool_give(struct CUmemPoolHandle_st *pool, uint64_t bytes);
+/* Give back what no pool of the device uses; or what is beyond release thresholds, after a synchronisation. */
+void emu_pools_trim(const struct emu_device *dev);
+void emu_pools_synchronised(void);
+/* A graph with memory nodes is launched: what they want is there from now on. */
+CUresult emu_graph_memory(struct emu_device *dev, uint64_t bytes);
 
 #endif

@@ -403,6 +403,17 @@ static CUresult launch(CUgraphExec exec, struct CUstream_st *s)
 	return emu_op_submit(end, s);
 }
 
+/* What the memory nodes of a graph want together. */
+static uint64_t memory_of(CUgraph graph)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < graph->nodes.n; i++)
+		if (graph->nodes.all[i]->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC)
+			sum += graph->nodes.all[i]->alloc.bytesize;
+	return sum;
+}
+
 CUresult CUDAAPI cuGraphLaunch(CUgraphExec exec, CUstream handle)
 {
 	struct CUstream_st *s;
@@ -415,6 +426,8 @@ CUresult CUDAAPI cuGraphLaunch(CUgraphExec exec, CUstream handle)
 	else if (s->capture)
 		rc = emu_capture_graph(s, exec->graph);
 	else
+		rc = emu_graph_memory(s->ctx->dev, memory_of(exec->graph));
+	if (!rc && !s->capture)
 		rc = launch(exec, s);
 	emu_exit();
 	return rc;

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum range_kind { RANGE_DEVICE, RANGE_HOST, RANGE_REGISTERED };
+enum range_kind { RANGE_DEVICE, RANGE_HOST, RANGE_REGISTERED, RANGE_MAPPED };
 enum { OF_A_GRAPH = 1 }; /* flag of device memory: a graph's node keeps it */
 
 struct range {
@@ -18,6 +18,8 @@ struct range {
 	enum range_kind kind;
 	struct emu_device *dev;
 	unsigned flags;
+	size_t charged; /* to the process; else a pool, a graph or physical memory has it */
+	struct CUmemPoolHandle_st *pool; /* it is of this pool */
 };
 
 static struct {
@@ -108,11 +110,18 @@ static size_t round_up(size_t bytes, size_t to)
 	return (bytes + to - 1) / to * to;
 }
 
-/* CUDA_MPS_PINNED_DEVICE_MEM_LIMIT="0=4G,1=512M": this process's limit on the device, or none. */
+/*
+ * This process's limit on the device, or none: that of its MPS server, and CUDA_MPS_PINNED_DEVICE_MEM_LIMIT,
+ * "0=4G,1=512M", if that is tighter.
+ */
 static uint64_t memory_limit(const struct emu_device *dev)
 {
 	const char *text = getenv("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT");
 	uint64_t total = dev->map.gpu->total_memory;
+	uint64_t server = emu.server_pid ? emu.memory_limits[emu_device_number(dev)] : 0;
+
+	if (server && server < total)
+		total = server;
 
 	while (text && *text && emu.server_pid) {
 		char *end;
@@ -143,27 +152,60 @@ static uint64_t free_memory(struct emu_device *dev)
 	return left < own_left ? left : own_left;
 }
 
-static CUresult allocate(struct CUctx_st *ctx, size_t bytes, enum range_kind kind, unsigned flags,
-			 void **out)
+static bool charge(struct emu_device *dev, uint64_t bytes)
+{
+	struct emu_gpu *gpu = dev->map.gpu;
+	bool fits;
+
+	emu_lock(gpu);
+	emu_reap(&dev->map);
+	fits = bytes <= free_memory(dev);
+	if (fits)
+		gpu->clients[dev->client].memory += bytes;
+	emu_unlock(gpu);
+	return fits;
+}
+
+bool emu_memory_charge(struct emu_device *dev, uint64_t bytes)
+{
+	if (charge(dev, bytes))
+		return true;
+	/* Before it gives up, the driver takes what pools do not use. */
+	emu_pools_trim(dev);
+	return charge(dev, bytes);
+}
+
+void emu_memory_credit(struct emu_device *dev, uint64_t bytes)
+{
+	emu_lock(dev->map.gpu);
+	dev->map.gpu->clients[dev->client].memory -= bytes;
+	emu_unlock(dev->map.gpu);
+}
+
+bool emu_memory_add_mapping(struct emu_device *dev, void *address, size_t bytes)
+{
+	return add((struct range){
+	    .base = (uintptr_t)address, .bytes = bytes, .kind = RANGE_MAPPED, .dev = dev});
+}
+
+bool emu_memory_remove_mapping(void *address)
+{
+	struct range r;
+
+	return take((uintptr_t)address, RANGE_MAPPED, &r);
+}
+
+static CUresult allocate_in(struct CUctx_st *ctx, size_t bytes, enum range_kind kind,
+			    unsigned flags, struct CUmemPoolHandle_st *pool, void **out)
 {
 	size_t mapped = round_up(bytes, (size_t)sysconf(_SC_PAGESIZE));
-	struct emu_gpu *gpu = ctx->dev->map.gpu;
-	bool fits = true;
+	size_t charged = kind == RANGE_DEVICE && !(flags & OF_A_GRAPH) && !pool ? mapped : 0;
 	void *p;
 
 	if (!bytes)
 		return CUDA_ERROR_INVALID_VALUE;
-	if (mapped < bytes)
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	if (kind == RANGE_DEVICE) {
-		emu_lock(gpu);
-		emu_reap(&ctx->dev->map);
-		fits = mapped <= free_memory(ctx->dev);
-		if (fits)
-			gpu->clients[ctx->dev->client].memory += mapped;
-		emu_unlock(gpu);
-	}
-	if (!fits)
+	if (mapped < bytes || (charged && !emu_memory_charge(ctx->dev, charged)) ||
+	    (pool && !emu_pool_take(pool, mapped)))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	p = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		 -1, 0);
@@ -172,18 +214,25 @@ static CUresult allocate(struct CUctx_st *ctx, size_t bytes, enum range_kind kin
 						  .mapped = mapped,
 						  .kind = kind,
 						  .dev = ctx->dev,
-						  .flags = flags})) {
+						  .flags = flags,
+						  .charged = charged,
+						  .pool = pool})) {
 		*out = p;
 		return CUDA_SUCCESS;
 	}
 	if (p != MAP_FAILED)
 		munmap(p, mapped);
-	if (kind == RANGE_DEVICE) {
-		emu_lock(gpu);
-		gpu->clients[ctx->dev->client].memory -= mapped;
-		emu_unlock(gpu);
-	}
+	if (charged)
+		emu_memory_credit(ctx->dev, charged);
+	if (pool)
+		emu_pool_give(pool, mapped);
 	return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+static CUresult allocate(struct CUctx_st *ctx, size_t bytes, enum range_kind kind, unsigned flags,
+			 void **out)
+{
+	return allocate_in(ctx, bytes, kind, flags, NULL, out);
 }
 
 void emu_memory_free(struct emu_device *dev, void *address)
@@ -193,9 +242,31 @@ void emu_memory_free(struct emu_device *dev, void *address)
 	if (!take((uintptr_t)address, RANGE_DEVICE, &r))
 		return;
 	munmap((void *)r.base, r.mapped);
-	emu_lock(dev->map.gpu);
-	dev->map.gpu->clients[dev->client].memory -= r.mapped;
-	emu_unlock(dev->map.gpu);
+	if (r.charged)
+		emu_memory_credit(dev, r.charged);
+	if (r.pool)
+		emu_pool_give(r.pool, r.mapped);
+}
+
+void emu_memory_drop(struct emu_device *dev)
+{
+	uintptr_t next = 0;
+
+	for (;;) {
+		bool found = false;
+
+		pthread_mutex_lock(&ranges.mutex);
+		for (size_t i = 0; i < ranges.n && !found; i++) {
+			found = ranges.all[i].kind == RANGE_DEVICE && ranges.all[i].dev == dev &&
+				ranges.all[i].base >= next && !(ranges.all[i].flags & OF_A_GRAPH);
+			if (found)
+				next = ranges.all[i].base;
+		}
+		pthread_mutex_unlock(&ranges.mutex);
+		if (!found)
+			return;
+		emu_memory_free(dev, (void *)next);
+	}
 }
 
 CUresult emu_graph_allocate(struct CUctx_st *ctx, size_t bytes, CUdeviceptr *out)
@@ -282,7 +353,8 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr p)
 	return rc;
 }
 
-CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *out, size_t bytes, CUstream handle)
+/* `pool` NULL: the device's. */
+static CUresult allocate_async(CUdeviceptr *out, size_t bytes, CUmemoryPool pool, CUstream handle)
 {
 	struct CUstream_st *s;
 	CUresult rc = out ? emu_begin_work(handle, &s) : CUDA_ERROR_INVALID_VALUE;
@@ -290,17 +362,33 @@ CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *out, size_t bytes, CUstream handle
 
 	if (rc)
 		return rc;
-	if (s->capture)
+	if (pool && !emu_handle_is(pool, EMU_HANDLE_POOL))
+		rc = CUDA_ERROR_INVALID_VALUE;
+	else if (s->capture)
 		rc = emu_capture_alloc(s, bytes, out);
 	else
-		rc = allocate(s->ctx, bytes, RANGE_DEVICE, 0, &p);
+		rc = allocate_in(s->ctx, bytes, RANGE_DEVICE, 0,
+				 pool ? pool : emu_pool_of(s->ctx->dev), &p);
 	if (p)
 		*out = (CUdeviceptr)p;
 	emu_exit();
 	return rc;
 }
+
+CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr *out, size_t bytes, CUstream handle)
+{
+	return allocate_async(out, bytes, NULL, handle);
+}
 EMU_TWIN(cuMemAllocAsync_ptsz, (CUdeviceptr * p, size_t n, CUstream s),
 	 cuMemAllocAsync(p, n, emu_per_thread(s)))
+
+CUresult CUDAAPI cuMemAllocFromPoolAsync(CUdeviceptr *out, size_t bytes, CUmemoryPool pool,
+					 CUstream handle)
+{
+	return pool ? allocate_async(out, bytes, pool, handle) : CUDA_ERROR_INVALID_VALUE;
+}
+EMU_TWIN(cuMemAllocFromPoolAsync_ptsz, (CUdeviceptr * p, size_t n, CUmemoryPool q, CUstream s),
+	 cuMemAllocFromPoolAsync(p, n, q, emu_per_thread(s)))
 
 CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr p, CUstream handle)
 {

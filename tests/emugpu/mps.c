@@ -44,5 +44,6 @@ CUresult emu_mps_connect(void)
 	}
 	emu.mps_fd = fd;
 	emu.server_pid = reply.server_pid;
+	memcpy(emu.memory_limits, reply.memory_limits, sizeof(emu.memory_limits));
 	return CUDA_SUCCESS;
 }

@@ -44,6 +44,8 @@ static struct {
 } lingering[EMU_MPS_CLIENT_MAX];
 static uint64_t linger_ns;
 static pid_t server;
+/* Bytes, per device: for servers to come, and for clients to come of the server that runs; 0: none. */
+static uint64_t default_limits[16], limits[16];
 static uid_t server_uid;
 static bool multiuser;
 static double percentage = 100; /* what is set is told, and has no effect */
@@ -93,6 +95,7 @@ static struct sockaddr_un address_of(const char *dir)
 static void start_server(uid_t uid)
 {
 	server_uid = uid;
+	memcpy(limits, default_limits, sizeof(limits));
 	server = fork();
 	if (server)
 		return;
@@ -153,6 +156,7 @@ static void serve_waiting(void)
 			note("server %d for user %u", (int)server, (unsigned)c->uid);
 		}
 		struct emu_mps_reply reply = {.server_pid = server};
+		memcpy(reply.memory_limits, limits, sizeof(reply.memory_limits));
 		c->served =
 		    send(c->fd, &reply, sizeof(reply), MSG_NOSIGNAL) == (ssize_t)sizeof(reply);
 		note("client %d of user %u connected to server %d", (int)c->pid, (unsigned)c->uid,
@@ -288,11 +292,57 @@ static void terminate_command(char *answer, long server_pid, long pid)
 	say(answer, "Invalid process %ld!\n1\n", pid);
 }
 
+/* "0", or with a daemon of one GPU its UUID. -1: no such device. */
+static int device_number(const char *text)
+{
+	char *end;
+	unsigned long device = strtoul(text, &end, 10);
+
+	if (!strncmp(text, "GPU-", 4))
+		return 0;
+	return *end || end == text || device >= 16 ? -1 : (int)device;
+}
+
+/* "10G", "512M". */
+static bool parse_limit(const char *text, uint64_t *bytes)
+{
+	char *end;
+	uint64_t value = strtoull(text, &end, 10);
+
+	*bytes = *end == 'G' ? value << 30 : value << 20;
+	return end != text && (*end == 'G' || *end == 'M') && !end[1];
+}
+
+static void set_limit(uint64_t *of, const char *device, const char *value, char *answer)
+{
+	int n = device ? device_number(device) : -1;
+	uint64_t bytes;
+
+	if (n < 0 || !value || !parse_limit(value, &bytes))
+		say(answer, "Invalid device or limit\n");
+	else
+		of[n] = bytes;
+}
+
+/* As the driver shows it: whole gigabytes, or megabytes below one. */
+static void show_limit(const uint64_t *of, const char *device, char *answer)
+{
+	int n = device ? device_number(device) : -1;
+
+	if (n < 0)
+		say(answer, "Invalid device\n");
+	else if (of[n] >> 30)
+		say(answer, "%lluG\n", (unsigned long long)(of[n] >> 30));
+	else
+		say(answer, "%lluM\n", (unsigned long long)(of[n] >> 20));
+}
+
 static void command(char *text, char *answer)
 {
 	char *rest, *word = strtok_r(text, " \t\n", &rest);
 	char *first = word ? strtok_r(NULL, " \t\n", &rest) : NULL;
 	char *second = first ? strtok_r(NULL, " \t\n", &rest) : NULL;
+	char *third = second ? strtok_r(NULL, " \t\n", &rest) : NULL;
 
 	if (!word)
 		return;
@@ -318,6 +368,20 @@ static void command(char *text, char *answer)
 			start_server((uid_t)strtoul(second, NULL, 10));
 	} else if (!strcmp(word, "terminate_client") && second) {
 		terminate_command(answer, atol(first), atol(second));
+	} else if (!strcmp(word, "set_default_device_pinned_mem_limit")) {
+		set_limit(default_limits, first, second, answer);
+	} else if (!strcmp(word, "get_default_device_pinned_mem_limit")) {
+		show_limit(default_limits, first, answer);
+	} else if (!strcmp(word, "set_device_pinned_mem_limit") && first) {
+		if (server > 0 && atol(first) == server)
+			set_limit(limits, second, third, answer);
+		else
+			say(answer, "Server %s not found\n", first);
+	} else if (!strcmp(word, "get_device_pinned_mem_limit") && first) {
+		if (server > 0 && atol(first) == server)
+			show_limit(limits, second, answer);
+		else
+			say(answer, "Server %s not found\n", first);
 	} else if (!strcmp(word, "quit")) {
 		/* Waits for the clients to go; -t: ends them after so many seconds. */
 		double wait_s =

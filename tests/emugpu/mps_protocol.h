@@ -22,7 +22,8 @@ struct emu_mps_request {
 
 struct emu_mps_reply {
 	int32_t server_pid;
-	int32_t error; /* a CUresult */
+	int32_t error;              /* a CUresult */
+	uint64_t memory_limits[16]; /* bytes, per device of the daemon; 0: none */
 };
 
 #endif

@@ -110,10 +110,11 @@ class Host:
                               user=user)
 
     def begin(self, name="job-1", share=500, gpu=0, uid=None, check=True, more=(), isolation="user", kind="throughput",
-              lending="", **options):
-        """`lending` is that part of the grant, as in grant.h; "" is the policy static."""
+              lending="", memory=None, **options):
+        """`lending` is that part of the grant, as in grant.h; "" is the policy static. `memory` is in MiB."""
         uid = os.getuid() if uid is None else uid
-        grant = f"v=1,class={kind},kind={kind},share={share},isolation={isolation}{lending},config=0000000000000000"
+        asked = f",memory={memory}" if memory else ""
+        grant = f"v=1,class={kind},kind={kind},share={share},isolation={isolation}{asked}{lending},config=0000000000000000"
         job = ["--job-id", name[4:]] if name.startswith("job-") else []
         done = self.node("begin", "--allocation", name, "--uid", uid, "--gpu", gpu, "--grant", grant, *job, *more, **options)
         if check:
@@ -295,7 +296,7 @@ def _serve(path, hello, control):
     if refused or not fds:
         control.send(json.dumps({"refused": refused, "reason": reason.rstrip(b"\0").decode(), "fds": len(fds)}).encode())
         return
-    port, page, _ = fds
+    port, page, _book[0] = fds
     view = mmap.mmap(page, 4096, mmap.MAP_SHARED, mmap.PROT_READ)
     control.send(json.dumps({"refused": 0, "fds": len(fds), **_page(view)}).encode())
     while words := control.recv(65536):
@@ -304,6 +305,7 @@ def _serve(path, hello, control):
 
 
 _connections = []  # kept open
+_book = [-1]
 _slowness = [0]  # of "obey": seconds
 
 
@@ -393,6 +395,8 @@ def _obey(verb, arguments, port, page, view, client):
             mmap.mmap(os.open(f"/proc/self/fd/{page}", os.O_RDWR), 4096)
         elif verb == "write page":
             os.write(os.open(f"/proc/self/fd/{page}", os.O_RDWR), b"x")
+        elif verb == "scribble":  # all over the book of memory, but for what a program cannot be without
+            os.pwrite(_book[0], os.urandom(12288), 0)
         elif verb == "resize port":
             os.ftruncate(port, arguments[0])
         elif verb == "connect again":

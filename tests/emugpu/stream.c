@@ -176,6 +176,7 @@ CUresult CUDAAPI cuStreamSynchronize(CUstream handle)
 		rc = emu_wait_op(s->tail);
 	if (!rc)
 		rc = emu_device_fault(dev);
+	emu_pools_synchronised();
 	emu_exit();
 	return rc;
 }
@@ -548,6 +549,7 @@ CUresult CUDAAPI cuEventSynchronize(CUevent event)
 		rc = emu_capture_unsafe();
 	if (!rc)
 		rc = emu_wait_op(event->op);
+	emu_pools_synchronised();
 	emu_exit();
 	return rc;
 }

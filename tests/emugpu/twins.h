@@ -21,6 +21,8 @@ EMU_EXPORT CUresult CUDAAPI cuLaunchKernel_ptsz(CUfunction f, unsigned gx, unsig
 						unsigned bx, unsigned by, unsigned bz, unsigned sh,
 						CUstream s, void **p, void **e);
 EMU_EXPORT CUresult CUDAAPI cuMemAllocAsync_ptsz(CUdeviceptr *p, size_t n, CUstream s);
+EMU_EXPORT CUresult CUDAAPI cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *p, size_t n, CUmemoryPool q,
+							 CUstream s);
 EMU_EXPORT CUresult CUDAAPI cuMemFreeAsync_ptsz(CUdeviceptr p, CUstream s);
 EMU_EXPORT CUresult CUDAAPI cuMemcpyAsync_ptsz(CUdeviceptr to, CUdeviceptr from, size_t n,
 					       CUstream s);

@@ -202,7 +202,7 @@ static void lookup(void)
 	load();
 	show_found("dlsym", dlsym(libcuda, "cuLaunchKernel"));
 	show_found("dlsym-ptsz", dlsym(libcuda, "cuLaunchKernel_ptsz"));
-	show_found("dlsym-other", dlsym(libcuda, "cuMemAlloc_v2"));
+	show_found("dlsym-other", dlsym(libcuda, "cuMemGetAddressRange_v2"));
 	show_found("dlsym-none", dlsym(libcuda, "cuNoSuchCall"));
 	printf("dlerror %d\n", dlerror() != NULL);
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

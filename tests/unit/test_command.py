@@ -231,12 +231,12 @@ def test_status_of_two_halves(node, process):
     lines = node.status().splitlines()
     assert lines[0] == f"GPU {GPU}: 132 SMs, 15 groups of 8 and a rest of 12"
     assert lines[1].split() == ["ALLOCATION", "JOB", "USER", "CLASS", "SHARE", "PLANNED", "HELD", "SMS", "WEIGHT",
-                                "SINCE", "PROGRAMS", "RUNTIME"]
+                                "MEMORY", "SINCE", "PROGRAMS", "RUNTIME"]
     user = pwd.getpwuid(os.getuid()).pw_name
     first, second = lines[2].split(), lines[3].split()
     assert first[:9] == ["job-12", "12", user, "latency", "0.5", "0-7", "0-7", "64", "1"]
-    assert first[10:] == ["2", "alive"]
-    assert abs(time.mktime(time.strptime(first[9], "%Y-%m-%dT%H:%M:%S")) - time.timezone - begin) <= 86400
+    assert first[9] == "?/0M" and first[11:] == ["2", "alive"]
+    assert abs(time.mktime(time.strptime(first[10], "%Y-%m-%dT%H:%M:%S")) - time.timezone - begin) <= 86400
     assert second[:9] == ["run-7", "-", "4999", "batch", "0.25", "8-11", "8-11", "32", "1"]
     assert lines[4] == "free: share 0.25, groups 12-14+rest (36 SMs)"
     assert len(lines) == 5
@@ -253,7 +253,7 @@ def test_status_of_two_halves(node, process):
         "allocation": "job-12", "job_id": 12, "uid": os.getuid(), "user": user, "class": "latency",
         "kind": "latency", "share": 0.5, "share_milli": 500, "groups_planned": "0-7", "groups_held": "0-7",
         "sms": 64, "weight": 1.0, "runtime_pid": me, "runtime_alive": True, "waits_for": [],
-        "groups_own": "0-7", "demand": "idle", "drain_us": 0, "wish": 0.5, "lends_to": [], "borrows_from": [],
+        "groups_own": "0-7", "demand": "idle", "drain_us": 0, "wish": 0.5, "lends_to": [], "borrows_from": [], "memory_quota_mib": 0,
         "programs": [{"allocation": "job-12", "pid": me, "alive": True, "groups": "0-7"},
                      {"allocation": "job-12", "pid": process.pid, "alive": True, "groups": "0-7"}],
     }

@@ -46,7 +46,7 @@ static void version_decides(void **state)
 	    /* The first form took 32-bit addresses and has no work on a 64-bit host. */
 	    {"cuMemFree", 2000, false, "none"},
 	    {"cuMemFree", 3020, false, "cuMemFree_v2"},
-	    {"cuMemAlloc", 12040, false, "none"},
+	    {"cuMemGetAddressRange", 12040, false, "none"},
 	    /* A form newer than the table may take other parameters. */
 	    {"cuLaunchKernel", DS_TABLE_VERSION + 10, false, "none"},
 	    {"cuLaunchKernelEx_ptsz", 12040, true, "none"},
@@ -78,7 +78,7 @@ static void every_row_is_one_entry_point(void **state)
 
 static void other_symbols_are_not_ours(void **state)
 {
-	static const char *const others[] = {"cuInit", "cuMemAlloc_v2", "cuLaunchKernel_v2",
+	static const char *const others[] = {"cuInit", "cuMemGetAddressRange_v2", "cuLaunchKernel_v2",
 					     "cuStreamGetId", ""};
 
 	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
