@@ -165,6 +165,13 @@ static bool any_work(struct ds_vctx *vctx, uint32_t slots)
 		any = stream->worked & slots && stream->moved_recorded &&
 		      ds_real.cuEventQuery(stream->moved) == CUDA_ERROR_NOT_READY;
 	pthread_mutex_unlock(&vctx->lock);
+	for (unsigned slot = 0; slot < DS_PCTX_MAX && !any; slot++) {
+		CUstream uploads =
+		    atomic_load_explicit(&vctx->pctxs[slot].uploads, memory_order_acquire);
+
+		any = slots & 1U << slot && uploads &&
+		      ds_real.cuStreamQuery(uploads) == CUDA_ERROR_NOT_READY;
+	}
 	return any;
 }
 

@@ -334,6 +334,8 @@ static CUresult end_update(struct change *change, CUgraph graph, CUresult result
 	if (change->graph) {
 		if (result == CUDA_SUCCESS)
 			result = ds_vgraph_updated(change->graph, graph);
+		if (change->pctx->slot) /* the graph is the program's, and may outlive this place */
+			ds_graph_retarget(change->vctx, graph, ds_remap_slot(change->vctx, 0));
 		pthread_mutex_unlock(&change->graph->making);
 	}
 	return result;

@@ -47,6 +47,13 @@ static bool hold_place(struct making *making, const struct ds_graph_survey *surv
 	return true;
 }
 
+/* The program may make it executable once more when this place is gone. */
+static void bring_home(const struct making *making, CUgraph graph)
+{
+	if (making->pctx->slot)
+		ds_graph_retarget(making->vctx, graph, ds_remap_slot(making->vctx, 0));
+}
+
 static CUresult begin_making(struct making *making, CUgraph graph, unsigned long long flags)
 {
 	struct ds_graph_survey survey;
@@ -68,6 +75,7 @@ static CUresult begin_making(struct making *making, CUgraph graph, unsigned long
 	result = ds_graph_retarget(making->vctx, graph, making->pctx);
 	if (result == CUDA_SUCCESS)
 		return CUDA_SUCCESS;
+	bring_home(making, graph);
 	ds_remap_release(making->pctx);
 	return nowhere("cuGraphInstantiate");
 }
@@ -85,7 +93,7 @@ static void make_at_target(struct ds_vctx *vctx, CUgraphExec exec)
 	target = ds_remap_target(vctx);
 	ds_remap_hold(target);
 	ds_mark_end(mark);
-	ds_vgraph_make(graph, target);
+	ds_vgraph_make(graph, target, true);
 	ds_remap_release(target);
 }
 
@@ -98,6 +106,7 @@ static CUresult end_making(const struct making *making, CUgraphExec *exec, CUgra
 		return result;
 	}
 	if (result != CUDA_SUCCESS) {
+		bring_home(making, graph);
 		ds_remap_release(making->pctx);
 		return result;
 	}
@@ -105,6 +114,7 @@ static CUresult end_making(const struct making *making, CUgraphExec *exec, CUgra
 	if (result == CUDA_SUCCESS)
 		result =
 		    ds_vgraph_add(making->vctx, *exec, graph, making->movable, flags, making->pctx);
+	bring_home(making, graph);
 	ds_remap_release(making->pctx);
 	if (result != CUDA_SUCCESS) {
 		ds_real.cuGraphExecDestroy(*exec);
@@ -254,7 +264,7 @@ static CUresult choose(struct ds_vgraph *graph, struct ds_pctx *pctx, struct ds_
 		return CUDA_SUCCESS;
 	}
 	pthread_mutex_unlock(&graph->launching);
-	result = ds_vgraph_make(graph, pctx);
+	result = ds_vgraph_make(graph, pctx, false);
 	pthread_mutex_lock(&graph->launching);
 	*chosen = ds_vgraph_in(graph, pctx);
 	return *chosen ? CUDA_SUCCESS : result == CUDA_SUCCESS ? CUDA_ERROR_NOT_SUPPORTED : result;
@@ -408,7 +418,7 @@ static CUresult upload(CUgraphExec handle, CUstream stream, bool per_thread,
 	if (graph) {
 		struct ds_executable *executable;
 
-		ds_vgraph_make(graph, place_of(&op));
+		ds_vgraph_make(graph, place_of(&op), false);
 		pthread_mutex_lock(&graph->launching);
 		executable = ds_vgraph_in(graph, place_of(&op));
 		result = (*real)(executable ? executable->exec : handle, op.target);

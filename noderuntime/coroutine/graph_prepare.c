@@ -41,7 +41,7 @@ static void forget(struct wish *wish)
 static void grant(struct wish *wish)
 {
 	ds_real.cuCtxSetCurrent(wish->graph->vctx->primary);
-	ds_vgraph_make(wish->graph, wish->pctx);
+	ds_vgraph_make(wish->graph, wish->pctx, true);
 	pthread_mutex_lock(&preparer.lock);
 	wish->graph->preparing = false;
 	pthread_mutex_unlock(&preparer.lock);
@@ -50,6 +50,10 @@ static void grant(struct wish *wish)
 
 static void *prepare(void *unused)
 {
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+
+	/* Nothing that it does is any business of captures in other threads. */
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	pthread_mutex_lock(&preparer.lock);
 	while (!preparer.stop) {
 		struct wish *wish = preparer.first;

@@ -77,6 +77,9 @@ int ds_pctx_create(struct ds_pctx *pctx, CUdevice device, const struct ds_gpu_sh
 
 void ds_pctx_destroy(struct ds_pctx *pctx)
 {
+	if (pctx->uploads)
+		ds_real.cuStreamDestroy_v2(pctx->uploads);
+	pctx->uploads = NULL;
 	if (pctx->green)
 		ds_real.cuGreenCtxDestroy(pctx->green);
 	pctx->green = NULL;

@@ -23,7 +23,8 @@ struct ds_pctx {
 	/* The same, as calls that take a CUcontext know it. NULL: none here. */
 	_Atomic(CUcontext) context;
 	struct ds_groups groups;
-	unsigned slot; /* its number among the virtual context's, below DS_PCTX_MAX */
+	_Atomic(CUstream) uploads; /* for graphs (graph_upload.c); NULL: none yet */
+	unsigned slot;             /* its number among the virtual context's, below DS_PCTX_MAX */
 	atomic_uint holds;
 	atomic_uint pins;
 	uint64_t last_target; /* the epoch in which it was last the target */

@@ -311,7 +311,7 @@ static CUresult instantiate(struct ds_vgraph *graph, struct ds_pctx *pctx, CUgra
 	return result;
 }
 
-static CUresult make(struct ds_vgraph *graph, struct ds_pctx *pctx)
+static CUresult make(struct ds_vgraph *graph, struct ds_pctx *pctx, bool ahead)
 {
 	struct ds_executable *executable;
 	CUstreamCaptureMode mode;
@@ -326,6 +326,10 @@ static CUresult make(struct ds_vgraph *graph, struct ds_pctx *pctx)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	mode = relax();
 	result = instantiate(graph, pctx, &executable->exec);
+	if (result == CUDA_SUCCESS && ahead && !ds_graph_upload(pctx, executable->exec)) {
+		ds_real.cuGraphExecDestroy(executable->exec);
+		result = instantiate(graph, pctx, &executable->exec);
+	}
 	if (result != CUDA_SUCCESS)
 		bring_clone_back(graph);
 	unrelax(mode);
@@ -339,12 +343,12 @@ static CUresult make(struct ds_vgraph *graph, struct ds_pctx *pctx)
 	return CUDA_SUCCESS;
 }
 
-CUresult ds_vgraph_make(struct ds_vgraph *graph, struct ds_pctx *pctx)
+CUresult ds_vgraph_make(struct ds_vgraph *graph, struct ds_pctx *pctx, bool ahead)
 {
 	CUresult result;
 
 	pthread_mutex_lock(&graph->making);
-	result = make(graph, pctx);
+	result = make(graph, pctx, ahead);
 	pthread_mutex_unlock(&graph->making);
 	return result;
 }
@@ -378,7 +382,20 @@ bool ds_vgraph_enable(struct ds_vgraph *graph, CUgraphNode twin, bool enabled)
 	return true;
 }
 
-/* Executables that do not take it are made anew when they are needed. */
+static const struct ds_executable *last_launched(struct ds_vgraph *graph)
+{
+	const struct ds_executable *last;
+
+	pthread_mutex_lock(&graph->launching);
+	last = graph->last;
+	pthread_mutex_unlock(&graph->launching);
+	return last;
+}
+
+/*
+ * The one launched last follows. Others, and it if it does not take the update, are made anew when they are
+ * needed: some programs update a graph before each launch, and would pay for all each time.
+ */
 static void update_others(struct ds_vgraph *graph)
 {
 	struct ds_executable *next;
@@ -387,6 +404,10 @@ static void update_others(struct ds_vgraph *graph)
 		CUgraphExecUpdateResultInfo info;
 
 		next = other->next;
+		if (other != last_launched(graph)) {
+			ds_vgraph_discard(graph, other);
+			continue;
+		}
 		graph->clone_at = other->pctx;
 		if (!graph->clone ||
 		    ds_graph_retarget(graph->vctx, graph->clone, other->pctx) != CUDA_SUCCESS ||
@@ -483,7 +504,7 @@ void ds_vgraph_make_ready(struct ds_pctx *pctx, unsigned budget_us)
 	for (size_t i = 0; i < n; i++) {
 		if (graphs[i]->sort_key && !atomic_load(&graphs[i]->pinned) &&
 		    now_us() < deadline_us)
-			ds_vgraph_make(graphs[i], pctx);
+			ds_vgraph_make(graphs[i], pctx, true);
 		ds_vgraph_release(graphs[i]);
 	}
 	free(graphs);

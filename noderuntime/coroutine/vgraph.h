@@ -76,8 +76,17 @@ void ds_vgraph_release(struct ds_vgraph *graph);
 /* The executable in `pctx`, or NULL. Under `launching` or `making`. */
 struct ds_executable *ds_vgraph_in(const struct ds_vgraph *graph, const struct ds_pctx *pctx);
 
-/* Make the executable in `pctx`, if there is none yet. Takes `making` and, shortly, `launching`. */
-CUresult ds_vgraph_make(struct ds_vgraph *graph, struct ds_pctx *pctx);
+/*
+ * Make the executable in `pctx`, if there is none yet. Takes `making` and, shortly, `launching`. `ahead`: no
+ * launch waits for it; it is uploaded, too.
+ */
+CUresult ds_vgraph_make(struct ds_vgraph *graph, struct ds_pctx *pctx, bool ahead);
+
+/*
+ * graph_upload.c: upload a new executable. Some milliseconds at most, in relaxed capture mode. False: that
+ * was not enough, and another one is to be made, which is launched as it is.
+ */
+bool ds_graph_upload(struct ds_pctx *pctx, CUgraphExec exec);
 
 /* Whether a physical context's groups are still the program's, and may be pinned. Marked. */
 bool ds_vgraph_may_pin(struct ds_vctx *vctx, const struct ds_pctx *pctx);

@@ -29,8 +29,18 @@ static struct {
 	char directory[32];
 	int listener;
 	int page;
-	int port; /* of the program that was welcomed last */
-} runtime = {.listener = -1, .page = -1, .port = -1};
+	int port;             /* of the program that was welcomed last */
+	pthread_mutex_t lock; /* the rest: */
+	pthread_cond_t heard;
+	int connection; /* -1: no program is there */
+	uint64_t acknowledged;
+	double acknowledged_ns;
+} runtime = {.listener = -1,
+	     .page = -1,
+	     .port = -1,
+	     .lock = PTHREAD_MUTEX_INITIALIZER,
+	     .heard = PTHREAD_COND_INITIALIZER,
+	     .connection = -1};
 
 _Noreturn void fake_die(const char *what, int error)
 {
@@ -116,8 +126,11 @@ const char *fake_library(const char *argument)
 /* In a process of its own: the page that grants half of the first device's groups. */
 static void probe(void)
 {
-	struct ds_page page = {
-	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .epoch = 2, .share_milli = 500};
+	struct ds_page page = {.magic = DS_PORT_MAGIC,
+			       .version = DS_PORT_VERSION,
+			       .epoch = 2,
+			       .share_milli = 500,
+			       .sample_launches = 512};
 	CUdevResource all, rest, groups[DS_GROUPS_MAX];
 	const unsigned char *b;
 	CUuuid uuid;
@@ -178,21 +191,104 @@ static void welcome(int connection)
 	runtime.port = descriptors[0];
 }
 
+static void set_connection(int connection)
+{
+	pthread_mutex_lock(&runtime.lock);
+	runtime.connection = connection;
+	pthread_mutex_unlock(&runtime.lock);
+}
+
+static void hear(const struct ds_port_notice *notice)
+{
+	if (notice->kind != DS_PORT_ACKNOWLEDGED)
+		return;
+	pthread_mutex_lock(&runtime.lock);
+	runtime.acknowledged = notice->epoch;
+	runtime.acknowledged_ns = fake_now_ns();
+	pthread_cond_broadcast(&runtime.heard);
+	pthread_mutex_unlock(&runtime.lock);
+}
+
 static void *serve(void *arg)
 {
 	(void)arg;
 	for (;;) {
 		int connection = accept4(runtime.listener, NULL, NULL, SOCK_CLOEXEC);
-		char notice[64];
+		struct ds_port_notice notice;
 
 		if (connection < 0)
 			return NULL;
 		welcome(connection);
-		/* Kept open as long as the program's end is; what it acknowledges is of no interest. */
-		while (recv(connection, notice, sizeof(notice), 0) > 0)
-			;
+		set_connection(connection);
+		/* Kept open as long as the program's end is. */
+		while (recv(connection, &notice, sizeof(notice), 0) == (ssize_t)sizeof(notice))
+			hear(&notice);
+		set_connection(-1);
 		close(connection);
 	}
+}
+
+static struct ds_page *map_page(void)
+{
+	struct ds_page *page =
+	    mmap(NULL, DS_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, runtime.page, 0);
+
+	if (page == MAP_FAILED)
+		fake_die("page", errno);
+	return page;
+}
+
+uint64_t fake_runtime_grant(const struct ds_groups *groups)
+{
+	struct ds_port_notice notice = {
+	    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .kind = DS_PORT_EPOCH};
+	struct ds_page *page = map_page();
+
+	atomic_fetch_add(&page->epoch, 1);
+	page->granted = *groups;
+	notice.epoch = atomic_fetch_add(&page->epoch, 1) + 1;
+	munmap(page, DS_PAGE_SIZE);
+	pthread_mutex_lock(&runtime.lock);
+	if (runtime.connection >= 0)
+		send(runtime.connection, &notice, sizeof(notice), MSG_NOSIGNAL | MSG_DONTWAIT);
+	pthread_mutex_unlock(&runtime.lock);
+	return notice.epoch;
+}
+
+double fake_runtime_acknowledged_ns(uint64_t epoch, double seconds)
+{
+	struct timespec until;
+	double at = 0;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += (time_t)seconds + 1;
+	pthread_mutex_lock(&runtime.lock);
+	while (runtime.acknowledged < epoch && runtime.connection >= 0 &&
+	       pthread_cond_timedwait(&runtime.heard, &runtime.lock, &until) == 0)
+		;
+	if (runtime.acknowledged >= epoch)
+		at = runtime.acknowledged_ns;
+	pthread_mutex_unlock(&runtime.lock);
+	return at;
+}
+
+struct ds_gpu_shape fake_runtime_shape(void)
+{
+	struct ds_page *page = map_page();
+	const struct ds_gpu_shape shape = page->shape;
+
+	munmap(page, DS_PAGE_SIZE);
+	return shape;
+}
+
+bool fake_runtime_has_program(void)
+{
+	bool there;
+
+	pthread_mutex_lock(&runtime.lock);
+	there = runtime.connection >= 0;
+	pthread_mutex_unlock(&runtime.lock);
+	return there;
 }
 
 void fake_runtime_role(int argc, char **argv)

@@ -48,6 +48,18 @@ const char *fake_library(const char *argument);
 void fake_runtime_start(void);
 void fake_runtime_stop(void);
 
+/* Grant these groups to programs from now on, the one that runs included. Returns the page's new epoch. */
+uint64_t fake_runtime_grant(const struct ds_groups *groups);
+
+/* When a program acknowledged the epoch, on the clock of fake_now_ns(), or 0: none has within `seconds`. */
+double fake_runtime_acknowledged_ns(uint64_t epoch, double seconds);
+
+/* The shape of the first device. After fake_runtime_start(). */
+struct ds_gpu_shape fake_runtime_shape(void);
+
+/* Whether a program is there now. */
+bool fake_runtime_has_program(void);
+
 /* In main(), first: if this process was run to look at the GPU, does so and ends. */
 void fake_runtime_role(int argc, char **argv);
 

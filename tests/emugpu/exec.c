@@ -93,6 +93,8 @@ static CUresult instantiate_with(CUgraphExec *out, CUgraph graph,
 		emu_stream(upload, &rc);
 	if (!rc)
 		rc = instantiate(out, graph, params->flags);
+	if (!rc && params->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD)
+		(*out)->uploaded = true;
 	params->hErrNode_out = NULL;
 	params->result_out = rc ? CUDA_GRAPH_INSTANTIATE_ERROR : CUDA_GRAPH_INSTANTIATE_SUCCESS;
 	emu_exit();
@@ -375,6 +377,16 @@ static void make_ops(CUgraphNode node, const struct CUstream_st *s, cuuint64_t f
 	node->end = node->n_values ? start_values(node, s, flags, op) : op;
 }
 
+/* For tests: EMUGPU_TELL=upload tells of launches that have to upload first. */
+static void note_upload(CUgraphExec exec)
+{
+	const char *tell = getenv("EMUGPU_TELL");
+
+	if (!exec->uploaded && tell && !strcmp(tell, "upload"))
+		emu_say("a graph is launched that was not uploaded");
+	exec->uploaded = true;
+}
+
 static CUresult launch(CUgraphExec exec, struct CUstream_st *s)
 {
 	CUresult rc = check(exec->graph, s);
@@ -382,6 +394,7 @@ static CUresult launch(CUgraphExec exec, struct CUstream_st *s)
 
 	if (rc)
 		return rc;
+	note_upload(exec);
 	begin = emu_op_new(EMU_OP_NOP, s);
 	end = emu_op_new(EMU_OP_NOP, s);
 	if (!begin || !end) {
@@ -434,7 +447,17 @@ CUresult CUDAAPI cuGraphLaunch(CUgraphExec exec, CUstream handle)
 }
 EMU_TWIN(cuGraphLaunch_ptsz, (CUgraphExec e, CUstream s), cuGraphLaunch(e, emu_per_thread(s)))
 
-/* Nothing has to be brought anywhere: all that counts is that the stream is one. */
+/* Nothing has to be brought anywhere, but it takes its place in the stream. */
+static CUresult upload(CUgraphExec exec, struct CUstream_st *s)
+{
+	struct emu_op *op = emu_op_new(EMU_OP_NOP, s);
+
+	if (!op)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	exec->uploaded = true;
+	return emu_op_submit(op, s);
+}
+
 CUresult CUDAAPI cuGraphUpload(CUgraphExec exec, CUstream handle)
 {
 	struct CUstream_st *s;
@@ -446,6 +469,8 @@ CUresult CUDAAPI cuGraphUpload(CUgraphExec exec, CUstream handle)
 		rc = CUDA_ERROR_INVALID_VALUE;
 	else if (s->capture)
 		rc = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+	else
+		rc = upload(exec, s);
 	emu_exit();
 	return rc;
 }

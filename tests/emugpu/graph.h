@@ -41,6 +41,7 @@ struct CUgraphExec_st {
 	CUgraph graph;       /* a copy of its own, in an order to launch in */
 	CUgraph source;      /* if that has memory nodes */
 	struct emu_op *last; /* end of the latest launch: the next one waits for it */
+	bool uploaded;       /* on the GPU: else its first launch brings it there */
 	cuuint64_t flags;
 };
 

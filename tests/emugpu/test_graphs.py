@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CUDA graphs in programs that move between partitions, on the emulated GPU."""
 
+import json
 import random
 import struct
 import subprocess
@@ -8,7 +9,8 @@ import time
 
 import pytest
 
-from test_coroutine import GPU, LIBRARY, Host, Runtime, sms_of
+from runtime_host import wait_for
+from test_coroutine import BUILD, GPU, LIBRARY, Host, Runtime, sms_of
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
@@ -128,6 +130,20 @@ def test_a_larger_partition_is_used_once_prepared(host, runtime, endless):
     program.end()
 
 
+def test_graphs_are_uploaded_where_the_program_goes(host, runtime):
+    granter = runtime(groups=(0, 1, 2))
+    program = subprocess.Popen([GPU / "graph_program", "endless"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, env=host.environment(granter, EMUGPU_TELL="upload"), text=True)
+    assert program.stdout.readline() == "launching\n"
+    for groups in [(1,), (3, 4), (2,), (0, 1)]:
+        granter.wait_for(granter.grant(groups))
+        host.clear()
+        wait_for(host.sms, 30)
+    out, err = program.communicate(timeout=60)
+    assert out == "right 1\n"
+    assert err.count("not uploaded") == 1, "where it began, as alone"
+
+
 def test_a_graph_that_cannot_move_keeps_its_groups(host, runtime, endless):
     granter = runtime(groups=(0, 1))
     program = endless(granter, "endless-pinned")
@@ -143,3 +159,15 @@ def test_a_graph_that_cannot_move_keeps_its_groups(host, runtime, endless):
     assert host.sms() & sms_of((0, 1))
     program.end()
 
+
+
+def test_the_benchmark_moves_a_graph_about(host):
+    """What it finds is a matter of the machine; bars hold on a GPU (tests/gpu)."""
+    done = subprocess.run([BUILD / "tests" / "bench" / "bench_graph", LIBRARY, "100", "5"], capture_output=True, text=True,
+                          env=host.environment(preload=False), timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["what"] for line in lines] == ["instantiate", "instantiate", "launch", "move", "kernel"]
+    launch, move = lines[2], lines[3]
+    assert all(launch[way]["n"] for way in ("without", "still", "moved"))
+    assert move["acknowledged"]["n"] == 5 and launch["remaps"] >= 5
