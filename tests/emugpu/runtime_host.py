@@ -223,7 +223,7 @@ class Host:
     def assert_clean(self):
         """Nothing of any allocation is left: no directory, no ledger entry, no process."""
         assert [e.name for e in self.run_dir.iterdir() if not e.name.startswith("gpu-")] == []
-        assert [gpu["residents"] for gpu in self.gpus()] in ([], [[], []])
+        assert [r for gpu in self.gpus() for r in gpu["residents"]] == []
         assert self.mps_pids() == []
         assert not list(self.run_dir.glob("gpu-*/mps"))
 
