@@ -20,6 +20,7 @@ enum key_kind {
 	KEY_OPTIONAL,  /* as KEY_PROGRAM, or "" */
 	KEY_HOST,      /* a host's name or address, or "" */
 	KEY_USER,      /* a user's name or number */
+	KEY_ACTION,    /* "warn" or "end" */
 	KEY_REFUSAL,   /* "refuse" or "run" */
 };
 
@@ -51,6 +52,7 @@ static const struct key {
     KEY(cuda_library, "libcuda.so.1", KEY_PROGRAM),
     KEY(mps_control, "nvidia-cuda-mps-control", KEY_OPTIONAL),
     KEY(mps_pipe_dir, "", KEY_OPTIONAL),
+    KEY(program_without_port, "warn", KEY_ACTION),
     KEY(cgroup_root, "/sys/fs/cgroup", KEY_DIRECTORY),
 #undef KEY
 };
@@ -128,6 +130,10 @@ static int check_string(cfg_t *cfg, cfg_opt_t *opt)
 	}
 	if (!*value && key->kind != KEY_OPTIONAL && key->kind != KEY_HOST) {
 		cfg_error(cfg, "%s is empty", key->name);
+		return -1;
+	}
+	if (key->kind == KEY_ACTION && strcmp(value, "warn") != 0 && strcmp(value, "end") != 0) {
+		cfg_error(cfg, "%s = \"%s\" is neither \"warn\" nor \"end\"", key->name, value);
 		return -1;
 	}
 	if (*value != '/' && (key->kind == KEY_DIRECTORY || strchr(value, '/')) &&

@@ -65,6 +65,8 @@ struct ds_node_config {
 	bool move_programs;
 	/* sample_launches = 512: a program measures one launch in so many; 0: none */
 	uint32_t sample_launches;
+	/* program_without_port = "warn": or "end" */
+	char program_without_port[8];
 	/* cgroup_root = "/sys/fs/cgroup": v2, or v1 hierarchies with or without /unified */
 	char cgroup_root[PATH_MAX];
 };

@@ -12,6 +12,7 @@
 #include "noderuntime/mps_care.h"
 #include "noderuntime/off_gpu.h"
 #include "noderuntime/programs.h"
+#include "noderuntime/strays.h"
 
 enum { PEERS_MAX = 64 }; /* connections that have not said hello, or wait for groups */
 
@@ -51,6 +52,7 @@ static void serve_report(struct ds_runtime *rt, const struct ds_watch *connectio
 					 .version = DS_PORT_VERSION,
 					 .flags = rt->page.page->flags,
 					 .epoch = ds_page_epoch(&rt->page)};
+	ds_strays_report(rt, report.strays);
 	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
 		struct ds_port port;
 		if (w->kind != DS_WATCH_PROGRAM || report.n_programs == DS_PORT_REPORTED_MAX ||

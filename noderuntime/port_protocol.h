@@ -204,7 +204,7 @@ struct ds_port {
 	char overlong_kernel[128];
 };
 
-enum { DS_PORT_REPORTED_MAX = 64 };
+enum { DS_PORT_REPORTED_MAX = 64, DS_PORT_STRAYS_MAX = 8 };
 
 /* One program, as it says itself, but for `pid` and `unfit`. */
 struct ds_port_reported {
@@ -229,6 +229,8 @@ struct ds_port_report {
 	uint32_t flags;                    /* of the page */
 	uint64_t epoch;                    /* of the page */
 	uint64_t memory_used, memory_peak; /* bytes */
+	/* Processes that use the GPU without having come to the port. */
+	int32_t strays[DS_PORT_STRAYS_MAX]; /* 0: no more */
 	struct ds_port_reported programs[DS_PORT_REPORTED_MAX];
 };
 

@@ -22,6 +22,7 @@
 #include "noderuntime/mps_care.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/programs.h"
+#include "noderuntime/strays.h"
 
 enum { LEAVE_MS = 1500 }; /* `end` waits longer before it does it itself */
 
@@ -90,6 +91,12 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 		break;
 	case DS_WATCH_WELCOMED:
 		ds_program_said(rt, w);
+		break;
+	case DS_WATCH_DEVICE:
+		ds_strays_opened(rt, w);
+		break;
+	case DS_WATCH_STRAYS:
+		ds_strays_look(rt);
 		break;
 	case DS_WATCH_MPS:
 		ds_mps_care_lost(rt, w);
@@ -269,6 +276,7 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 			   allocation->grant.class_name, allocation->grant.share_milli, err) < 0)
 		return -1;
 	ds_mps_care_begin(rt);
+	ds_strays_begin(rt);
 	rt->page.page->sample_launches = rt->config->sample_launches;
 	rt->page.page->memory_quota = rt->quota.limit;
 	rt->page.page->memory_per_program = rt->quota.per_program;

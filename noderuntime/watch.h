@@ -20,6 +20,8 @@
  * follow (the ledger), programs (those that were let in), peers (who connects), runtime (set up, loop,
  * tear down). One thread.
  */
+enum { DS_STRAYS_MAX = 32 };
+
 enum { DS_LEDGER_MS = 1000 }; /* other runtimes hold the ledger for microseconds */
 
 /* What epoll watches: every descriptor belongs to one of these. */
@@ -33,6 +35,8 @@ enum ds_watch_kind {
 	DS_WATCH_PEER,      /* a connection before its welcome */
 	DS_WATCH_PROGRAM,   /* a program's pidfd */
 	DS_WATCH_WELCOMED,  /* a program's connection: notices, and so that it notices our death */
+	DS_WATCH_DEVICE,    /* inotify on the GPU's device file: strays.h */
+	DS_WATCH_STRAYS,    /* timer, armed when somebody has opened it */
 	DS_WATCH_MPS,       /* pidfd of the GPU's MPS daemon: mps_care.h */
 	DS_WATCH_ERRAND,    /* a child of ours that is out on something that may take long */
 	DS_WATCH_NEIGHBOUR, /* pidfd of another runtime, or of a program that has none any more */
@@ -93,7 +97,11 @@ struct ds_runtime {
 		int64_t since_ns; /* CLOCK_BOOTTIME */
 	} gone[DS_PROGRAMS_MAX];
 	uint32_t n_gone;
-	bool gone_asked;      /* an errand is out for some of them */
+	bool gone_asked; /* an errand is out for some of them */
+	int strays_timer;
+	/* Processes that use the GPU without having come to the port, and were named. */
+	struct ds_process strays[DS_STRAYS_MAX];
+	uint32_t n_strays;
 	int mps;              /* enum ds_mps_answer */
 	unsigned mps_starts;  /* in a row */
 	char mps_reason[256]; /* why DS_MPS_REFUSE */

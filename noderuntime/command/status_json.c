@@ -126,6 +126,15 @@ static void add_memory(json_t *object, const struct ds_gpu_view *view, uint32_t 
 				    json_integer((json_int_t)(report->memory_peak >> 20)));
 }
 
+static json_t *strays(const int32_t pids[DS_PORT_STRAYS_MAX])
+{
+	json_t *list = json_array();
+
+	for (uint32_t i = 0; i < DS_PORT_STRAYS_MAX && pids[i]; i++)
+		json_array_append_new(list, json_integer(pids[i]));
+	return list;
+}
+
 static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 {
 	const struct ds_ledger_state *state = &view->state;
@@ -150,9 +159,12 @@ static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 	    (int)r->runtime.pid, "runtime_alive", ds_process_alive(&r->runtime), "waits_for",
 	    waits(view, i));
 	/* Of one whose runtime answered. */
-	if (view->reports && view->reports[i].magic == DS_PORT_MAGIC)
+	if (view->reports && view->reports[i].magic == DS_PORT_MAGIC) {
 		json_object_set_new(object, "programs_are_moved",
 				    json_boolean(!(view->reports[i].flags & DS_PAGE_FIXED)));
+		json_object_set_new(object, "programs_without_port",
+				    strays(view->reports[i].strays));
+	}
 	if (object) {
 		add_lending(object, state, i);
 		add_memory(object, view, i);

@@ -168,6 +168,20 @@ static void print_fixed(const struct ds_gpu_view *view)
 			       view->state.residents[i].name);
 }
 
+/* By their runtimes' word. */
+static void print_strays(const struct ds_gpu_view *view)
+{
+	for (uint32_t i = 0; view->reports && i < view->state.n_residents; i++) {
+		const int32_t *pids = view->reports[i].strays;
+		if (view->reports[i].magic != DS_PORT_MAGIC)
+			continue;
+		for (uint32_t s = 0; s < DS_PORT_STRAYS_MAX && pids[s]; s++)
+			printf("%s: process %" PRId32 " uses the GPU without detshare's library, "
+			       "in nobody's partition\n",
+			       view->state.residents[i].name, pids[s]);
+	}
+}
+
 /* Programs that moved, or cannot: by their own word. */
 static void print_reported(const struct ds_gpu_view *view)
 {
@@ -237,6 +251,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 		print_waits(state, i);
 	print_orphans(state);
 	print_fixed(view);
+	print_strays(view);
 	print_reported(view);
 
 	struct ds_groups free_groups = ds_gpu_view_free(state);

@@ -3,6 +3,7 @@
 #include "tests/emugpu/driver.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -136,6 +137,16 @@ static unsigned visible_sms(unsigned n_sms)
 	return n < 2 ? 2 : n;
 }
 
+/* A process that uses the GPU has these open, as long as it lives. Nothing is read from them. */
+static void open_device_file(const char *dir, const char *name)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/dev/emugpu%s", dir, name);
+	if (open(path, O_RDONLY | O_CLOEXEC) < 0)
+		fprintf(stderr, "emugpu: cannot open %s: %s\n", path, strerror(errno));
+}
+
 static CUresult initialise(void)
 {
 	struct emu_map maps[EMU_GPUS_MAX];
@@ -159,7 +170,11 @@ static CUresult initialise(void)
 	rc = emu_mps_connect();
 	if (rc)
 		return rc;
+	open_device_file(dir, "-uvm");
 	for (unsigned i = 0; i < emu.n_devices; i++) {
+		char minor[16];
+		snprintf(minor, sizeof(minor), "%u", chosen[i]);
+		open_device_file(dir, minor);
 		emu.devices[i].map = maps[chosen[i]];
 		emu.devices[i].client = -1;
 		emu.devices[i].n_visible_sms = visible_sms(maps[chosen[i]].gpu->n_sms);

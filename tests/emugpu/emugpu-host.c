@@ -161,6 +161,10 @@ static int create(int argc, char **argv)
 	snprintf(path, sizeof(path), "%s/dev", dir);
 	if (make_dir(path))
 		return 1;
+	snprintf(path, sizeof(path), "%s/dev/emugpu-uvm", dir);
+	FILE *uvm = fopen(path, "we");
+	if (!uvm || fclose(uvm))
+		return fail("cannot make %s: %s", path, strerror(errno));
 	snprintf(path, sizeof(path), "%s/proc", dir);
 	if (make_dir(path))
 		return 1;
@@ -243,6 +247,8 @@ static int destroy(const char *dir)
 	}
 	if (!found)
 		return fail("%s holds no emulated GPU", dir);
+	snprintf(path, sizeof(path), "%s/dev/emugpu-uvm", dir);
+	unlink(path);
 	for (unsigned i = 0; i < 3; i++) {
 		snprintf(path, sizeof(path), i < 2 ? "%s/%s" : "%s", dir, gone[i]);
 		rmdir(path); /* what others put there stays */

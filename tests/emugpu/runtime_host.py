@@ -80,7 +80,7 @@ class Host:
         self.config = {
             "runtime_dir": self.run_dir, "spool_dir": self.spool, "gpu_info_dir": self.dir / "host" / "proc",
             "cuda_library": emugpu / ".libs" / "libcuda.so.1", "noderuntime": self.noderuntime,
-            "mps_control": emugpu / "nvidia-cuda-mps-control",
+            "mps_control": emugpu / "nvidia-cuda-mps-control", "gpu_device_prefix": self.dir / "host" / "dev" / "emugpu",
             "coroutine_library": Path(BUILD) / "noderuntime" / "coroutine" / ".libs" / "libdetshare-cuda.so",
         } | config
         self.conf = self.dir / "node.conf"

@@ -167,7 +167,7 @@ def test_a_daemon_of_the_sites_own_is_used_and_left_alone(host):
 
 
 @pytest.fixture
-def stray(host):
+def stray_daemon(host):
     """An MPS daemon that somebody started without a word about directories, for this host's first GPU."""
     pipes = Path("/tmp/nvidia-mps")
     if pipes.exists():
@@ -184,10 +184,10 @@ def stray(host):
     pipes.rmdir()
 
 
-def test_a_stray_daemon_is_named(host, stray):
+def test_a_stray_daemon_is_named(host, stray_daemon):
     refused = host.begin("job-1", check=False)
     assert refused.returncode == 1
-    assert f"MPS daemon {stray}" in refused.stderr and "/tmp/nvidia-mps" in refused.stderr
+    assert f"MPS daemon {stray_daemon}" in refused.stderr and "/tmp/nvidia-mps" in refused.stderr
     host.begin("job-2", gpu=1)  # which it does not serve
     host.end("job-2")
     host.assert_clean()
@@ -208,5 +208,69 @@ def test_groups_come_back_when_mps_lists_their_program_no_more(host):
     assert str(work.pid) in listed.split()
     wait_for(lambda: host.resident()["programs"] == [], LONG_S)
     assert host.ask_mps(f"get_client_list {host.ask_mps('get_server_list')}") == ""
+    host.end("job-1")
+    host.assert_clean()
+
+
+# ---- programs without a port --------------------------------------------------------------------
+
+
+def stray(host, name="job-1", mps=True, **more):
+    """A program that was started with the job's environment, but without the library."""
+    env = host.env | host.task_env(name) | {"SLURM_JOB_ID": name[4:]} | more
+    del env["LD_PRELOAD"]
+    if not mps:
+        env["CUDA_MPS_PIPE_DIRECTORY"] = str(host.dir / "nowhere")
+    process = subprocess.Popen([host.gpuwork, "spin", "--seconds", "600"], env=env, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: process.pid in {c["pid"] for c in host.clients()}, LONG_S)
+    return process
+
+
+@pytest.mark.parametrize("mps", [True, False])
+def test_a_program_without_a_port_is_found_and_shown(two, host, mps):
+    process = stray(host, "job-2", mps)
+    try:
+        wait_for(lambda: host.resident("job-2")["programs_without_port"] == [process.pid], LONG_S)
+        assert host.resident("job-1")["programs_without_port"] == []
+        assert f"job-2: process {process.pid} uses the GPU without" in host.status_text()
+        assert process.poll() is None
+        two.check()
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: host.resident("job-2")["programs_without_port"] == [], LONG_S)
+    two.end()
+
+
+@pytest.mark.parametrize("mps", [True, False])
+def test_a_program_without_a_port_is_ended_if_the_site_says_so(host, mps):
+    host.config["program_without_port"] = "end"
+    host.write_conf()
+    two = Bystanders(host)
+    process = stray(host, "job-2", mps)
+    assert process.wait(LONG_S) != 0
+    two.check()
+    two.end()
+
+
+def test_programs_with_a_port_their_children_and_lookers_are_no_strays(host):
+    host.config["program_without_port"] = "end"
+    host.write_conf()
+    host.begin("job-1")
+    env = host.env | host.task_env("job-1") | {"SLURM_JOB_ID": "1"}
+    work = subprocess.Popen([host.gpuwork, "spin", "--seconds", "600"], env=env, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: host.resident()["programs"], LONG_S)
+    # As a monitor does: the device, without CUDA's memory device.
+    looker = subprocess.Popen(["sh", "-c", f"exec 5< {host.config['gpu_device_prefix']}0; exec sleep 600"], env=env)
+    marker = stray(host, "job-1")  # when this one is gone, all have been looked at
+    assert marker.wait(LONG_S) != 0
+    assert work.poll() is None and looker.poll() is None
+    assert host.resident()["programs_without_port"] == []
+    looker.kill()
+    looker.wait()
+    work.kill()
+    work.wait()
     host.end("job-1")
     host.assert_clean()
