@@ -56,6 +56,7 @@ def test_begin_leaves_what_tasks_need(host):
     uuid = host.gpu()["uuid"]
     env = dict(line.split("=", 1) for line in (folder / "task.env").read_text().splitlines())
     assert env == {
+        "DETSHARE_REQUIRED": "1",
         "DETSHARE_PORT": str(folder / "port"), "DETSHARE_CLASS": "throughput", "CUDA_VISIBLE_DEVICES": uuid,
         "LD_PRELOAD": str(host.config["coroutine_library"]),
         "CUDA_MPS_PIPE_DIRECTORY": str(host.run_dir / f"gpu-{uuid}" / "mps" / "pipe"),
