@@ -14,15 +14,12 @@
 #include "noderuntime/off_gpu.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/terms.h"
+#include "noderuntime/wants.h"
 
 enum {
 	RETRY_MS = 500,        /* to look at a ledger again that somebody else held too long */
 	LATER_MS = 20,         /* when what programs say is not taken at its word yet */
 	SETTLE_ROUNDS_MAX = 8, /* neighbours that die while we look at them */
-	IDLE_BURST = 200,
-	IDLE_EVERY_NS = 500000,
-	MUCH_SHORTER_NS = 10000000,
-	SHORTER_NS = 100000000
 };
 
 static struct ds_ledger_resident as_resident(const struct ds_runtime *rt)
@@ -62,12 +59,27 @@ static int check_isolation(const struct ds_ledger_state *state,
 	return 0;
 }
 
+/*
+ * 1 while that process lives, as far as we have heard: to ask /proc takes longer than all the rest of a
+ * change, and of those that we watch we hear when they end.
+ */
+static int lives(struct ds_runtime *rt, const struct ds_process *process)
+{
+	const struct ds_process *self = &rt->allocation->runtime;
+
+	if (process->pid == self->pid && process->start_ticks == self->start_ticks)
+		return 1;
+	return ds_watch_find(rt, DS_WATCH_PROGRAM, process) ||
+	       ds_watch_find(rt, DS_WATCH_NEIGHBOUR, process) || ds_process_alive(process);
+}
+
 /* True if a runtime other than ours looks after the programs of that allocation. */
-static bool is_looked_after(const struct ds_ledger_state *state, const char *name)
+static bool is_looked_after(struct ds_runtime *rt, const struct ds_ledger_state *state,
+			    const char *name)
 {
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		if (!strcmp(state->residents[i].name, name))
-			return ds_process_alive(&state->residents[i].runtime);
+			return lives(rt, &state->residents[i].runtime);
 	}
 	return false;
 }
@@ -76,34 +88,40 @@ static bool is_looked_after(const struct ds_ledger_state *state, const char *nam
 static struct ds_runtime *judge;
 static const struct ds_ledger_state *judged;
 
+static const struct ds_ledger_program *program_of(const struct ds_ledger_state *state,
+						  const struct ds_process *process)
+{
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		const struct ds_ledger_program *program = &state->programs[i];
+		if (program->process.pid == process->pid &&
+		    program->process.start_ticks == process->start_ticks)
+			return program;
+	}
+	return NULL;
+}
+
 /*
  * What a process that has ended had on the GPU may run on until MPS lets go of it. Its own runtime
  * looks for that and removes it then, so others leave it to a runtime that lives.
  */
 static int may_use_gpu(const struct ds_process *process)
 {
-	if (ds_process_alive(process))
+	const struct ds_ledger_program *program = program_of(judged, process);
+	bool ours = program && !strcmp(program->resident, judge->allocation->name);
+
+	if (program && !ours && is_looked_after(judge, judged, program->resident))
 		return 1;
-	for (uint32_t i = 0; i < judged->n_programs; i++) {
-		const struct ds_ledger_program *program = &judged->programs[i];
-		if (program->process.pid != process->pid ||
-		    program->process.start_ticks != process->start_ticks)
-			continue;
-		if (strcmp(program->resident, judge->allocation->name) != 0)
-			return is_looked_after(judged, program->resident);
-		/* Its end is still to be heard of, or being looked after. */
-		return ds_watch_find(judge, DS_WATCH_PROGRAM, process) ||
-		       ds_off_gpu_awaits(judge, process);
-	}
-	return 0;
+	if (lives(judge, process))
+		return 1;
+	/* Its end is still to be heard of, or being looked after. */
+	return ours && ds_off_gpu_awaits(judge, process);
 }
 
 static int settle_ledger(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err)
 {
 	judge = rt;
 	judged = state;
-	return ds_ledger_settle(state, *rt->config->mps_control ? may_use_gpu : ds_process_alive,
-				&rt->site, err);
+	return ds_ledger_settle(state, may_use_gpu, &rt->site, err);
 }
 
 /* Join, first removing what is dead, whose room we may need. */
@@ -169,110 +187,6 @@ bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
 	return false;
 }
 
-static double age_s(const struct ds_watch *program, int64_t now_ns)
-{
-	return (double)(now_ns - program->since_ns) / 1e9;
-}
-
-/* For a site's own policy: what our programs measured so far, those that have ended among them. */
-static void measure(struct ds_runtime *rt, int64_t now_ns, struct ds_demand *demand)
-{
-	struct ds_measured measured = rt->allocation->measured;
-	struct ds_usage_reported reported;
-	double lifetime_s = 0;
-
-	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
-		char copy[DS_PORT_SIZE];
-		ssize_t n =
-		    w->kind == DS_WATCH_PROGRAM ? pread(w->port_fd, copy, sizeof(copy), 0) : 0;
-		if (n <= 0)
-			continue;
-		ds_measured_add(&measured, copy, (size_t)n, age_s(w, now_ns));
-		lifetime_s += age_s(w, now_ns);
-	}
-	ds_measured_report(&measured, &reported);
-	ds_demand_measure(demand, &reported, lifetime_s);
-}
-
-/*
- * A program may be idle and active again as often as it has work, but not so often that its neighbours
- * do nothing but move: after IDLE_BURST words that come faster than one in IDLE_EVERY_NS, it is
- * taken to be active until it has calmed down. idle_ns is when the words so far are worked off.
- */
-static bool is_worn_out(struct ds_runtime *rt, int64_t now_ns)
-{
-	if (rt->idle_ns < now_ns)
-		rt->idle_ns = now_ns;
-	if (rt->idle_ns - now_ns > (int64_t)IDLE_BURST * IDLE_EVERY_NS)
-		return true;
-	rt->idle_ns += IDLE_EVERY_NS;
-	return false;
-}
-
-/*
- * How long the programs may be on a group: longer is entered at once, shorter when it stayed so, since two
- * runtimes must not wake each other for nothing else. What is much shorter, or known at last, need
- * not wait for long.
- */
-static uint32_t next_drain(struct ds_runtime *rt, int64_t now_ns, uint32_t drain_us,
-			   uint32_t entered_us)
-{
-	bool shorter = drain_us && (!entered_us || drain_us < entered_us);
-
-	if (!shorter) {
-		rt->shorter_ns = 0;
-		return drain_us;
-	}
-	if (!rt->shorter_ns) {
-		rt->shorter_ns = now_ns;
-		rt->shorter_us = drain_us;
-	}
-	if (drain_us > rt->shorter_us)
-		rt->shorter_us = drain_us;
-	int64_t patience_ns =
-	    !entered_us || rt->shorter_us < entered_us / 2 ? MUCH_SHORTER_NS : SHORTER_NS;
-	if (now_ns - rt->shorter_ns < patience_ns) {
-		rt->look_again = true;
-		return entered_us;
-	}
-	rt->shorter_ns = 0;
-	return rt->shorter_us;
-}
-
-static struct ds_demand next_demand(struct ds_runtime *rt, const struct ds_demand_sum *sum,
-				    const struct ds_demand *entered)
-{
-	const int64_t now_ns = ds_now_ns(CLOCK_BOOTTIME);
-	struct ds_demand next = ds_demand_enter(sum, entered);
-
-	rt->look_again = false;
-	if (entered->active && !next.active && is_worn_out(rt, now_ns)) {
-		next.active = 1;
-		rt->look_again = true;
-	}
-	next.drain_us = next_drain(rt, now_ns, next.drain_us, entered->drain_us);
-	if (rt->site.table &&
-	    (next.active != entered->active || next.drain_us != entered->drain_us))
-		measure(rt, now_ns, &next);
-	return next;
-}
-
-bool ds_demand_differs(struct ds_runtime *rt)
-{
-	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
-	struct ds_demand_sum sum = {.drain_unknown = false};
-	struct ds_port port;
-
-	if (!self)
-		return true;
-	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
-		if (w->kind == DS_WATCH_PROGRAM && ds_port_copy(w->port_fd, &port) == 0)
-			ds_demand_add(&sum, &port);
-	}
-	struct ds_demand next = ds_demand_enter(&sum, &self->demand);
-	return memcmp(&next, &self->demand, sizeof(next)) != 0;
-}
-
 int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool newcomer,
 		     struct ds_error *err)
 {
@@ -291,14 +205,16 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 	}
 	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
 	if (self)
-		self->demand = next_demand(rt, &sum, &self->demand);
+		self->demand = ds_wants_next(rt, &sum, &self->demand);
 	if (settle_ledger(rt, state, err) < 0)
 		return -1;
 	self = ds_ledger_find(state, rt->allocation->name);
 	for (uint32_t i = 0; self && i < state->n_programs; i++) {
 		struct ds_ledger_program *program = &state->programs[i];
 		struct ds_watch *ours = find_ours(rt, program);
-		if (ours && !(ds_port_copy(ours->port_fd, &port) == 0 && has_its_place(rt, &port)))
+		if (ours &&
+		    (rt->config->move_programs ||
+		     !(ds_port_copy(ours->port_fd, &port) == 0 && has_its_place(rt, &port))))
 			program->groups = ds_groups_union(program->groups, self->held);
 	}
 	return 0;
@@ -344,7 +260,7 @@ static int change_settle(struct ds_ledger_state *state, void *arg, struct ds_err
 	if (ds_follow_settle(rt, state, false, err) < 0)
 		return -1;
 	rt->seen = *state;
-	return memcmp(&before, state, sizeof(before)) ? 0 : 1;
+	return ds_ledger_same(&before, state) ? 1 : 0;
 }
 
 static bool has_programs(const struct ds_runtime *rt)
@@ -466,13 +382,13 @@ static bool watch_neighbours(struct ds_runtime *rt)
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		const struct ds_ledger_resident *resident = &state->residents[i];
 		if (strcmp(resident->name, rt->allocation->name) != 0 &&
-		    ds_process_alive(&resident->runtime))
+		    lives(rt, &resident->runtime))
 			all_live &= watch_neighbour(rt, &resident->runtime);
 	}
 	for (uint32_t i = 0; i < state->n_programs; i++) {
 		const struct ds_ledger_program *program = &state->programs[i];
 		if (strcmp(program->resident, rt->allocation->name) != 0 &&
-		    !is_looked_after(state, program->resident))
+		    !is_looked_after(rt, state, program->resident))
 			all_live &= watch_neighbour(rt, &program->process);
 	}
 	for (struct ds_watch *w = rt->watches, *next; w; w = next) {
@@ -514,6 +430,7 @@ void ds_follow(struct ds_runtime *rt)
 			ds_complain(rt, &reason);
 			return;
 		}
+		rt->followed = ds_ledger_generation(rt->ledger);
 		complain_of_policy(rt);
 		ds_publish(rt);
 		all_live = watch_neighbours(rt);

@@ -18,9 +18,6 @@ int ds_follow_join(struct ds_runtime *rt, struct ds_error *err);
 int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool newcomer,
 		     struct ds_error *err);
 
-/* True if what our programs say of their demand is not what the ledger said at our last look. */
-bool ds_demand_differs(struct ds_runtime *rt);
-
 /* Follow the ledger: settle, publish, watch whom it names, let in who waits. */
 void ds_follow(struct ds_runtime *rt);
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,8 @@ enum {
 	OPEN_WAIT_MS = 1000, /* a change takes well below a millisecond */
 	REOPEN_ATTEMPTS = 8, /* somebody else may set the file aside between open and lock */
 	READ_ATTEMPTS = 20,  /* a reader may be overtaken by two commits */
+	RESIDENTS_PROBABLE = 4,
+	LOCK_YIELDS = 20,
 	LOCK_PAUSE_MIN_US = 100,
 	LOCK_PAUSE_MAX_US = 5000,
 };
@@ -77,10 +80,55 @@ static ssize_t read_all(int fd, void *bytes, size_t size)
 	return (ssize_t)used;
 }
 
+static bool read_whole_at(int fd, void *bytes, size_t size, off_t offset)
+{
+	ssize_t n;
+
+	do
+		n = pread(fd, bytes, size, offset);
+	while (n < 0 && errno == EINTR);
+	return n == (ssize_t)size;
+}
+
 static off_t copy_offset(uint64_t generation)
 {
 	return (off_t)(offsetof(struct ds_ledger_image, copies) +
 		       generation % 2 * sizeof(struct ds_ledger_copy));
+}
+
+/*
+ * As much of the image as is needed: a state is mostly empty. Returns the file's size up to that of an
+ * image, or -1.
+ */
+static ssize_t read_image(int fd, struct ds_ledger_image *image)
+{
+	struct ds_ledger_part parts[DS_LEDGER_PARTS];
+	struct stat file;
+
+	if (fstat(fd, &file) < 0)
+		return -1;
+	if (file.st_size < (off_t)sizeof(*image) ||
+	    !read_whole_at(fd, image->page, sizeof(image->page), 0))
+		return read_all(fd, image, sizeof(*image));
+	const uint64_t active = image->words[DS_LEDGER_ACTIVE_OFFSET / 8];
+	const off_t offset = copy_offset(active);
+	struct ds_ledger_copy *copy = &image->copies[active % 2];
+	/* As many residents as there probably are, then what is missing. */
+	const size_t guess = offsetof(struct ds_ledger_copy, state.residents[RESIDENTS_PROBABLE]);
+	if (!read_whole_at(fd, copy, guess, offset))
+		return -1;
+	if (ds_ledger_parts(&copy->state, parts) < 0)
+		return sizeof(*image); /* is found to be broken */
+	for (int i = 0; i < DS_LEDGER_PARTS; i++) {
+		size_t begin = offsetof(struct ds_ledger_copy, state) + parts[i].offset;
+		size_t end = begin + parts[i].size;
+		if (begin < guess)
+			begin = guess;
+		if (begin < end &&
+		    !read_whole_at(fd, (char *)copy + begin, end - begin, offset + (off_t)begin))
+			return -1;
+	}
+	return sizeof(*image);
 }
 
 static int unlock(int fd)
@@ -92,19 +140,24 @@ static int unlock(int fd)
 
 /*
  * The wait is by short sleeps that grow, since the blocking form knows no timeout and a signal for
- * one would be the whole process's. A lock is held for some 50 us.
+ * one would be the whole process's. A lock is held for some 10 us, and who is woken by a change comes
+ * when its writer is about to let go: the first tries only let others run.
  */
 static int lock_until(int fd, ds_deadline deadline)
 {
 	int64_t pause = LOCK_PAUSE_MIN_US;
 
-	for (;;) {
+	for (int attempt = 0;; attempt++) {
 		struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 
 		if (!fcntl(fd, F_OFD_SETLK, &lock))
 			return 0;
 		if (errno != EAGAIN && errno != EACCES && errno != EINTR)
 			return -1;
+		if (attempt < LOCK_YIELDS) {
+			sched_yield();
+			continue;
+		}
 		int64_t left = (deadline - ds_now_ns(CLOCK_MONOTONIC)) / 1000;
 		if (left <= 0) {
 			errno = ETIMEDOUT;
@@ -177,7 +230,7 @@ fail:
 static enum ds_ledger_verdict load(int fd, struct ds_ledger_image *image, const char *boot_id,
 				   struct ds_ledger_state *state, struct ds_error *err)
 {
-	ssize_t size = read_all(fd, image, sizeof(*image));
+	ssize_t size = read_image(fd, image);
 
 	if (size < 0) {
 		ds_fail(err, "it cannot be read: %s", strerror(errno));
@@ -377,6 +430,26 @@ fail:
 	return rv;
 }
 
+static int write_copy(int fd, const struct ds_ledger_copy *copy)
+{
+	const off_t offset = copy_offset(copy->state.generation);
+	struct ds_ledger_part parts[DS_LEDGER_PARTS];
+
+	ds_ledger_parts(&copy->state, parts);
+	for (int i = 0; i < DS_LEDGER_PARTS; i++) {
+		size_t at = offsetof(struct ds_ledger_copy, state) + parts[i].offset;
+		size_t size = parts[i].size;
+		if (i == 0) { /* with the checksum, which lies before it */
+			size += at;
+			at = 0;
+		}
+		if (size &&
+		    ds_write_whole_at(fd, (const char *)copy + at, size, offset + (off_t)at))
+			return -1;
+	}
+	return 0;
+}
+
 /* The copy first; then, in one store, the word that makes it valid. */
 static int commit(struct ds_ledger *ledger, struct ds_error *err)
 {
@@ -388,12 +461,25 @@ static int commit(struct ds_ledger *ledger, struct ds_error *err)
 		return ds_fail_within(err, "refused to write %s/" FILE_NAME, ledger->gpu_dir);
 	}
 	ds_ledger_image_store(&ledger->image, state);
-	if (ds_write_whole_at(ledger->fd, copy, sizeof(*copy), copy_offset(state->generation)) ||
+	if (write_copy(ledger->fd, copy) ||
 	    ds_write_whole_at(ledger->fd, &state->generation, sizeof(state->generation),
 			      DS_LEDGER_ACTIVE_OFFSET))
 		return ds_fail(err, "cannot write %s/" FILE_NAME ": %s", ledger->gpu_dir,
 			       strerror(errno));
 	return 0;
+}
+
+uint64_t ds_ledger_generation(const struct ds_ledger *ledger)
+{
+	return ledger->state.generation;
+}
+
+int ds_ledger_peek(const struct ds_ledger *ledger, uint64_t *generation)
+{
+	return ledger->fd >= 0 && read_whole_at(ledger->fd, generation, sizeof(*generation),
+						DS_LEDGER_ACTIVE_OFFSET)
+		   ? 0
+		   : -1;
 }
 
 int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
@@ -406,9 +492,11 @@ int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
 	uint64_t generation = ledger->state.generation;
 	const struct ds_ledger_state *before = &ledger->image.copies[generation % 2].state;
 	int rv = change(&ledger->state, arg, err);
-	if (!rv && memcmp(&ledger->state, before, sizeof(*before))) {
+	if (!rv && !ds_ledger_same(before, &ledger->state)) {
 		ledger->state.generation = generation + 1;
 		rv = commit(ledger, err);
+		if (rv)
+			ledger->state.generation = generation;
 	}
 
 	int saved_errno = errno;

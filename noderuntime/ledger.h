@@ -107,6 +107,16 @@ int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
 		     void *arg, struct ds_error *err);
 
 /*
+ * The generation that the last change left or found, and the one that is in the file now, looked up
+ * without a lock (-1: it cannot be). A file that was set aside has another one's place: see inotify.
+ */
+uint64_t ds_ledger_generation(const struct ds_ledger *ledger);
+int ds_ledger_peek(const struct ds_ledger *ledger, uint64_t *generation);
+
+/* True if nothing that is in use differs. Pure. */
+bool ds_ledger_same(const struct ds_ledger_state *a, const struct ds_ledger_state *b);
+
+/*
  * The pure part: recompute own, planned, held, weight and wish of every resident by plan.h and lend.h,
  * after removing what is dead according to `alive` (1: may still use the GPU). A program is removed
  * when it is dead, a resident when its runtime is dead and no program of it is left. Wishes are those of

@@ -9,7 +9,10 @@
 #define MAGIC UINT64_C(0x323052474c445344) /* "DSDLGR02" */
 
 _Static_assert(sizeof(struct ds_ledger_header) <= DS_LEDGER_ACTIVE_OFFSET, "the header fits");
-_Static_assert(sizeof(struct ds_ledger_state) % 8 == 0, "the checksum goes by words");
+_Static_assert(offsetof(struct ds_ledger_state, residents) % 8 == 0 &&
+		   sizeof(struct ds_ledger_resident) % 8 == 0 &&
+		   sizeof(struct ds_ledger_program) % 8 == 0,
+	       "the checksum goes by words");
 
 /* No padding (see ledger.h): each structure is as large as its members together. */
 _Static_assert(sizeof(struct ds_process) == 2 * 4 + 8, "ds_process");
@@ -28,18 +31,49 @@ _Static_assert(offsetof(struct ds_ledger_state, residents) ==
 		   48 + sizeof(struct ds_gpu_shape) + 4 + 2 * 8 + 2 * 4,
 	       "ds_ledger_state");
 
-/* FNV-1a by words of 8 bytes, with a fold: one changed word always changes the sum. */
-static uint64_t checksum(const struct ds_ledger_state *state)
+int ds_ledger_parts(const struct ds_ledger_state *state,
+		    struct ds_ledger_part parts[DS_LEDGER_PARTS])
 {
-	const unsigned char *bytes = (const unsigned char *)state;
+	if (state->n_residents > DS_RESIDENTS_MAX || state->n_programs > DS_PROGRAMS_MAX)
+		return -1;
+	parts[0] = (struct ds_ledger_part){0, offsetof(struct ds_ledger_state, residents) +
+						  state->n_residents * sizeof(state->residents[0])};
+	parts[1] = (struct ds_ledger_part){offsetof(struct ds_ledger_state, programs),
+					   state->n_programs * sizeof(state->programs[0])};
+	return 0;
+}
+
+bool ds_ledger_same(const struct ds_ledger_state *a, const struct ds_ledger_state *b)
+{
+	struct ds_ledger_part parts[DS_LEDGER_PARTS];
+
+	if (a->n_residents != b->n_residents || a->n_programs != b->n_programs ||
+	    ds_ledger_parts(a, parts) < 0)
+		return false;
+	for (int i = 0; i < DS_LEDGER_PARTS; i++) {
+		if (memcmp((const char *)a + parts[i].offset, (const char *)b + parts[i].offset,
+			   parts[i].size) != 0)
+			return false;
+	}
+	return true;
+}
+
+/* FNV-1a by words of 8 bytes, with a fold: one changed word always changes the sum. */
+static uint64_t checksum(const struct ds_ledger_state *state,
+			 const struct ds_ledger_part parts[DS_LEDGER_PARTS])
+{
 	uint64_t sum = UINT64_C(0xcbf29ce484222325);
 
-	for (size_t i = 0; i < sizeof(*state); i += 8) {
-		uint64_t word;
+	for (int part = 0; part < DS_LEDGER_PARTS; part++) {
+		const unsigned char *bytes = (const unsigned char *)state + parts[part].offset;
 
-		memcpy(&word, bytes + i, sizeof(word));
-		sum = (sum ^ word) * UINT64_C(0x100000001b3);
-		sum ^= sum >> 32;
+		for (size_t i = 0; i < parts[part].size; i += 8) {
+			uint64_t word;
+
+			memcpy(&word, bytes + i, sizeof(word));
+			sum = (sum ^ word) * UINT64_C(0x100000001b3);
+			sum ^= sum >> 32;
+		}
 	}
 	return sum;
 }
@@ -131,15 +165,28 @@ void ds_ledger_image_init(struct ds_ledger_image *image, const char *boot_id, co
 	strncpy(image->header.boot_id, boot_id, sizeof(image->header.boot_id) - 1);
 	strncpy(state->gpu_uuid, gpu_uuid, sizeof(state->gpu_uuid) - 1);
 	state->shape = *shape;
-	image->copies[0].checksum = checksum(state);
+	struct ds_ledger_part parts[DS_LEDGER_PARTS];
+	ds_ledger_parts(state, parts);
+	image->copies[0].checksum = checksum(state, parts);
+}
+
+static void copy_parts(struct ds_ledger_state *to, const struct ds_ledger_state *from,
+		       const struct ds_ledger_part parts[DS_LEDGER_PARTS])
+{
+	for (int i = 0; i < DS_LEDGER_PARTS; i++)
+		memcpy((char *)to + parts[i].offset, (const char *)from + parts[i].offset,
+		       parts[i].size);
 }
 
 void ds_ledger_image_store(struct ds_ledger_image *image, const struct ds_ledger_state *state)
 {
 	struct ds_ledger_copy *copy = &image->copies[state->generation % 2];
+	struct ds_ledger_part parts[DS_LEDGER_PARTS];
 
-	memcpy(&copy->state, state, sizeof(*state));
-	copy->checksum = checksum(&copy->state);
+	if (ds_ledger_parts(state, parts) < 0)
+		return; /* never: ds_ledger_state_check() comes before */
+	copy_parts(&copy->state, state, parts);
+	copy->checksum = checksum(&copy->state, parts);
 }
 
 enum ds_ledger_verdict ds_ledger_image_load(const struct ds_ledger_image *image, size_t size,
@@ -175,12 +222,15 @@ enum ds_ledger_verdict ds_ledger_image_load(const struct ds_ledger_image *image,
 
 	uint64_t active = image->words[DS_LEDGER_ACTIVE_OFFSET / 8];
 	const struct ds_ledger_copy *copy = &image->copies[active % 2];
-	if (copy->state.generation != active || copy->checksum != checksum(&copy->state)) {
+	struct ds_ledger_part parts[DS_LEDGER_PARTS];
+	if (ds_ledger_parts(&copy->state, parts) < 0 || copy->state.generation != active ||
+	    copy->checksum != checksum(&copy->state, parts)) {
 		ds_fail(err, "its generation %" PRIu64 " has a wrong checksum", active);
 		return DS_LEDGER_BROKEN;
 	}
 	if (ds_ledger_state_check(&copy->state, err))
 		return DS_LEDGER_BROKEN;
-	memcpy(state, &copy->state, sizeof(*state));
+	memset(state, 0, sizeof(*state));
+	copy_parts(state, &copy->state, parts);
 	return DS_LEDGER_VALID;
 }

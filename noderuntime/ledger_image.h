@@ -45,6 +45,21 @@ struct ds_ledger_image {
 	struct ds_ledger_copy copies[2];
 };
 
+/*
+ * A state is large and mostly empty. What is in use are its head with its residents, and its programs;
+ * only these are read, written, compared and in the checksum. The rest is zero in memory, and whatever
+ * it was before in the file.
+ */
+enum { DS_LEDGER_PARTS = 2 };
+struct ds_ledger_part {
+	size_t offset; /* in struct ds_ledger_state */
+	size_t size;
+};
+
+/* The parts of a state whose head is there. 0, or -1: it cannot have so many residents or programs. */
+int ds_ledger_parts(const struct ds_ledger_state *state,
+		    struct ds_ledger_part parts[DS_LEDGER_PARTS]);
+
 enum ds_ledger_verdict {
 	DS_LEDGER_VALID,
 	DS_LEDGER_UNFINISHED, /* whoever created it did not get as far as the header */
@@ -60,7 +75,8 @@ void ds_ledger_image_init(struct ds_ledger_image *image, const char *boot_id, co
 void ds_ledger_image_store(struct ds_ledger_image *image, const struct ds_ledger_state *state);
 
 /*
- * Judge the first `size` bytes of `image` and copy the valid state out. `err` says what is wrong
+ * Judge the first `size` bytes of `image`, of which the parts of the valid state are there, and copy that
+ * out. `err` says what is wrong
  * unless DS_LEDGER_VALID.
  */
 enum ds_ledger_verdict ds_ledger_image_load(const struct ds_ledger_image *image, size_t size,

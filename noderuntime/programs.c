@@ -12,6 +12,7 @@
 #include "noderuntime/deadline.h"
 #include "noderuntime/follow.h"
 #include "noderuntime/mps.h"
+#include "noderuntime/wants.h"
 #include "noderuntime/mps_care.h"
 #include "noderuntime/off_gpu.h"
 
@@ -124,9 +125,9 @@ void ds_program_said(struct ds_runtime *rt, struct ds_watch *connection)
 		return;
 	}
 	const uint16_t kind = ds_port_notice_kind(bytes, (size_t)n);
-	if (kind == DS_PORT_DEMAND && ds_demand_differs(rt)) {
+	if (kind == DS_PORT_DEMAND && ds_wants_differ(rt)) {
 		ds_follow(rt);
-		if (!ds_demand_differs(rt)) {
+		if (!ds_wants_differ(rt)) {
 			connection->useless = 0;
 			return;
 		}

@@ -36,26 +36,33 @@ static void on_retry(struct ds_runtime *rt)
 		ds_follow(rt);
 }
 
-/* True if the file that changed is the ledger; mps.lock and topology are in the same directory. */
-static bool ledger_changed(int fd)
+/*
+ * True if the ledger is another than we followed last: mps.lock and topology are in the same directory,
+ * a change consists of several writes, and our own are among them.
+ */
+static bool ledger_changed(const struct ds_runtime *rt, int fd)
 {
 	union {
 		struct inotify_event event; /* for its alignment */
 		char bytes[4096];
 	} buffer;
-	bool changed = false;
+	bool replaced = false, written = false;
+	uint64_t generation;
 	ssize_t n;
 
 	while ((n = read(fd, buffer.bytes, sizeof(buffer.bytes))) > 0) {
 		for (ssize_t at = 0; at < n;) {
 			const struct inotify_event *event =
 			    (const struct inotify_event *)(const void *)(buffer.bytes + at);
-			changed |= (event->mask & IN_Q_OVERFLOW) ||
-				   (event->len && !strcmp(event->name, "ledger"));
+			bool ledger = event->len && !strcmp(event->name, "ledger");
+			replaced |=
+			    (event->mask & IN_Q_OVERFLOW) || (ledger && !(event->mask & IN_MODIFY));
+			written |= ledger;
 			at += (ssize_t)(sizeof(*event) + event->len);
 		}
 	}
-	return changed;
+	return replaced || (written && (ds_ledger_peek(rt->ledger, &generation) < 0 ||
+					generation != rt->followed));
 }
 
 static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
@@ -67,7 +74,7 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 		rt->stop = read(w->fd, &info, sizeof(info)) > 0;
 		break;
 	case DS_WATCH_LEDGER:
-		if (ledger_changed(w->fd))
+		if (ledger_changed(rt, w->fd))
 			ds_follow(rt);
 		break;
 	case DS_WATCH_LISTENER:

@@ -76,13 +76,14 @@ struct ds_runtime {
 	char gpu_dir[PATH_MAX];
 	struct ds_ledger *ledger;
 	struct ds_ledger_state seen; /* the ledger as of our last look */
+	uint64_t followed;           /* the generation that we followed last */
 	struct ds_published page;
 	struct ds_quota quota;
 	struct ds_policy_id policy; /* whose wishes hold for us */
 	struct ds_policy site;      /* the site's own policy, if it has one */
 	int64_t idle_ns; /* what our idle words are worth, and since when our drain is shorter, */
 	int64_t
-	    shorter_ns; /* than what is entered, and how long it was at most since: see follow.c */
+	    shorter_ns; /* than what is entered, and how long it was at most since: see wants.c */
 	uint32_t shorter_us;
 	bool look_again;
 	struct ds_watch *watches;

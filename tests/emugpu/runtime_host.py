@@ -62,9 +62,9 @@ def switches(pid):
 
 
 class Host:
-    def __init__(self, gpus=2, **config):
+    def __init__(self, gpus=2, base="/tmp", **config):
         # Not pytest's directory: other users must reach the port.
-        self.dir = Path(tempfile.mkdtemp(prefix="dsrt-", dir="/tmp"))
+        self.dir = Path(tempfile.mkdtemp(prefix="dsrt-", dir=base))
         self.dir.chmod(0o755)
         self.programs = []
         self.run_dir = self.dir / "run"
