@@ -191,6 +191,9 @@ void ds_port_describe(const struct ds_port *port, struct ds_port_reported *repor
 	reported->cooperative_too_large = atomic_load(&port->cooperative_too_large);
 	reported->remaps = atomic_load(&port->remaps);
 	reported->pinned_graphs = atomic_load(&port->pinned_graphs);
+	reported->export_tables = atomic_load(&port->export_tables);
+	reported->launching_modules = atomic_load(&port->launching_modules);
+	reported->unread_modules = atomic_load(&port->unread_modules);
 }
 
 int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *hello,

@@ -202,6 +202,8 @@ struct ds_port {
 	/* A kernel that runs longer than it should, or "": its groups are not to be lent. */
 	_Atomic uint64_t overlong_since_ns; /* CLOCK_BOOTTIME; 0: none */
 	char overlong_kernel[128];
+	/* Modules whose code launches kernels itself, and those that could not be looked through. */
+	_Atomic uint64_t launching_modules, unread_modules;
 };
 
 enum { DS_PORT_REPORTED_MAX = 64, DS_PORT_STRAYS_MAX = 8 };
@@ -218,6 +220,9 @@ struct ds_port_reported {
 	uint64_t cooperative_too_large;
 	uint64_t remaps;
 	uint64_t pinned_graphs;
+	uint64_t export_tables;
+	uint64_t launching_modules;
+	uint64_t unread_modules;
 };
 
 /* Sent as far as `n_programs` reaches. */

@@ -24,12 +24,15 @@ static json_int_t count(uint64_t said)
 
 static json_t *reported(const struct ds_port_reported *said, const struct ds_gpu_shape *shape)
 {
-	return json_pack("{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "acknowledged_epoch",
-			 count(said->acknowledged_epoch), "in_use", groups(&said->in_use, shape),
-			 "pinned", groups(&said->pinned, shape), "launches", count(said->launches),
-			 "remaps", count(said->remaps), "pinned_graphs", count(said->pinned_graphs),
-			 "own_contexts", count(said->own_contexts), "cooperative_too_large",
-			 count(said->cooperative_too_large), "not_believed", count(said->unfit));
+	return json_pack(
+	    "{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "acknowledged_epoch",
+	    count(said->acknowledged_epoch), "in_use", groups(&said->in_use, shape), "pinned",
+	    groups(&said->pinned, shape), "launches", count(said->launches), "remaps",
+	    count(said->remaps), "pinned_graphs", count(said->pinned_graphs), "own_contexts",
+	    count(said->own_contexts), "cooperative_too_large", count(said->cooperative_too_large),
+	    "export_tables", count(said->export_tables), "launching_modules",
+	    count(said->launching_modules), "unread_modules", count(said->unread_modules),
+	    "not_believed", count(said->unfit));
 }
 
 static json_t *program(const struct ds_gpu_view *view, uint32_t p)

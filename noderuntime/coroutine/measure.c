@@ -13,6 +13,7 @@
 #include "noderuntime/coroutine/kernel_name.h"
 #include "noderuntime/coroutine/measure_report.h"
 #include "noderuntime/coroutine/memory.h"
+#include "noderuntime/coroutine/seen.h"
 
 enum {
 	LAUNCHES_PER_SAMPLE = 512, /* until a session says how many */
@@ -33,7 +34,6 @@ struct ds_sample {
 __thread struct ds_measure_thread ds_measure_thread;
 
 static _Atomic(struct ds_port *) figures; /* NULL: no session, nothing is measured */
-static _Atomic uint64_t export_tables;    /* asked for before the session, as a rule */
 static atomic_uint launches_per_sample = LAUNCHES_PER_SAMPLE; /* on average; 0: no samples */
 static bool sample_given;                                     /* in the environment */
 
@@ -272,9 +272,8 @@ void ds_measure_start(struct ds_port *port, CUcontext primary, uint32_t sample_l
 		;
 	events_of = primary;
 	context_number++;
-	if (!atomic_load_explicit(&figures, memory_order_relaxed))
-		atomic_fetch_add(&port->export_tables, atomic_load(&export_tables));
 	atomic_store_explicit(&figures, port, memory_order_release);
+	ds_seen_start(port);
 	atomic_flag_clear_explicit(&in_use, memory_order_release);
 }
 
@@ -298,31 +297,8 @@ void ds_measure_forget(void)
 	atomic_flag_clear(&in_use);
 	atomic_store(&figures, NULL);
 	events_of = NULL;
+	ds_seen_forget();
 }
-
-/* Private tables of the driver lead past everything here; how many a program has is worth knowing. */
-bool ds_measure_has_tables(void)
-{
-	return atomic_load_explicit(&export_tables, memory_order_relaxed) > 0;
-}
-
-CUresult ds_cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId)
-{
-	struct ds_port *port;
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	result = ds_real.cuGetExportTable(ppExportTable, pExportTableId);
-	if (result != CUDA_SUCCESS)
-		return result;
-	atomic_fetch_add_explicit(&export_tables, 1, memory_order_relaxed);
-	port = atomic_load_explicit(&figures, memory_order_acquire);
-	if (port)
-		atomic_fetch_add_explicit(&port->export_tables, 1, memory_order_relaxed);
-	return result;
-}
-DS_EXPORT(cuGetExportTable);
 
 /* An event may be waited for that has nothing to do with us: the step ends all the same. */
 CUresult ds_cuEventSynchronize(CUevent hEvent)

@@ -106,10 +106,4 @@ void ds_measure_sync(void);
 /* A launch had to wait for the library. */
 void ds_measure_stall(void);
 
-/*
- * Whether the program has asked the driver for its private tables, as the CUDA runtime does. They change,
- * for one, which context is current, and nobody sees it.
- */
-bool ds_measure_has_tables(void);
-
 #endif

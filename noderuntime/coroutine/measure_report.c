@@ -116,13 +116,16 @@ size_t ds_measure_format(char *text, size_t size, const struct ds_port *port,
 	    "{\"pid\":%d,\"launches\":%" PRIu64 ",\"samples\":%" PRIu64
 	    ",\"busy_gpu_s\":%.6f,\"steps\":%" PRIu64
 	    ",\"step_p50_us\":%.3f,\"step_p99_us\":%.3f,\"remaps\":%" PRIu64 ",\"stalls\":%" PRIu64
-	    ",\"export_tables\":%" PRIu64 ",\"pinned_graphs\":%" PRIu64 ",\"kernels\":[",
+	    ",\"export_tables\":%" PRIu64 ",\"launching_modules\":%" PRIu64
+	    ",\"unread_modules\":%" PRIu64 ",\"pinned_graphs\":%" PRIu64 ",\"kernels\":[",
 	    (int)getpid(), launches, samples, scaled(sampled_ns, launches, samples) / 1e9,
 	    ds_sketch_count(&steps), (double)ds_sketch_quantile_ns(&steps, 500) / 1e3,
 	    (double)ds_sketch_quantile_ns(&steps, 990) / 1e3,
 	    atomic_load_explicit(&port->remaps, memory_order_relaxed),
 	    atomic_load_explicit(&port->stalls, memory_order_relaxed),
 	    atomic_load_explicit(&port->export_tables, memory_order_relaxed),
+	    atomic_load_explicit(&port->launching_modules, memory_order_relaxed),
+	    atomic_load_explicit(&port->unread_modules, memory_order_relaxed),
 	    atomic_load_explicit(&port->pinned_graphs, memory_order_relaxed));
 	if (line.cut)
 		return 0;

@@ -3,9 +3,9 @@
 
 #include <stdlib.h>
 
-#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
+#include "noderuntime/coroutine/seen.h"
 
 /* Contexts of the program's own: made, asked about, destroyed. */
 
@@ -206,7 +206,7 @@ static CUresult destroy(struct ds_own *own)
 		return CUDA_ERROR_INVALID_CONTEXT;
 	result = ds_real.cuCtxPushCurrent_v2(own->primary);
 	if (result == CUDA_SUCCESS) {
-		if (ds_measure_has_tables())
+		if (ds_seen_tables())
 			ds_real.cuCtxSynchronize();
 		else if (vctx && vctx->primary == own->primary)
 			ds_streams_destroy_of(vctx, own->handle);

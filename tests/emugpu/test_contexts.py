@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contexts that programs make themselves, by cuCtxCreate or as green contexts, on the emulated GPU."""
 
+import json
 import subprocess
 
 import pytest
@@ -85,6 +86,22 @@ def test_green_contexts_are_as_alone(host, runtime, groups, chaos):
         assert one_line(ended.stderr, "cuGreenCtxCreate", "too small")
     elif not chaos:
         assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("chaos", ["", "1:2"])
+def test_what_the_runtime_makes_unseen_is_not_destroyed(host, runtime, chaos):
+    alone = run(host, "private-tables")
+    assert run(host, "private-tables", runtime(groups=(0, 2, 3)), DETSHARE_CHAOS=chaos) == alone
+
+
+def test_private_tables_and_code_that_launches_are_counted(host, runtime, tmp_path):
+    alone = run(host, "code")
+    assert run(host, "code", runtime(), DETSHARE_REPORT=tmp_path / "code") == alone
+    counted = json.loads((tmp_path / "code").read_text())
+    assert (counted["launching_modules"], counted["unread_modules"], counted["export_tables"]) == (2, 0, 0)
+    run(host, "private-tables", runtime(), DETSHARE_REPORT=tmp_path / "tables")
+    counted = json.loads((tmp_path / "tables").read_text())
+    assert (counted["launching_modules"], counted["unread_modules"], counted["export_tables"]) == (0, 0, 1)
 
 
 class Held:

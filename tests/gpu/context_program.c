@@ -54,6 +54,7 @@
 	X(cuGreenCtxStreamCreate)         \
 	X(cuGreenCtxRecordEvent)          \
 	X(cuCtxFromGreenCtx)              \
+	X(cuGetExportTable)               \
 	X(cuModuleLoadData)               \
 	X(cuModuleGetFunction)            \
 	X(cuMemAlloc_v2)                  \
@@ -678,13 +679,81 @@ static void green_held(void)
 	}
 }
 
+/* Loads code whose text names a function of the device runtime, and some that does not. */
+static void launching_code(void)
+{
+	char launching[sizeof(kernels_ptx) + 64];
+	CUmodule module;
+
+	snprintf(launching, sizeof(launching), "%s\n// cudaGetParameterBufferV2\n", kernels_ptx);
+	start();
+	CALL(cuDevicePrimaryCtxRetain, &known[1], device);
+	CALL(cuCtxSetCurrent, known[1]);
+	CALL(cuModuleLoadData, &module, launching);
+	work_in("primary", known[1], 1);
+	CALL(cuModuleLoadData, &module, launching);
+}
+
+/*
+ * As with the CUDA runtime in the program: it makes the primary context current through a table that nobody sees,
+ * while one of the program's own is. What it makes from then on is not that one's.
+ */
+static void private_tables(void)
+{
+	static const CUuuid id = {"emulated GPU 001"};
+	const struct {
+		size_t size;
+		CUresult (*make_primary_current)(CUdevice);
+	} * table;
+	CUdeviceptr a, b, c;
+	CUstream stream, own;
+	struct code code;
+
+	start();
+	known[2] = create(0);
+	code = load();
+	CALL(cuStreamCreate, &own, CU_STREAM_NON_BLOCKING);
+	spin(&code, own, 10, 1);
+	if (cu.do_cuGetExportTable((const void **)&table, &id))
+		exit(77);
+	if (table->make_primary_current(device))
+		die("make_primary_current", 0);
+	code = load();
+	a = numbers(1);
+	b = numbers(2);
+	c = numbers(0);
+	CALL(cuStreamCreate, &stream, CU_STREAM_DEFAULT);
+	for (unsigned i = 0; i < 4; i++) {
+		add(&code, stream, c, a, b);
+		add(&code, NULL, a, c, b);
+	}
+	CALL(cuCtxDestroy_v2, known[2]);
+	if (table->make_primary_current(device))
+		die("make_primary_current", 0);
+	for (unsigned i = 0; i < 4; i++) {
+		add(&code, stream, c, a, b);
+		add(&code, NULL, a, c, b);
+	}
+	CALL(cuStreamSynchronize, stream);
+	printf("%016llx\n", (unsigned long long)hash(a));
+	CALL(cuStreamDestroy_v2, stream);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
 } experiments[] = {
-    {"stack", stack},           {"settings", settings}, {"work", work},
-    {"threads", threads},       {"graphs", graphs},     {"many", many},
-    {"reset", reset},           {"affinity", affinity}, {"green", green},
+    {"stack", stack},
+    {"settings", settings},
+    {"work", work},
+    {"threads", threads},
+    {"graphs", graphs},
+    {"many", many},
+    {"reset", reset},
+    {"affinity", affinity},
+    {"green", green},
+    {"code", launching_code},
+    {"private-tables", private_tables},
     {"green-held", green_held},
 };
 
