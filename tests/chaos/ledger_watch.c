@@ -2,10 +2,10 @@
 /*
  * Reads every state of a GPU's ledger that it can catch and checks what must hold in each:
  *
- *   ledger_watch GPU_DIR [--lends]
+ *   ledger_watch GPU_DIR
  *
  * A line of JSON for everything that is wrong; at the end of standard input one that says how much was
- * seen. --lends: the policy may give less than the share to somebody who does not use it.
+ * seen.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +28,6 @@ static char shared_in_time[NAMES_MAX][DS_NAME_SIZE]; /* who ever had less than a
 static unsigned n_shared;
 static unsigned long n_states, n_wrong;
 static unsigned residents_most, programs_most;
-static bool lends;
 
 static void wrong(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -71,17 +70,22 @@ static const char *text_of(const struct ds_groups *groups)
 
 static void check_resident(const struct ds_ledger_resident *r)
 {
-	unsigned floor_groups = r->grant.share_milli * state.shape.n_groups / 1000;
-	struct ds_groups full = r->planned;
+	const unsigned floor_groups = r->grant.share_milli * state.shape.n_groups / 1000;
+	struct ds_groups full = r->own;
+	const struct ds_groups kept = ds_groups_intersection(r->own, r->planned);
 
 	ds_groups_remove(&full, state.shape.n_groups);
-	if (lends)
-		floor_groups = 0;
 	if (ds_groups_count(&full) < floor_groups)
-		wrong("%s has a share of %u thousandths and is planned to have %s only", r->name,
-		      r->grant.share_milli, text_of(&r->planned));
+		wrong("%s has a share of %u thousandths and owns %s only", r->name,
+		      r->grant.share_milli, text_of(&r->own));
+	if (r->demand.active && !ds_groups_within(&r->own, &r->planned))
+		wrong("%s is active and is not planned to have all of its own %s", r->name,
+		      text_of(&r->own));
+	if (!ds_groups_has_full(&kept, &state.shape))
+		wrong("%s is planned to have no full group of its own", r->name);
 	for (unsigned g = state.shape.n_groups + (state.shape.rest_sms > 0); g < DS_GROUPS_MAX; g++)
-		if (ds_groups_has(&r->planned, g) || ds_groups_has(&r->held, g))
+		if (ds_groups_has(&r->own, g) || ds_groups_has(&r->planned, g) ||
+		    ds_groups_has(&r->held, g))
 			wrong("%s has group %u, which the GPU does not have", r->name, g);
 }
 
@@ -93,6 +97,9 @@ static void check_two(const struct ds_ledger_resident *a, const struct ds_ledger
 		wrong("%s is there twice", a->name);
 	if (shares_in_time(a->name) && shares_in_time(b->name))
 		return;
+	both = ds_groups_intersection(a->own, b->own);
+	if (!ds_groups_empty(&both))
+		wrong("%s and %s both own %s", a->name, b->name, text_of(&both));
 	both = ds_groups_intersection(a->planned, b->planned);
 	if (!ds_groups_empty(&both))
 		wrong("%s and %s are both planned to have %s", a->name, b->name, text_of(&both));
@@ -147,11 +154,10 @@ static void look(const char *dir)
 
 int main(int argc, char **argv)
 {
-	if (argc < 2 || argc > 3 || (argc == 3 && strcmp(argv[2], "--lends") != 0)) {
-		fputs("Usage: ledger_watch GPU_DIR [--lends]\n", stderr);
+	if (argc != 2) {
+		fputs("Usage: ledger_watch GPU_DIR\n", stderr);
 		return 2;
 	}
-	lends = argc == 3;
 	int changes = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	if (changes < 0 ||
 	    inotify_add_watch(changes, argv[1], IN_MODIFY | IN_CREATE | IN_MOVED_TO) < 0) {

@@ -45,9 +45,8 @@ def members(text):
 class Watch:
     """Every state of a GPU's ledger, checked by a program of its own (ledger_watch.c)."""
 
-    def __init__(self, build, gpu_dir, lends):
-        self.process = subprocess.Popen([build / "tests/chaos/ledger_watch", gpu_dir, *(["--lends"] if lends else [])],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, build, gpu_dir):
+        self.process = subprocess.Popen([build / "tests/chaos/ledger_watch", gpu_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def look(self):
         if select.select([self.process.stdout], [], [], 0)[0]:
@@ -76,8 +75,8 @@ def isolation(host, build, gpu, owner_of, is_small):
     return counted
 
 
-def unsettled(present, allocations):
-    """Why the residents do not all have what is theirs; None: they have."""
+def unsettled(present, allocations, active):
+    """Why the residents do not all have what is theirs, or all of their own if they are active; None: they have."""
     if isinstance(present, str):
         return present
     found = {r["allocation"]: r for r in present}
@@ -85,11 +84,13 @@ def unsettled(present, allocations):
         resident = found.get(allocation.name)
         if resident is None:
             return f"{allocation.name} is not in the ledger"
-        held, planned = members(resident["groups_held"]), members(resident["groups_planned"])
+        held, planned, own = (members(resident[f"groups_{what}"]) for what in ("held", "planned", "own"))
         if held != planned:
             return f"{allocation.name} holds {resident['groups_held']} of {resident['groups_planned']}"
-        if len(held - {GROUPS}) < max(1, allocation.share * GROUPS // 1000):
-            return f"{allocation.name} with a share of {allocation.share} thousandths holds {resident['groups_held']} only"
+        if len(own - {GROUPS}) < max(1, allocation.share * GROUPS // 1000):
+            return f"{allocation.name} with a share of {allocation.share} thousandths owns {resident['groups_own']} only"
+        if not own <= held and allocation in active:
+            return f"{allocation.name} has work and holds {resident['groups_held']}, not all of its own {resident['groups_own']}"
         if allocation.share >= SMALLEST_WHOLE and resident["weight"] < 1:
             return f"{allocation.name} with a share of {allocation.share} thousandths has to share a group"
     for name in set(found) - {a.name for a in allocations}:

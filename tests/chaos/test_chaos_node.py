@@ -211,7 +211,8 @@ def test_processes_and_descriptors_left_are_seen(node, monkeypatch):
     ("steal planned job-1 job-2", "job-1 and job-2 are both planned"),
     ("steal held job-1 job-2", "job-1 and job-2 both hold"),
     ("steal program job-1 job-2", "may both be on"),
-    ("shrink job-2", "job-2 has a share of 300 thousandths and is planned"),
+    ("steal own job-1 job-2", "job-1 and job-2 both own"), ("shrink own job-2", "job-2 has a share of 300 thousandths and owns"),
+    ("shrink planned job-2", "job-2 is active and is not planned to have all"), ("clear job-2", "no full group of its own"),
     ("leave job-1", None)])
 def test_wrong_ledgers_are_seen(tmp_path, line, words):
     fixture = Path(BUILD) / "tests/unit/ledger_fixture"
@@ -222,7 +223,7 @@ def test_wrong_ledgers_are_seen(tmp_path, line, words):
     def write(*lines):
         subprocess.run([fixture, tmp_path], input="\n".join([good[0], *lines]) + "\n", text=True, check=True)
     write(*good[1:])
-    watch = observe.Watch(Path(BUILD), tmp_path / f"gpu-{uuid}", False)
+    watch = observe.Watch(Path(BUILD), tmp_path / f"gpu-{uuid}")
     watch.look()
     write(line)
     if words:

@@ -5,8 +5,10 @@
  *   join NAME JOB UID CLASS SHARE_MILLI PID
  *   program NAME PID                        on all that NAME holds
  *   leave NAME
- *   steal planned|held|program NAME OTHER   what no runtime does: NAME has OTHER's groups, too
- *   shrink NAME                             nor this: NAME is planned to have its first group only
+ * And what no runtime does:
+ *   steal own|planned|held|program NAME OTHER   NAME has OTHER's groups, too
+ *   shrink own|planned NAME                     NAME has the first of its groups only, and says it is active
+ *   clear NAME                                  NAME is planned to have none
  * Everybody counts as alive while the plan is settled.
  */
 #include <errno.h>
@@ -43,13 +45,16 @@ static uint64_t boot_ns(void)
 /* 1: the line is one of those that break the rules, and is done; 0: it is none; -1. */
 static int break_rules(struct ds_ledger_state *state, const char *line, struct ds_error *err)
 {
-	char what[16], name[DS_NAME_SIZE], other_name[DS_NAME_SIZE];
+	char what[16] = "", name[DS_NAME_SIZE], other_name[DS_NAME_SIZE];
 
-	if (sscanf(line, "shrink %31s", name) == 1) {
+	if (sscanf(line, "shrink %15s %31s", what, name) == 2 ||
+	    sscanf(line, "clear %31s", name) == 1) {
 		struct ds_ledger_resident *r = ds_ledger_find(state, name);
 		if (!r)
 			return ds_fail(err, "no %s", name);
-		r->planned.bits[0] &= -r->planned.bits[0];
+		struct ds_groups *groups = strcmp(what, "own") ? &r->planned : &r->own;
+		groups->bits[0] &= *line == 's' ? -groups->bits[0] : 0;
+		r->demand.active = *line == 's';
 		return 1;
 	}
 	if (sscanf(line, "steal %15s %31s %31s", what, name, other_name) != 3)
@@ -58,7 +63,9 @@ static int break_rules(struct ds_ledger_state *state, const char *line, struct d
 	const struct ds_ledger_resident *other = ds_ledger_find(state, other_name);
 	if (!r || !other)
 		return ds_fail(err, "no %s or no %s", name, other_name);
-	if (!strcmp(what, "planned"))
+	if (!strcmp(what, "own"))
+		r->own = ds_groups_union(r->own, other->own);
+	else if (!strcmp(what, "planned"))
 		r->planned = ds_groups_union(r->planned, other->planned);
 	else if (!strcmp(what, "held"))
 		r->held = ds_groups_union(r->held, other->held);
