@@ -56,7 +56,12 @@ static const struct key {
     KEY(cgroup_root, "/sys/fs/cgroup", KEY_DIRECTORY),
 #undef KEY
 };
-enum { N_KEYS = sizeof(keys) / sizeof(keys[0]), USAGE_PORT = 6829, SAMPLE_LAUNCHES = 512 };
+enum {
+	N_KEYS = sizeof(keys) / sizeof(keys[0]),
+	USAGE_PORT = 6829,
+	SAMPLE_LAUNCHES = 512,
+	OVERLONG_KERNEL_S = 5
+};
 
 /* Sizes of memory, written as ds_size_parse() reads them; "0": none. */
 static const struct size_key {
@@ -175,6 +180,18 @@ static int check_sample(cfg_t *cfg, cfg_opt_t *opt)
 	return 0;
 }
 
+static int check_overlong(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long seconds = cfg_opt_getnint(opt, 0);
+
+	if (seconds < 0 || seconds > DS_OVERLONG_KERNEL_S_MAX) {
+		cfg_error(cfg, "overlong_kernel_s = %ld is not a number of seconds (0 to %d)",
+			  seconds, DS_OVERLONG_KERNEL_S_MAX);
+		return -1;
+	}
+	return 0;
+}
+
 static int parse_size(const char *text, uint32_t *mib, struct ds_error *err)
 {
 	*mib = 0;
@@ -203,6 +220,7 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	const cfg_opt_t others[] = {
 	    CFG_INT("usage_port", USAGE_PORT, CFGF_NONE),
 	    CFG_INT("sample_launches", SAMPLE_LAUNCHES, CFGF_NONE),
+	    CFG_INT("overlong_kernel_s", OVERLONG_KERNEL_S, CFGF_NONE),
 	    CFG_BOOL("move_programs", cfg_true, CFGF_NONE),
 	    CFG_END(),
 	};
@@ -228,6 +246,7 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 		cfg_set_validate_func(cfg, size_keys[i].name, check_size);
 	cfg_set_validate_func(cfg, "usage_port", check_port);
 	cfg_set_validate_func(cfg, "sample_launches", check_sample);
+	cfg_set_validate_func(cfg, "overlong_kernel_s", check_overlong);
 
 	int rc = cfg_parse_buf(cfg, text);
 	if (rc != CFG_SUCCESS) {
@@ -249,6 +268,7 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	}
 	config->usage_port = (uint16_t)cfg_getint(cfg, "usage_port");
 	config->sample_launches = (uint32_t)cfg_getint(cfg, "sample_launches");
+	config->overlong_kernel_s = (uint32_t)cfg_getint(cfg, "overlong_kernel_s");
 	config->move_programs = cfg_getbool(cfg, "move_programs") != cfg_false;
 	cfg_free(cfg);
 	parse_error = NULL;
@@ -286,6 +306,7 @@ void ds_node_config_defaults(struct ds_node_config *config, const char *node_nam
 		*size_of(config, &size_keys[i]) = size_keys[i].mib;
 	config->usage_port = USAGE_PORT;
 	config->sample_launches = SAMPLE_LAUNCHES;
+	config->overlong_kernel_s = OVERLONG_KERNEL_S;
 	config->move_programs = true;
 }
 

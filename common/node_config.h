@@ -8,7 +8,7 @@
 
 #include "common/error.h"
 
-enum { DS_SAMPLE_LAUNCHES_MAX = 1 << 30 };
+enum { DS_SAMPLE_LAUNCHES_MAX = 1 << 30, DS_OVERLONG_KERNEL_S_MAX = 86400 };
 
 /*
  * detshare-node.conf: facts of one machine (paths, ports), as against detshare.conf, which holds the
@@ -65,6 +65,8 @@ struct ds_node_config {
 	bool move_programs;
 	/* sample_launches = 512: a program measures one launch in so many; 0: none */
 	uint32_t sample_launches;
+	/* overlong_kernel_s = 5: kernels that run longer are named, and their groups not lent; 0: none */
+	uint32_t overlong_kernel_s;
 	/* program_without_port = "warn": or "end" */
 	char program_without_port[8];
 	/* cgroup_root = "/sys/fs/cgroup": v2, or v1 hierarchies with or without /unified */

@@ -181,6 +181,20 @@ uint16_t ds_port_notice_kind(const void *bytes, size_t size)
 	return notice.magic == DS_PORT_MAGIC && notice.version == DS_PORT_VERSION ? notice.kind : 0;
 }
 
+_Static_assert(sizeof(((struct ds_port_reported *)0)->overlong_kernel) ==
+		   sizeof(((struct ds_port *)0)->overlong_kernel),
+	       "a name fits");
+
+/* A program may have written anything, and no end to it. */
+static void copy_printable(char *to, const char *from, size_t size)
+{
+	size_t i = 0;
+
+	for (; i + 1 < size && from[i]; i++)
+		to[i] = from[i] >= ' ' && from[i] <= '~' ? from[i] : '?';
+	to[i] = '\0';
+}
+
 void ds_port_describe(const struct ds_port *port, struct ds_port_reported *reported)
 {
 	reported->acknowledged_epoch = atomic_load(&port->acknowledged_epoch);
@@ -194,6 +208,11 @@ void ds_port_describe(const struct ds_port *port, struct ds_port_reported *repor
 	reported->export_tables = atomic_load(&port->export_tables);
 	reported->launching_modules = atomic_load(&port->launching_modules);
 	reported->unread_modules = atomic_load(&port->unread_modules);
+	reported->window_waits = atomic_load(&port->window_waits);
+	reported->window_expired = atomic_load(&port->window_expired);
+	reported->overlong_since_ns = atomic_load(&port->overlong_since_ns);
+	copy_printable(reported->overlong_kernel, port->overlong_kernel,
+		       sizeof(reported->overlong_kernel));
 }
 
 int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *hello,

@@ -151,7 +151,8 @@ struct ds_page {
 	uint64_t memory_quota, memory_per_program;
 	/* Programs measure one launch in so many, on average. Never changes. 0: none. */
 	uint32_t sample_launches;
-	uint32_t reserved_2;
+	/* A kernel that runs longer is to be named. Never changes. 0: none is. */
+	uint32_t overlong_ms;
 	/* Kernels that need the GPU as a whole without saying so: patterns with commas between. */
 	char whole_gpu_kernels[512];
 	/* A launch that asked for the GPU as a whole waits for it at most so long, whatever happens. */
@@ -223,6 +224,10 @@ struct ds_port_reported {
 	uint64_t export_tables;
 	uint64_t launching_modules;
 	uint64_t unread_modules;
+	uint64_t window_waits;
+	uint64_t window_expired;
+	uint64_t overlong_since_ns; /* CLOCK_BOOTTIME; 0: no such kernel */
+	char overlong_kernel[128];  /* printable */
 };
 
 /* Sent as far as `n_programs` reaches. */

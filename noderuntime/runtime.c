@@ -285,6 +285,7 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	ds_mps_care_begin(rt);
 	ds_strays_begin(rt);
 	rt->page.page->sample_launches = rt->config->sample_launches;
+	rt->page.page->overlong_ms = rt->config->overlong_kernel_s * 1000;
 	rt->page.page->memory_quota = rt->quota.limit;
 	rt->page.page->memory_per_program = rt->quota.per_program;
 	if (ds_allocation_path(rt->config, allocation->name, "port", port, err) < 0)

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 /* True if `size` bytes came that are a whole report. */
@@ -57,4 +58,14 @@ const struct ds_port_reported *ds_reported_find(const struct ds_port_report *rep
 			return &report->programs[i];
 	}
 	return NULL;
+}
+
+double ds_reported_overlong_s(const struct ds_port_reported *reported)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	double s = (double)now.tv_sec + (double)now.tv_nsec / 1e9 -
+		   (double)reported->overlong_since_ns / 1e9;
+	return s > 0 ? s : 0;
 }

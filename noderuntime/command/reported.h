@@ -17,4 +17,7 @@ bool ds_reported_read(const char *runtime_dir, const char *name, unsigned timeou
 /* What the report has of process `pid`, or NULL. */
 const struct ds_port_reported *ds_reported_find(const struct ds_port_report *report, int pid);
 
+/* How long the overlong kernel that it names has run, by its own word: 0 or more, in s. */
+double ds_reported_overlong_s(const struct ds_port_reported *reported);
+
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The keys are described in detshare-status(1): adding one is fine, changing one is not. */
+#include "noderuntime/command/reported.h"
 #include "noderuntime/command/status.h"
 
 #include <jansson.h>
@@ -24,15 +25,22 @@ static json_int_t count(uint64_t said)
 
 static json_t *reported(const struct ds_port_reported *said, const struct ds_gpu_shape *shape)
 {
+	json_t *overlong = json_null();
+
+	if (said->overlong_since_ns)
+		overlong = json_pack("{s:s, s:f}", "kernel", said->overlong_kernel, "seconds",
+				     ds_reported_overlong_s(said));
 	return json_pack(
-	    "{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "acknowledged_epoch",
-	    count(said->acknowledged_epoch), "in_use", groups(&said->in_use, shape), "pinned",
-	    groups(&said->pinned, shape), "launches", count(said->launches), "remaps",
-	    count(said->remaps), "pinned_graphs", count(said->pinned_graphs), "own_contexts",
-	    count(said->own_contexts), "cooperative_too_large", count(said->cooperative_too_large),
-	    "export_tables", count(said->export_tables), "launching_modules",
-	    count(said->launching_modules), "unread_modules", count(said->unread_modules),
-	    "not_believed", count(said->unfit));
+	    "{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
+	    "acknowledged_epoch", count(said->acknowledged_epoch), "in_use",
+	    groups(&said->in_use, shape), "pinned", groups(&said->pinned, shape), "launches",
+	    count(said->launches), "remaps", count(said->remaps), "pinned_graphs",
+	    count(said->pinned_graphs), "own_contexts", count(said->own_contexts),
+	    "cooperative_too_large", count(said->cooperative_too_large), "export_tables",
+	    count(said->export_tables), "launching_modules", count(said->launching_modules),
+	    "unread_modules", count(said->unread_modules), "not_believed", count(said->unfit),
+	    "window_waits", count(said->window_waits), "window_expired",
+	    count(said->window_expired), "overlong", overlong);
 }
 
 static json_t *program(const struct ds_gpu_view *view, uint32_t p)

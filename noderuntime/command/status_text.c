@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/command/reported.h"
 #include "noderuntime/command/status.h"
 
 #include <inttypes.h>
@@ -202,6 +203,11 @@ static void print_reported(const struct ds_gpu_view *view)
 			       program->resident, program->process.pid, said->pinned_graphs,
 			       ds_groups_format(&said->pinned, &view->state.shape, text,
 						sizeof(text)));
+		if (said->overlong_since_ns)
+			printf("%s: process %" PRId32 " reports kernel %s to run for %.0f s: its "
+			       "groups are not lent, and come back when it ends\n",
+			       program->resident, program->process.pid, said->overlong_kernel,
+			       ds_reported_overlong_s(said));
 		if (said->unfit)
 			printf("%s: process %" PRId32 " said %" PRIu32
 			       " times what cannot be, and was not believed\n",

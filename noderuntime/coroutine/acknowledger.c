@@ -491,12 +491,14 @@ static enum outcome follow(struct look *look)
 static int64_t watch(void)
 {
 	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
-	int64_t within_us = 0, us;
+	int64_t within_us, us;
 
 	if (!vctx || atomic_load(&the.ends) || the.resetting)
 		return -1;
 	ds_real.cuCtxSetCurrent(vctx->primary);
-	if (ds_gate_asked(vctx) & DS_GATE_WINDOW && !ds_ahead_settled(vctx))
+	within_us = ds_watchdog_look(vctx);
+	if (ds_gate_asked(vctx) & DS_GATE_WINDOW && !ds_ahead_settled(vctx) &&
+	    (!within_us || within_us > SETTLE_US))
 		within_us = SETTLE_US;
 	us = ds_demand_look(vctx, within_us);
 	/* The runtime is to be told when what the program has the whole GPU for is over. */

@@ -51,12 +51,13 @@ struct ds_ahead {
 };
 
 static struct {
-	struct ds_port *port;
+	struct ds_session *session;
 	_Atomic(CUcontext) primary; /* NULL: there are no events */
 	_Atomic unsigned context, window;
 	_Atomic uint32_t window_us;
 	_Atomic(struct ds_ahead *) all;
 	atomic_bool settled;
+	_Atomic uint64_t told_us; /* what the runtime was last told of */
 } the;
 
 /* ---- decisions ---- */
@@ -219,7 +220,7 @@ static bool make_current(struct ds_ahead *ring)
 
 static void say_drain(void)
 {
-	uint64_t most = 0;
+	uint64_t most = 0, told;
 
 	if (!atomic_load(&the.settled))
 		return;
@@ -229,7 +230,13 @@ static void say_drain(void)
 		most = ns > most ? ns : most;
 	}
 	/* Streams that run side by side slow each other down: that is in their times already. */
-	atomic_store_explicit(&the.port->drain_us, (most + 999) / 1000, memory_order_relaxed);
+	most = (most + 999) / 1000;
+	atomic_store_explicit(&the.session->port->drain_us, most, memory_order_relaxed);
+	/* The runtime looks when it has grown, or is half of what it was when it last looked. */
+	told = atomic_load(&the.told_us);
+	if ((most > told + told / 4 || most < told / 2) &&
+	    atomic_compare_exchange_strong(&the.told_us, &told, most))
+		ds_session_notify_demand(the.session);
 }
 
 /* Event number `i` has been found done, and those before it are. With in_use. */
@@ -362,9 +369,9 @@ static uint64_t patience_ns(const struct ds_ahead *ring)
 /* What a sampled kernel takes, or any. */
 static uint64_t known_kernel_ns(void)
 {
-	const uint64_t n = atomic_load_explicit(&the.port->samples, memory_order_relaxed);
+	const uint64_t n = atomic_load_explicit(&the.session->port->samples, memory_order_relaxed);
 
-	return n ? atomic_load_explicit(&the.port->sampled_ns, memory_order_relaxed) / n
+	return n ? atomic_load_explicit(&the.session->port->sampled_ns, memory_order_relaxed) / n
 		 : BACKLOG_NS;
 }
 
@@ -425,7 +432,7 @@ void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user)
 	uint64_t waited_ns = 0;
 	enum turn turn = WAIT;
 
-	atomic_fetch_add_explicit(&the.port->window_waits, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&the.session->port->window_waits, 1, memory_order_relaxed);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	/* If more is asked for than to keep within the window, that is for the gate. */
 	while ((ds_gate_asked(vctx) & ~(uint64_t)DS_GATE_ASLEEP) == DS_GATE_WINDOW &&
@@ -438,14 +445,15 @@ void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user)
 	}
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	if (turn == EXPIRED)
-		atomic_fetch_add_explicit(&the.port->window_expired, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&the.session->port->window_expired, 1,
+					  memory_order_relaxed);
 }
 
 /* ---- the acknowledger's side ---- */
 
-void ds_ahead_start(struct ds_port *port, CUcontext primary)
+void ds_ahead_start(struct ds_session *session, CUcontext primary)
 {
-	the.port = port;
+	the.session = session;
 	atomic_store(&the.primary, primary);
 	atomic_fetch_add(&the.context, 1);
 }
@@ -475,7 +483,8 @@ void ds_ahead_window(struct ds_vctx *vctx, bool on, uint32_t window_us)
 	} else if (!on && was_on) {
 		ds_gate_stop_asking(vctx, DS_GATE_WINDOW);
 		atomic_store(&the.settled, false);
-		atomic_store(&the.port->drain_us, 0);
+		atomic_store(&the.session->port->drain_us, 0);
+		atomic_store(&the.told_us, 0);
 	}
 }
 

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "noderuntime/coroutine/session.h"
 #include "noderuntime/coroutine/vctx.h"
 
 /*
@@ -35,7 +36,7 @@ unsigned ds_ahead_depth(uint32_t window_us, uint64_t kernel_ns);
 uint64_t ds_ahead_estimate(uint64_t kernel_ns, uint64_t interval_ns, unsigned launches, bool busy);
 
 /* A session has begun. */
-void ds_ahead_start(struct ds_port *port, CUcontext primary);
+void ds_ahead_start(struct ds_session *session, CUcontext primary);
 
 /* The primary context goes away, and with it our events. Nobody waits any more when this returns. */
 void ds_ahead_drop(void);

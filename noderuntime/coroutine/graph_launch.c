@@ -387,7 +387,7 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 	else
 		result = put_elsewhere(graph, op.target, *real);
 	ds_measure_launched(sample, op.target, result);
-	ds_op_launched(&op, result);
+	ds_op_launched(&op, DS_LAUNCHED_GRAPH, result);
 	ds_pools_launch_end(&memory);
 	return result;
 }

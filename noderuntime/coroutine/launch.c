@@ -95,7 +95,7 @@ static inline CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, voi
 	else if (ds_unlikely(watched & DS_WHOLE_OPEN) && result == CUDA_SUCCESS &&
 		 is_cooperative(config))
 		ds_whole_note(&op);
-	ds_op_launched(&op, result);
+	ds_op_launched(&op, f, result);
 	return result;
 }
 
@@ -123,7 +123,7 @@ CUresult ds_cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
 	if (!op.stream)
 		return ds_real.cuLaunchGrid(f, grid_width, grid_height);
 	result = ds_real.cuLaunchGridAsync(f, grid_width, grid_height, op.target);
-	ds_op_launched(&op, result);
+	ds_op_launched(&op, f, result);
 	return result;
 }
 DS_EXPORT(cuLaunchGrid);
@@ -138,7 +138,7 @@ CUresult ds_cuLaunch(CUfunction f)
 	if (!op.stream)
 		return ds_real.cuLaunch(f);
 	result = ds_real.cuLaunchGridAsync(f, 1, 1, op.target);
-	ds_op_launched(&op, result);
+	ds_op_launched(&op, f, result);
 	return result;
 }
 DS_EXPORT(cuLaunch);
@@ -248,7 +248,7 @@ CUresult ds_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParam
 	if (result == CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE)
 		result = multi_whole(launchParamsList, mapped, ops, numDevices, flags);
 	for (n = 0; n < numDevices; n++)
-		ds_op_launched(&ops[n], result);
+		ds_op_launched(&ops[n], mapped[n].function, result);
 done:
 	free(ops);
 	free(mapped);

@@ -4,6 +4,7 @@
 
 #include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/remap.h"
+#include "noderuntime/coroutine/watchdog.h"
 
 /*
  * One operation of the program on one of its streams: ds_op_begin says where it really goes and has it
@@ -220,12 +221,14 @@ static inline __attribute__((always_inline)) void ds_op_end(const struct ds_op *
 	ds_mark_end(op->mark);
 }
 
-static inline __attribute__((always_inline)) void ds_op_launched(const struct ds_op *op,
-								 CUresult result)
+/* What it launched is a `function`, or DS_LAUNCHED_GRAPH. */
+static inline __attribute__((always_inline)) void
+ds_op_launched(const struct ds_op *op, CUfunction function, CUresult result)
 {
-	ds_op_end(op);
 	if (!op->stream)
 		return;
+	ds_watchdog_note(&op->stream->watched, function);
+	ds_op_end(op);
 	atomic_fetch_add_explicit(op->vctx->launches, 1, memory_order_relaxed);
 	if (ds_unlikely(op->vctx->chaos.every))
 		ds_chaos_launched(op->vctx);

@@ -33,6 +33,7 @@ struct ds_granted {
 	uint32_t flags; /* enum ds_page_flags */
 	uint32_t window_us;
 	uint32_t sample_launches;
+	uint32_t overlong_ms;
 };
 
 /*

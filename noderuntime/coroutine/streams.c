@@ -115,6 +115,7 @@ static struct ds_vstream *vstream_new(enum ds_stream_kind kind, unsigned flags, 
 static void vstream_free(struct ds_vstream *stream)
 {
 	ds_ahead_leave(stream);
+	ds_watchdog_leave(&stream->watched);
 	pthread_mutex_destroy(&stream->lock);
 	free(stream);
 }
@@ -223,6 +224,7 @@ void ds_streams_reap(struct ds_vctx *vctx, bool all)
 		unlink_all(stream);
 		destroy_event(&stream->moved);
 		destroy_event(&stream->uncaptured);
+		destroy_event(&stream->watched.event);
 		vstream_free(stream);
 	}
 	pthread_mutex_unlock(&vctx->lock);
@@ -333,10 +335,12 @@ static void free_list(struct ds_vctx *vctx, struct ds_vstream **list)
 		struct ds_vstream *stream = *list;
 
 		*list = stream->all_next;
-		if (stream == &vctx->null)
-			ds_ahead_leave(stream);
-		else
+		if (stream != &vctx->null) {
 			vstream_free(stream);
+			continue;
+		}
+		ds_ahead_leave(stream);
+		ds_watchdog_leave(&stream->watched);
 	}
 }
 

@@ -266,7 +266,8 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 	ds_chaos_choose(vctx, ds_remap_target(vctx));
 	ds_suspend_end(vctx);
 	ds_measure_start(session.port, primary, vctx->fixed ? 0 : granted.sample_launches);
-	ds_ahead_start(session.port, primary);
+	ds_ahead_start(&session, primary);
+	ds_watchdog_start(&session, vctx->fixed ? 0 : granted.overlong_ms);
 	ds_ahead_window(vctx, granted.flags & DS_PAGE_WINDOW, granted.window_us);
 	ds_demand_tell(vctx, granted.flags & DS_PAGE_TELL_IDLE);
 	ds_session_acknowledge(&session, granted.epoch);

@@ -11,6 +11,7 @@
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/pctx.h"
 #include "noderuntime/coroutine/stream_table.h"
+#include "noderuntime/coroutine/watchdog.h"
 #include "noderuntime/port_protocol.h"
 
 /*
@@ -63,7 +64,8 @@ struct ds_vstream {
 	CUstream handle;       /* the shadow in the first physical context */
 	CUcontext made_in;     /* as the program knows it; NULL: a default stream */
 	_Atomic(struct ds_ahead *)
-	    ahead;                       /* how far the program is ahead on it; NULL: not counted */
+	    ahead; /* how far the program is ahead on it; NULL: not counted */
+	struct ds_watched watched;
 	CUevent event;                   /* null, blocking: orders what comes after it */
 	struct ds_vstream *next, **link; /* among the blocking ones; link is NULL if not there */
 	/* Under the virtual context's lock: */

@@ -16,9 +16,9 @@ static CUresult begin_LAUNCH(struct ds_op *op, CUstream handle, bool per_thread)
 	return ds_op_begin_launch(op, handle, per_thread, NULL);
 }
 
-static void end_LAUNCH(const struct ds_op *op, CUresult result)
+static void end_LAUNCH(const struct ds_op *op, CUfunction f, CUresult result)
 {
-	ds_op_launched(op, result);
+	ds_op_launched(op, f, result);
 }
 
 static inline __attribute__((always_inline)) CUresult begin_KERNEL(struct ds_op *op,
@@ -27,10 +27,10 @@ static inline __attribute__((always_inline)) CUresult begin_KERNEL(struct ds_op 
 	return ds_op_begin_launch(op, handle, per_thread, NULL);
 }
 
-static inline __attribute__((always_inline)) void end_KERNEL(const struct ds_op *op,
+static inline __attribute__((always_inline)) void end_KERNEL(const struct ds_op *op, CUfunction f,
 							     CUresult result)
 {
-	ds_op_launched(op, result);
+	ds_op_launched(op, f, result);
 }
 
 static CUresult begin_WORK(struct ds_op *op, CUstream handle, bool per_thread)
@@ -38,7 +38,7 @@ static CUresult begin_WORK(struct ds_op *op, CUstream handle, bool per_thread)
 	return ds_op_begin(op, handle, per_thread);
 }
 
-static void end_WORK(const struct ds_op *op, CUresult result)
+static void end_WORK(const struct ds_op *op, CUfunction none, CUresult result)
 {
 	ds_op_end(op);
 }
@@ -57,7 +57,7 @@ static CUresult begin_WAIT(struct ds_op *op, CUstream handle, bool per_thread)
 	return result;
 }
 
-static void end_WAIT(const struct ds_op *op, CUresult result)
+static void end_WAIT(const struct ds_op *op, CUfunction none, CUresult result)
 {
 	ds_op_awaited(op);
 }
@@ -67,9 +67,9 @@ static CUresult begin_AWAIT(struct ds_op *op, CUstream handle, bool per_thread)
 	return begin_WAIT(op, handle, per_thread);
 }
 
-static void end_AWAIT(const struct ds_op *op, CUresult result)
+static void end_AWAIT(const struct ds_op *op, CUfunction none, CUresult result)
 {
-	end_WAIT(op, result);
+	end_WAIT(op, none, result);
 	ds_measure_sync();
 }
 
@@ -83,7 +83,7 @@ static CUresult begin_MAP(struct ds_op *op, CUstream handle, bool per_thread)
 	return result;
 }
 
-static void end_MAP(const struct ds_op *op, CUresult result)
+static void end_MAP(const struct ds_op *op, CUfunction none, CUresult result)
 {
 }
 
@@ -101,7 +101,7 @@ static CUresult begin_CAPTURE(struct ds_op *op, CUstream handle, bool per_thread
 	return result;
 }
 
-static void end_CAPTURE(const struct ds_op *op, CUresult result)
+static void end_CAPTURE(const struct ds_op *op, CUfunction none, CUresult result)
 {
 	ds_op_abandon(op);
 }
@@ -145,6 +145,15 @@ begin_named(struct ds_op *op, CUstream handle, bool per_thread,
 	return ds_whole_begin(op, handle, per_thread, kernel, false);
 }
 
+/* What is launched. */
+#define FUNCTION_KERNEL  f
+#define FUNCTION_LAUNCH  f
+#define FUNCTION_WORK    NULL
+#define FUNCTION_WAIT    NULL
+#define FUNCTION_AWAIT   NULL
+#define FUNCTION_MAP     NULL
+#define FUNCTION_CAPTURE NULL
+
 #define DS_STREAM_(use, symbol, base, since, per_thread, params, handle, args) \
 	CUresult ds_##symbol params                                            \
 	{                                                                      \
@@ -161,7 +170,7 @@ begin_named(struct ds_op *op, CUstream handle, bool per_thread,
 		ds_measure_launched(sample, op.target, result);                \
 		if (ds_unlikely(whole))                                        \
 			ds_whole_end(&op, result);                             \
-		end_##use(&op, result);                                        \
+		end_##use(&op, FUNCTION_##use, result);                        \
 		return result;                                                 \
 	}                                                                      \
 	DS_EXPORT(symbol);

@@ -141,8 +141,10 @@ static void read_maps(void)
 
 	snprintf(path, sizeof(path), "/proc/%d/maps", (int)stepped.pid);
 	file = fopen(path, "re");
-	if (!file)
-		fake_die(path, errno);
+	if (!file) {
+		perror(path);
+		exit(1);
+	}
 	stepped.n_maps = 0;
 	while (fgets(line, sizeof(line), file) && stepped.n_maps < MAPS_MAX) {
 		struct map *map = &stepped.maps[stepped.n_maps];

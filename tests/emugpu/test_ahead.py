@@ -81,8 +81,9 @@ class Program:
 def program(host, runtime):  # noqa: F811
     made = []
 
-    def make(flags=0, window_us=0, groups=(0, 1), preload=True, **more):
+    def make(flags=0, window_us=0, groups=(0, 1), preload=True, overlong_ms=0, **more):
         granter = runtime(groups=groups)
+        granter.overlong_after(overlong_ms)
         granter.flags(flags, window_us, tell=False)
         made.append(Program(host, granter, preload, **more))
         return made[-1]
@@ -311,4 +312,51 @@ def test_no_context_is_idle(program):
     one.ask("block 1")
     assert one.said().demand == ACTIVE
     one.ask("release")
+    one.end()
+
+
+# Kernels that run too long
+
+@pytest.mark.parametrize("flags", [0, TELL_IDLE, WINDOW, TELL_IDLE | WINDOW])
+@pytest.mark.parametrize("what,name", [("spin", "spin_us"), ("graph", "(graph)")])
+def test_an_overlong_kernel_is_named_until_it_ends(program, flags, what, name):
+    one = program(flags, 100, overlong_ms=200)
+    one.ask("spin 2 100 20")
+    one.ask("sync")
+    assert (one.said().overlong, one.said().overlong_since_ns) == ("", 0)
+    one.ask(f"{what} 1 1500000 1")
+    wait_for(lambda: one.said().overlong_since_ns)
+    said = one.said()
+    assert said.overlong == name
+    assert 0.1e9 < time.clock_gettime_ns(time.CLOCK_BOOTTIME) - said.overlong_since_ns < 30e9
+    assert said.demand == (ACTIVE if flags & TELL_IDLE else UNSAID)
+    wait_for(lambda: not one.said().overlong_since_ns)
+    assert one.said().overlong == ""
+    one.end()
+
+
+def test_many_short_kernels_are_no_long_one(program):
+    """One second of 2 ms kernels, all queued at once; a kernel may take 0.2 s."""
+    one = program(overlong_ms=200, DETSHARE_SAMPLE=20)
+    one.ask("spin 1 2000 60")
+    one.ask("sync")
+    for _ in range(3):
+        one.ask("spin 1 2000 400")
+        for _ in range(20):
+            assert one.said().overlong_since_ns == 0
+            time.sleep(0.02)
+        one.ask("sync")
+    one.end()
+
+
+def test_whoever_is_idle_is_not_watched_either(program):
+    one = program(overlong_ms=200)
+    one.ask("spin 1 100 20")
+    one.ask("sync")
+    time.sleep(0.5)
+    before = wake_ups(one)
+    time.sleep(0.5)
+    assert wake_ups(one) <= before + 1
+    one.ask("spin 1 1000000 1")
+    wait_for(lambda: one.said().overlong == "spin_us")
     one.end()

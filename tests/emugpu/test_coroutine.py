@@ -138,6 +138,10 @@ class Runtime:
         self._tell()
         return self.epoch
 
+    def overlong_after(self, ms):
+        """Before any program has come."""
+        os.pwrite(self.page, struct.pack("<I", ms), 156)
+
     def flags(self, flags, window_us=0, tell=True):
         """Write other flags (enum ds_page_flags) into the page and tell all programs, unless there are none yet."""
         if tell:

@@ -19,6 +19,8 @@
 enum { EVENTS_MAX = 16 };
 
 static struct ds_port port;
+static struct ds_page page;
+static struct ds_session session = {.fd = -1, .port = &port, .page = &page};
 static struct ds_vctx vctx = {.lock = PTHREAD_MUTEX_INITIALIZER};
 static struct ds_vstream stream;
 static unsigned n_events, launched, done, last_recorded, n_records;
@@ -92,7 +94,7 @@ static int set_up(void **state)
 	kernel_ms = now_ms = 0;
 	captured = false;
 	memset(&port, 0, sizeof(port));
-	ds_ahead_start(&port, (CUcontext)0x1000);
+	ds_ahead_start(&session, (CUcontext)0x1000);
 	ds_ahead_window(&vctx, true, 1000);
 	return 0;
 }
@@ -272,11 +274,21 @@ static void idle_is_who_does_nothing_for_long(void **state)
 	assert_true(ds_quiet_look(&quiet, 6, true, 9999, 100));
 }
 
+static void patience_is_for_all_that_is_queued(void **state)
+{
+	assert_int_equal(ds_watchdog_patience_ns(5000, 0, 100), 5000);
+	assert_int_equal(ds_watchdog_patience_ns(5000, 1, 100), 5000);
+	assert_int_equal(ds_watchdog_patience_ns(5000, 10, 100), 7000);
+	assert_int_equal(ds_watchdog_patience_ns(5000, UINT64_MAX, 100), 5000 + 2048 * 100);
+	assert_int_equal(ds_watchdog_patience_ns(5000, 2, 0), 5000 + 4000000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(depth_follows_from_times),
 	    cmocka_unit_test(estimates_grow_quicker_than_they_shrink),
+	    cmocka_unit_test(patience_is_for_all_that_is_queued),
 	    cmocka_unit_test(idle_is_who_does_nothing_for_long),
 	    cmocka_unit_test_setup_teardown(two_may_be_ahead_of_what_is_not_known, set_up,
 					    tear_down),

@@ -40,6 +40,7 @@ static void defaults(void **state)
 	assert_string_equal(config.without_partition, "refuse");
 	assert_true(config.move_programs);
 	assert_int_equal(config.sample_launches, 512);
+	assert_int_equal(config.overlong_kernel_s, 5);
 	assert_int_equal(config.memory_reserve_mib, 1024);
 	assert_int_equal(config.memory_per_program_mib, 640);
 	assert_int_equal(parse("", &empty, &err), 0);
@@ -90,7 +91,8 @@ static void values(void **state)
 			       "memory_per_program = 0\n"
 			       "without_partition = run\n"
 			       "move_programs = no\n"
-			       "sample_launches = 0\n",
+			       "sample_launches = 0\n"
+			       "overlong_kernel_s = 90\n",
 			       &config, &err),
 			 0);
 	assert_string_equal(config.runtime_dir, "/run/node7/detshare-node7");
@@ -105,6 +107,7 @@ static void values(void **state)
 	assert_int_equal(config.memory_per_program_mib, 0);
 	assert_false(config.move_programs);
 	assert_int_equal(config.sample_launches, 0);
+	assert_int_equal(config.overlong_kernel_s, 90);
 }
 
 static void refused(void **state)
@@ -126,6 +129,7 @@ static void refused(void **state)
 	    {"memory_reserve = 1.5G", "node.conf:1: memory_reserve: \"1.5G\" is not a size"},
 	    {"memory_per_program = -1", "node.conf:1: memory_per_program: \"-1\" is not"},
 	    {"sample_launches = -1", "sample_launches = -1 is not a number of launches"},
+	    {"overlong_kernel_s = 86401", "overlong_kernel_s = 86401 is not a number of seconds"},
 	    {"move_programs = maybe",
 	     "node.conf:1: invalid boolean value for option 'move_programs'"},
 	    {"usage_port = many", "node.conf:1: invalid integer"},
