@@ -49,8 +49,10 @@ whole_ex(struct ds_op *op, CUlaunchConfig *mapped, CUstream handle, CUfunction f
 	return verdict;
 }
 
-static inline CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, void **params,
-				 void **extra, bool per_thread, put_ex *const *real)
+static inline __attribute__((always_inline)) CUresult launch_ex(const CUlaunchConfig *config,
+								CUfunction f, void **params,
+								void **extra, bool per_thread,
+								put_ex *const *real)
 {
 	const unsigned watched = ds_whole_watched();
 	struct ds_whole_verdict verdict = {.whole = false};
@@ -69,7 +71,10 @@ static inline CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, voi
 	mapped = *config;
 	mapped.hStream = op.target;
 	if (ds_unlikely(watched & DS_WHOLE_NAMED)) {
-		verdict = whole_ex(&op, &mapped, config->hStream, f, per_thread, false);
+		struct ds_op named = op;
+
+		verdict = whole_ex(&named, &mapped, config->hStream, f, per_thread, false);
+		op = named;
 		if (verdict.result != CUDA_SUCCESS)
 			return verdict.result;
 	}
@@ -83,18 +88,24 @@ static inline CUresult launch_ex(const CUlaunchConfig *config, CUfunction f, voi
 	result = (*real)(&mapped, f, params, extra);
 	ds_measure_launched(sample, op.target, result);
 	if (ds_unlikely(result == CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE)) {
+		struct ds_op refused = op;
+
 		if (verdict.whole)
-			ds_whole_end(&op, result);
-		verdict = whole_ex(&op, &mapped, config->hStream, f, per_thread, true);
+			ds_whole_end(&refused, result);
+		verdict = whole_ex(&refused, &mapped, config->hStream, f, per_thread, true);
+		op = refused;
 		if (verdict.result != CUDA_SUCCESS)
 			return verdict.result;
 		result = (*real)(&mapped, f, params, extra);
 	}
-	if (ds_unlikely(verdict.whole))
-		ds_whole_end(&op, result);
-	else if (ds_unlikely(watched & DS_WHOLE_OPEN) && result == CUDA_SUCCESS &&
-		 is_cooperative(config))
-		ds_whole_note(&op);
+	if (ds_unlikely(verdict.whole || watched & DS_WHOLE_OPEN)) {
+		const struct ds_op put = op;
+
+		if (verdict.whole)
+			ds_whole_end(&put, result);
+		else if (result == CUDA_SUCCESS && is_cooperative(config))
+			ds_whole_note(&put);
+	}
 	ds_op_launched(&op, f, result);
 	return result;
 }
@@ -177,7 +188,7 @@ DS_EXPORT(cuLaunch);
 			ds_whole_end(&op, result);                                                \
 		else if (result == CUDA_SUCCESS && ds_whole_watched() & DS_WHOLE_OPEN)            \
 			ds_whole_note(&op);                                                       \
-		ds_op_launched(&op, result);                                                      \
+		ds_op_launched(&op, f, result);                                                   \
 		return result;                                                                    \
 	}                                                                                         \
 	DS_EXPORT(symbol)

@@ -120,11 +120,13 @@ static void end_CAPTURE(const struct ds_op *op, CUfunction none, CUresult result
 /* Kernels that need the GPU as a whole, if any are named: the operation is begun there then. */
 #define WHOLE_KERNEL(handle, per_thread)                                                           \
 	if (ds_unlikely(ds_whole_watched() & DS_WHOLE_NAMED)) {                                    \
+		struct ds_op named = op;                                                           \
 		const struct ds_whole_verdict verdict = begin_named(                               \
-		    &op, handle, per_thread,                                                       \
+		    &named, handle, per_thread,                                                    \
 		    &(struct ds_whole_kernel){f, (uint64_t)gridDimX * gridDimY * gridDimZ,         \
 					      blockDimX * blockDimY * blockDimZ, sharedMemBytes}); \
                                                                                                    \
+		op = named;                                                                        \
 		if (verdict.result != CUDA_SUCCESS)                                                \
 			return verdict.result;                                                     \
 		whole = verdict.whole;                                                             \
@@ -143,6 +145,11 @@ begin_named(struct ds_op *op, CUstream handle, bool per_thread,
 	if (!ds_whole_is_named(kernel->function))
 		return (struct ds_whole_verdict){.result = CUDA_SUCCESS};
 	return ds_whole_begin(op, handle, per_thread, kernel, false);
+}
+
+static __attribute__((cold, noinline)) void end_whole(const struct ds_op op, CUresult result)
+{
+	ds_whole_end(&op, result);
 }
 
 /* What is launched. */
@@ -169,7 +176,7 @@ begin_named(struct ds_op *op, CUstream handle, bool per_thread,
 		result = ds_real.symbol args;                                  \
 		ds_measure_launched(sample, op.target, result);                \
 		if (ds_unlikely(whole))                                        \
-			ds_whole_end(&op, result);                             \
+			end_whole(op, result);                                 \
 		end_##use(&op, FUNCTION_##use, result);                        \
 		return result;                                                 \
 	}                                                                      \
