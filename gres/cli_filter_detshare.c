@@ -23,6 +23,8 @@ DS_EXPORT void cli_filter_p_post_submit(int offset, uint32_t job_id, uint32_t st
 
 static char class_option_name[] = "detshare-class";
 static char memory_option_name[] = "detshare-mem";
+/* In a job's environment: the option that the job was submitted with, which Slurm gives to its steps. */
+static const char JOBS_MEMORY[] = "SLURM_SPANK__SLURM_SPANK_OPTION_detshare_detshare_mem";
 
 /* Values of options, as Slurm allocated them. */
 enum {
@@ -178,6 +180,10 @@ int cli_filter_p_pre_submit(struct ds_slurm_options *options, int offset)
 	    .exclusive = values[EXCLUSIVE] && strcmp(values[EXCLUSIVE], "exclusive") == 0,
 	    .is_step = values[JOB_ID] && values[JOB_ID][0] >= '0' && values[JOB_ID][0] <= '9',
 	};
+	const char *jobs_memory = getenv(JOBS_MEMORY);
+	if (submission.is_step && submission.memory && jobs_memory &&
+	    strcmp(submission.memory, jobs_memory) == 0)
+		submission.memory = NULL;
 	/* Ask slurmctld only for steps that concern us. */
 	if (submission.is_step &&
 	    (submission.class_option ||

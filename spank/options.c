@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-#include "common/size.h"
 #include "gres/request.h"
 
 static int check_class(int val, const char *name, int remote)
@@ -14,17 +13,6 @@ static int check_class(int val, const char *name, int remote)
 	    "--detshare-class=%s: a class's name has 1 to %d characters; `detshare status` lists "
 	    "the site's classes",
 	    name ? name : "", DS_CLASS_NAME_SIZE - 1);
-	return -1;
-}
-
-static int check_memory(int val, const char *size, int remote)
-{
-	struct ds_error reason = {""};
-	uint32_t mib;
-
-	if (remote || ds_size_parse(size ? size : "", &mib, &reason) == 0)
-		return 0;
-	slurm_error("--detshare-mem=%s", reason.text);
 	return -1;
 }
 
@@ -46,7 +34,7 @@ int ds_spank_options_register(spank_t spank)
 		.usage = (char *)"memory of the shared GPU for the job on each node, such as 20G "
 				 "(as much as its share of the GPU)",
 		.has_arg = 1,
-		.cb = check_memory,
+		/* No callback: Slurm adds a line of its own to what that refuses. */
 	    },
 	};
 

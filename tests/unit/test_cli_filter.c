@@ -311,6 +311,25 @@ static void steps_have_their_jobs_class(void **state)
 }
 
 /* Steps and jobs that do not concern us cost slurmctld no question. */
+/* Slurm gives a job's options to its steps; only what a step asks itself is refused. */
+static void steps_have_their_jobs_memory(void **state)
+{
+	struct ds_slurm_options step = {"srun", NULL, {{"jobid", "7"}}};
+	char text[1024];
+
+	jobs = NULL;
+	memory_option = "2G";
+	setenv("SLURM_SPANK__SLURM_SPANK_OPTION_detshare_detshare_mem", "2G", 1);
+	assert_int_equal(run_client(&step, 0, text, sizeof(text)), 200);
+	memory_option = "1G";
+	assert_int_equal(run_client(&step, 0, text, sizeof(text)), 1);
+	assert_non_null(strstr(text, "--detshare-mem=1G: memory is given to a job"));
+	unsetenv("SLURM_SPANK__SLURM_SPANK_OPTION_detshare_detshare_mem");
+	memory_option = "2G";
+	assert_int_equal(run_client(&step, 0, text, sizeof(text)), 1);
+	memory_option = NULL;
+}
+
 static void only_our_steps_ask_slurmctld(void **state)
 {
 	struct ds_slurm_options options = {"srun", NULL, {{"gres", "gpu:1"}, {"jobid", "42"}}};
@@ -335,6 +354,7 @@ int main(void)
 	    cmocka_unit_test(refusals_are_one_line),
 	    cmocka_unit_test(each_option_is_asked_by_its_name),
 	    cmocka_unit_test(steps_have_their_jobs_class),
+	    cmocka_unit_test(steps_have_their_jobs_memory),
 	    cmocka_unit_test(only_our_steps_ask_slurmctld),
 	};
 
