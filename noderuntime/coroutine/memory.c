@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "noderuntime/coroutine/account.h"
+#include "noderuntime/coroutine/own_things.h"
 #include "noderuntime/coroutine/vctx.h"
 
 #define MIB UINT64_C(1048576)
@@ -119,9 +120,40 @@ bool ds_memory_want_quietly(struct ds_payment *payment, uint64_t bytes)
 	return want(payment, bytes, ds_memory_counts(), false);
 }
 
+/* It goes with the context that it was made in, if that is one of the program's own. */
+static bool thing_of(enum ds_holding_kind kind, enum ds_thing *thing)
+{
+	switch (kind) {
+	case DS_HOLD_ADDRESS:
+		*thing = DS_THING_ADDRESS;
+		return true;
+	case DS_HOLD_ARRAY:
+		*thing = DS_THING_ARRAY;
+		return true;
+	case DS_HOLD_MIPMAP:
+		*thing = DS_THING_MIPMAP;
+		return true;
+	case DS_HOLD_NONE: /* host memory */
+		*thing = DS_THING_HOST;
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void made(CUresult result, const struct ds_holding *holding)
+{
+	enum ds_thing thing;
+
+	if (result == CUDA_SUCCESS && holding->kind != DS_HOLD_NONE &&
+	    thing_of(holding->kind, &thing))
+		ds_own_made(thing, holding->key);
+}
+
 void ds_memory_have(const struct ds_payment *payment, CUresult result,
 		    const struct ds_holding *holding)
 {
+	made(result, holding);
 	if (!payment->counted)
 		return;
 	/* What cannot be noted cannot be seen to be freed either: better not counted than for ever. */
@@ -134,7 +166,10 @@ void ds_memory_have(const struct ds_payment *payment, CUresult result,
 struct ds_holding ds_memory_free_begin(enum ds_holding_kind kind, uint64_t key)
 {
 	struct ds_holding holding;
+	enum ds_thing thing;
 
+	if (thing_of(kind, &thing))
+		ds_own_unmade(thing, key);
 	if (!account.book ||
 	    (!ds_holdings_take(kind, key, &holding) &&
 	     (kind != DS_HOLD_ADDRESS || !ds_holdings_take(DS_HOLD_FROM_POOL, key, &holding))))

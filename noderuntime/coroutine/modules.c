@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "noderuntime/coroutine/driver.h"
+#include "noderuntime/coroutine/own_things.h"
 #include "noderuntime/coroutine/seen.h"
 
 /* Code that the program loads: looked through for launches of its own, and counted. */
@@ -16,6 +17,14 @@ static void look(CUresult result, const void *image, size_t size)
 {
 	if (result == CUDA_SUCCESS)
 		ds_seen_module(ds_device_launch_look(image, size));
+}
+
+/* A module is of the current context, a library of all. */
+static CUresult made(CUresult result, const CUmodule *module)
+{
+	if (result == CUDA_SUCCESS)
+		ds_own_made(DS_THING_MODULE, (uintptr_t)*module);
+	return result;
 }
 
 static void look_at_file(CUresult result, const char *path)
@@ -45,7 +54,7 @@ CUresult ds_cuModuleLoad(CUmodule *module, const char *fname)
 
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
-	result = ds_real.cuModuleLoad(module, fname);
+	result = made(ds_real.cuModuleLoad(module, fname), module);
 	look_at_file(result, fname);
 	return result;
 }
@@ -57,7 +66,7 @@ CUresult ds_cuModuleLoadData(CUmodule *module, const void *image)
 
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
-	result = ds_real.cuModuleLoadData(module, image);
+	result = made(ds_real.cuModuleLoadData(module, image), module);
 	look(result, image, SIZE_MAX);
 	return result;
 }
@@ -70,7 +79,8 @@ CUresult ds_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int
 
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
-	result = ds_real.cuModuleLoadDataEx(module, image, numOptions, options, optionValues);
+	result = made(ds_real.cuModuleLoadDataEx(module, image, numOptions, options, optionValues),
+		      module);
 	look(result, image, SIZE_MAX);
 	return result;
 }
@@ -82,7 +92,7 @@ CUresult ds_cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin)
 
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
-	result = ds_real.cuModuleLoadFatBinary(module, fatCubin);
+	result = made(ds_real.cuModuleLoadFatBinary(module, fatCubin), module);
 	look(result, fatCubin, SIZE_MAX);
 	return result;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "noderuntime/coroutine/own.h"
+#include "noderuntime/coroutine/own_things.h"
 
 #include <stdlib.h>
 
@@ -192,6 +192,18 @@ DS_EXPORT(cuCtxCreate_v4);
 
 /* ---- destroying ---- */
 
+static void destroy_what_is_in_it(struct ds_vctx *vctx, const struct ds_own *own)
+{
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	ds_streams_destroy_of(vctx, own->handle);
+	/* Its default streams are the primary context's: they may still use what goes now. */
+	ds_real.cuCtxSynchronize();
+	ds_own_destroy_things(own);
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+}
+
 /*
  * What was made in it goes with it. If the CUDA runtime is there, it may have made the primary context current
  * meanwhile, unseen: what seems to be this one's may be the runtime's, and stays.
@@ -209,7 +221,7 @@ static CUresult destroy(struct ds_own *own)
 		if (ds_seen_tables())
 			ds_real.cuCtxSynchronize();
 		else if (vctx && vctx->primary == own->primary)
-			ds_streams_destroy_of(vctx, own->handle);
+			destroy_what_is_in_it(vctx, own);
 		ds_real.cuCtxPopCurrent_v2(&popped);
 	}
 	ds_real.cuGreenCtxDestroy(own->green);

@@ -179,7 +179,7 @@ CUresult CUDAAPI cuDevicePrimaryCtxReset_v2(CUdevice number)
 		/* Green contexts keep it: everything else lets go. */
 		dev->primary->refs = dev->primary->n_green + 1;
 		emu_wait_context(dev->primary);
-		emu_memory_drop(dev);
+		emu_memory_drop(dev->primary);
 		emu_primary_release(dev);
 	}
 	emu_exit();
@@ -312,6 +312,8 @@ CUresult CUDAAPI cuCtxDestroy_v2(CUcontext ctx)
 	} else {
 		if (here.depth && here.stack[here.depth - 1] == ctx)
 			here.depth--;
+		emu_wait_context(ctx);
+		emu_memory_drop(ctx);
 		free_context(ctx);
 	}
 	emu_exit();

@@ -289,7 +289,7 @@ uint64_t emu_thread(void);
 void emu_memory_free(struct emu_device *dev, void *address);
 
 /* The primary context is reset: what was allocated in it goes with it. */
-void emu_memory_drop(struct emu_device *dev);
+void emu_memory_drop(struct CUctx_st *root);
 
 /* Take device memory for this process, and give it back (memory.c). False: there is not that much. */
 bool emu_memory_charge(struct emu_device *dev, uint64_t bytes);

@@ -17,6 +17,7 @@ struct range {
 	size_t bytes, mapped;
 	enum range_kind kind;
 	struct emu_device *dev;
+	struct CUctx_st *root; /* the context that it goes with; NULL: none */
 	unsigned flags;
 	size_t charged; /* to the process; else a pool, a graph or physical memory has it */
 	struct CUmemPoolHandle_st *pool; /* it is of this pool */
@@ -209,14 +210,16 @@ static CUresult allocate_in(struct CUctx_st *ctx, size_t bytes, enum range_kind 
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	p = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		 -1, 0);
-	if (p != MAP_FAILED && add((struct range){.base = (uintptr_t)p,
-						  .bytes = bytes,
-						  .mapped = mapped,
-						  .kind = kind,
-						  .dev = ctx->dev,
-						  .flags = flags,
-						  .charged = charged,
-						  .pool = pool})) {
+	if (p != MAP_FAILED &&
+	    add((struct range){.base = (uintptr_t)p,
+			       .bytes = bytes,
+			       .mapped = mapped,
+			       .kind = kind,
+			       .dev = ctx->dev,
+			       .root = pool || flags & OF_A_GRAPH ? NULL : ctx->root,
+			       .flags = flags,
+			       .charged = charged,
+			       .pool = pool})) {
 		*out = p;
 		return CUDA_SUCCESS;
 	}
@@ -248,24 +251,22 @@ void emu_memory_free(struct emu_device *dev, void *address)
 		emu_pool_give(r.pool, r.mapped);
 }
 
-void emu_memory_drop(struct emu_device *dev)
+void emu_memory_drop(struct CUctx_st *root)
 {
-	uintptr_t next = 0;
-
 	for (;;) {
-		bool found = false;
+		struct range found = {0};
 
 		pthread_mutex_lock(&ranges.mutex);
-		for (size_t i = 0; i < ranges.n && !found; i++) {
-			found = ranges.all[i].kind == RANGE_DEVICE && ranges.all[i].dev == dev &&
-				ranges.all[i].base >= next && !(ranges.all[i].flags & OF_A_GRAPH);
-			if (found)
-				next = ranges.all[i].base;
-		}
+		for (size_t i = 0; i < ranges.n && !found.base; i++)
+			if (ranges.all[i].root == root)
+				found = ranges.all[i];
 		pthread_mutex_unlock(&ranges.mutex);
-		if (!found)
+		if (!found.base)
 			return;
-		emu_memory_free(dev, (void *)next);
+		if (found.kind == RANGE_DEVICE)
+			emu_memory_free(found.dev, (void *)found.base);
+		else if (take(found.base, found.kind, &found) && found.kind == RANGE_HOST)
+			munmap((void *)found.base, found.mapped);
 	}
 }
 
@@ -447,6 +448,8 @@ CUresult CUDAAPI cuPointerGetAttribute(void *data, CUpointer_attribute attribute
 	else if (attribute == CU_POINTER_ATTRIBUTE_MEMORY_TYPE)
 		*(unsigned *)data =
 		    r.kind == RANGE_DEVICE ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+	else if (attribute == CU_POINTER_ATTRIBUTE_CONTEXT)
+		*(CUcontext *)data = r.root;
 	else if (attribute == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)
 		*(int *)data = emu_device_number(r.dev);
 	else if (attribute == CU_POINTER_ATTRIBUTE_DEVICE_POINTER ||
@@ -512,6 +515,7 @@ CUresult CUDAAPI cuMemHostRegister_v2(void *p, size_t bytes, unsigned flags)
 				     .bytes = bytes,
 				     .kind = RANGE_REGISTERED,
 				     .dev = ctx->dev,
+				     .root = ctx->root,
 				     .flags = flags}))
 		rc = CUDA_ERROR_OUT_OF_MEMORY;
 	emu_exit();

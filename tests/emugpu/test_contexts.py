@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
 
 EVERYWHERE = tuple(range(6))
-CREATED = ["stack", "settings", "work", "threads", "graphs", "many"]
+CREATED = ["stack", "settings", "work", "threads", "graphs", "many", "forgets"]
 
 
 @pytest.fixture

@@ -188,7 +188,9 @@ class Host:
 
     def environment(self, runtime=None, preload=True, **more):
         environment = {"PATH": os.environ["PATH"], "EMUGPU_DIR": str(self.directory),
-                       "LD_LIBRARY_PATH": str(EMUGPU / ".libs")}
+                       "LD_LIBRARY_PATH": str(EMUGPU / ".libs"),
+                       # Not where a daemon of some other test may be just now.
+                       "CUDA_MPS_PIPE_DIRECTORY": str(self.directory / "no-mps")}
         for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"):
             if name in os.environ:
                 environment[name] = os.environ[name]

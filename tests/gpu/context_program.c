@@ -58,6 +58,12 @@
 	X(cuModuleLoadData)               \
 	X(cuModuleGetFunction)            \
 	X(cuMemAlloc_v2)                  \
+	X(cuMemAllocHost_v2)              \
+	X(cuMemHostRegister_v2)           \
+	X(cuMemHostUnregister)            \
+	X(cuMemGetInfo_v2)                \
+	X(cuPointerGetAttribute)          \
+	X(cuEventDestroy_v2)              \
 	X(cuMemFree_v2)                   \
 	X(cuMemcpyHtoD_v2)                \
 	X(cuMemcpyDtoH_v2)                \
@@ -739,21 +745,54 @@ static void private_tables(void)
 	CALL(cuStreamDestroy_v2, stream);
 }
 
+/* What is made in a context goes with it: more of it all together than there is room for. */
+static void forgets(void)
+{
+	static char page[8192] __attribute__((aligned(4096)));
+	CUcontext keeps, of;
+	CUdeviceptr kept, big, inside;
+	size_t free_bytes, total;
+	void *host;
+
+	start();
+	keeps = create(0);
+	kept = numbers(7);
+	CALL(cuMemGetInfo_v2, &free_bytes, &total);
+	for (unsigned i = 0; i < 6; i++) {
+		CUcontext context = create(0);
+		CUevent event;
+
+		load();
+		CALL(cuMemAlloc_v2, &big, free_bytes / 3);
+		CALL(cuMemAllocHost_v2, &host, 1 << 20);
+		CALL(cuMemHostRegister_v2, page, sizeof(page), 0);
+		CALL(cuEventCreate, &event, 0);
+		CALL(cuEventRecord, event, NULL);
+		inside = big + 4096;
+		CALL(cuPointerGetAttribute, &of, CU_POINTER_ATTRIBUTE_CONTEXT, inside);
+		printf("%u made in mine %d\n", i, of == context);
+		if (i == 2) {
+			CALL(cuMemFree_v2, big);
+			CALL(cuEventDestroy_v2, event);
+			CALL(cuMemHostUnregister, page);
+		}
+		CALL(cuCtxDestroy_v2, context);
+	}
+	CALL(cuCtxSetCurrent, keeps);
+	printf("kept %016llx\n", (unsigned long long)hash(kept));
+	CALL(cuPointerGetAttribute, &of, CU_POINTER_ATTRIBUTE_CONTEXT, kept);
+	printf("made in mine %d\n", of == keeps);
+	CALL(cuMemHostRegister_v2, page, sizeof(page), 0);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
 } experiments[] = {
-    {"stack", stack},
-    {"settings", settings},
-    {"work", work},
-    {"threads", threads},
-    {"graphs", graphs},
-    {"many", many},
-    {"reset", reset},
-    {"affinity", affinity},
-    {"green", green},
-    {"code", launching_code},
-    {"private-tables", private_tables},
+    {"stack", stack},           {"settings", settings},   {"work", work},
+    {"threads", threads},       {"graphs", graphs},       {"many", many},
+    {"forgets", forgets},       {"reset", reset},         {"affinity", affinity},
+    {"green", green},           {"code", launching_code}, {"private-tables", private_tables},
     {"green-held", green_held},
 };
 

@@ -79,7 +79,8 @@ static void the_report_is_one_line_of_json(void **state)
 	snprintf(want, sizeof(want),
 		 "{\"pid\":%d,\"launches\":1000,\"samples\":10,\"busy_gpu_s\":0.200000,"
 		 "\"steps\":100,\"step_p50_us\":1032.192,\"step_p99_us\":1032.192,\"remaps\":0,"
-		 "\"stalls\":0,\"export_tables\":0,\"launching_modules\":0,\"unread_modules\":0,\"pinned_graphs\":0,\"kernels\":["
+		 "\"stalls\":0,\"export_tables\":0,\"launching_modules\":0,\"unread_modules\":0,"
+		 "\"pinned_graphs\":0,\"kernels\":["
 		 "{\"name\":\"say \\u0022\\u005c\\u000a\\u0080\",\"grid\":[3,1,1],"
 		 "\"block\":[32,1,1],\"samples\":10,\"launches\":1000,\"gpu_us\":200.000}]}\n",
 		 (int)getpid());
