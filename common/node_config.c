@@ -53,6 +53,7 @@ static const struct key {
     KEY(mps_control, "nvidia-cuda-mps-control", KEY_OPTIONAL),
     KEY(mps_pipe_dir, "", KEY_OPTIONAL),
     KEY(program_without_port, "warn", KEY_ACTION),
+    KEY(whole_gpu_kernels, "", KEY_OPTIONAL),
     KEY(cgroup_root, "/sys/fs/cgroup", KEY_DIRECTORY),
 #undef KEY
 };
@@ -60,7 +61,10 @@ enum {
 	N_KEYS = sizeof(keys) / sizeof(keys[0]),
 	USAGE_PORT = 6829,
 	SAMPLE_LAUNCHES = 512,
-	OVERLONG_KERNEL_S = 5
+	OVERLONG_KERNEL_S = 5,
+	WHOLE_GPU_DEADLINE_MS = 2000,
+	WHOLE_GPU_PATIENCE_MS = 60000,
+	WHOLE_GPU_MS_MAX = 3600000,
 };
 
 /* Sizes of memory, written as ds_size_parse() reads them; "0": none. */
@@ -192,6 +196,18 @@ static int check_overlong(cfg_t *cfg, cfg_opt_t *opt)
 	return 0;
 }
 
+static int check_whole_gpu(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long ms = cfg_opt_getnint(opt, 0);
+
+	if (ms < 1 || ms > WHOLE_GPU_MS_MAX) {
+		cfg_error(cfg, "%s = %ld is not within 1 to %d milliseconds", opt->name, ms,
+			  WHOLE_GPU_MS_MAX);
+		return -1;
+	}
+	return 0;
+}
+
 static int parse_size(const char *text, uint32_t *mib, struct ds_error *err)
 {
 	*mib = 0;
@@ -222,6 +238,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	    CFG_INT("sample_launches", SAMPLE_LAUNCHES, CFGF_NONE),
 	    CFG_INT("overlong_kernel_s", OVERLONG_KERNEL_S, CFGF_NONE),
 	    CFG_BOOL("move_programs", cfg_true, CFGF_NONE),
+	    CFG_INT("whole_gpu_deadline_ms", WHOLE_GPU_DEADLINE_MS, CFGF_NONE),
+	    CFG_INT("whole_gpu_patience_ms", WHOLE_GPU_PATIENCE_MS, CFGF_NONE),
 	    CFG_END(),
 	};
 	cfg_opt_t options[N_KEYS + N_SIZE_KEYS + sizeof(others) / sizeof(others[0])];
@@ -247,6 +265,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	cfg_set_validate_func(cfg, "usage_port", check_port);
 	cfg_set_validate_func(cfg, "sample_launches", check_sample);
 	cfg_set_validate_func(cfg, "overlong_kernel_s", check_overlong);
+	cfg_set_validate_func(cfg, "whole_gpu_deadline_ms", check_whole_gpu);
+	cfg_set_validate_func(cfg, "whole_gpu_patience_ms", check_whole_gpu);
 
 	int rc = cfg_parse_buf(cfg, text);
 	if (rc != CFG_SUCCESS) {
@@ -270,6 +290,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	config->sample_launches = (uint32_t)cfg_getint(cfg, "sample_launches");
 	config->overlong_kernel_s = (uint32_t)cfg_getint(cfg, "overlong_kernel_s");
 	config->move_programs = cfg_getbool(cfg, "move_programs") != cfg_false;
+	config->whole_gpu_deadline_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_deadline_ms");
+	config->whole_gpu_patience_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_patience_ms");
 	cfg_free(cfg);
 	parse_error = NULL;
 	return 0;
@@ -308,6 +330,8 @@ void ds_node_config_defaults(struct ds_node_config *config, const char *node_nam
 	config->sample_launches = SAMPLE_LAUNCHES;
 	config->overlong_kernel_s = OVERLONG_KERNEL_S;
 	config->move_programs = true;
+	config->whole_gpu_deadline_ms = WHOLE_GPU_DEADLINE_MS;
+	config->whole_gpu_patience_ms = WHOLE_GPU_PATIENCE_MS;
 }
 
 int ds_node_config_parse(const char *text, const char *name, const char *node_name,

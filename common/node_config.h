@@ -69,6 +69,12 @@ struct ds_node_config {
 	uint32_t overlong_kernel_s;
 	/* program_without_port = "warn": or "end" */
 	char program_without_port[8];
+	/* whole_gpu_kernels = "": patterns of kernels that need all SMs without saying so, with commas */
+	char whole_gpu_kernels[512];
+	/* whole_gpu_deadline_ms = 2000: after which a program has to give the whole of a GPU back */
+	uint32_t whole_gpu_deadline_ms;
+	/* whole_gpu_patience_ms = 60000: that a launch which needs the whole of a GPU waits for it */
+	uint32_t whole_gpu_patience_ms;
 	/* cgroup_root = "/sys/fs/cgroup": v2, or v1 hierarchies with or without /unified */
 	char cgroup_root[PATH_MAX];
 };

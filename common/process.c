@@ -27,11 +27,10 @@ static int parse_stat(const char *text, char *state, long *n_threads, uint64_t *
 	return n == 3 ? 0 : -1;
 }
 
-int ds_process_identify(pid_t pid, struct ds_process *process, struct ds_error *err)
+static int identify(pid_t pid, struct ds_process *process, char *state, struct ds_error *err)
 {
 	char path[64];
 	char text[1024];
-	char state;
 	long n_threads;
 	uint64_t start_ticks;
 
@@ -48,18 +47,34 @@ int ds_process_identify(pid_t pid, struct ds_process *process, struct ds_error *
 	if (n < 0)
 		return ds_fail(err, "cannot read %s: %s", path, strerror(errno));
 	text[n] = '\0';
-	if (parse_stat(text, &state, &n_threads, &start_ticks)) {
+	if (parse_stat(text, state, &n_threads, &start_ticks)) {
 		errno = EIO;
 		return ds_fail(err, "cannot understand %s: no state and start time in it", path);
 	}
 	/* The first thread may be a zombie while others go on. */
-	if ((state == 'Z' || state == 'X') && n_threads <= 1) {
+	if ((*state == 'Z' || *state == 'X') && n_threads <= 1) {
 		errno = ESRCH;
 		return ds_fail(err, "process %ld has ended", (long)pid);
 	}
 	process->pid = pid;
 	process->start_ticks = start_ticks;
 	return 0;
+}
+
+int ds_process_identify(pid_t pid, struct ds_process *process, struct ds_error *err)
+{
+	char state;
+
+	return identify(pid, process, &state, err);
+}
+
+int ds_process_stopped(const struct ds_process *process)
+{
+	struct ds_process now;
+	char state = '?';
+
+	return process->pid > 0 && identify(process->pid, &now, &state, NULL) == 0 &&
+	       now.start_ticks == process->start_ticks && (state == 'T' || state == 't');
 }
 
 int ds_process_alive(const struct ds_process *process)

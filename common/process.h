@@ -28,4 +28,7 @@ int ds_process_identify(pid_t pid, struct ds_process *process, struct ds_error *
  */
 int ds_process_alive(const struct ds_process *process);
 
+/* 1 while it is stopped by a signal or a debugger, as far as can be found out, else 0. Thread-safe. */
+int ds_process_stopped(const struct ds_process *process);
+
 #endif

@@ -221,6 +221,14 @@ static int remove_variable(struct ds_env_edits *edits, const char *name)
 	return edit(edits, name, strlen(name), NULL);
 }
 
+/* A name of ours that the user sets. */
+static bool is_users(const char *entry)
+{
+	const size_t length = strlen(DS_TASK_WHOLE_GPU_VARIABLE);
+
+	return !strncmp(entry, DS_TASK_WHOLE_GPU_VARIABLE, length) && entry[length] == '=';
+}
+
 /* Everything under our names, and what an outer allocation left, goes. */
 static int plan_removals(const char *const *current, const struct ds_task_grant *grant,
 			 struct ds_env_edits *edits)
@@ -228,7 +236,7 @@ static int plan_removals(const char *const *current, const struct ds_task_grant 
 	const size_t prefix = strlen(DS_TASK_PREFIX);
 
 	for (const char *const *entry = current; entry && *entry; entry++) {
-		if (!strncmp(*entry, DS_TASK_PREFIX, prefix) &&
+		if (!strncmp(*entry, DS_TASK_PREFIX, prefix) && !is_users(*entry) &&
 		    edit(edits, *entry, strcspn(*entry, "="), NULL) < 0)
 			return -1;
 	}

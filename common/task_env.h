@@ -17,8 +17,9 @@ enum {
 	DS_TASK_ENV_TEXT_SIZE = 16384, /* no task.env is longer */
 };
 
-#define DS_TASK_PRELOAD_VARIABLE "LD_PRELOAD"
-#define DS_TASK_PREFIX           "DETSHARE_" /* names under it belong to detshare; the user's are removed */
+#define DS_TASK_PRELOAD_VARIABLE   "LD_PRELOAD"
+#define DS_TASK_PREFIX             "DETSHARE_" /* names under it belong to detshare; the user's are removed */
+#define DS_TASK_WHOLE_GPU_VARIABLE "DETSHARE_WHOLE_GPU" /* but for this one, which is the user's */
 
 /* A parsed task.env. The strings point into `text`. */
 struct ds_task_env {

@@ -191,11 +191,28 @@ static int check_reclaim(cfg_t *cfg, cfg_opt_t *opt)
 	return 0;
 }
 
+static int check_whole_gpu(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long ms = cfg_opt_getnint(opt, 0);
+
+	if (check_once(cfg, opt) < 0)
+		return -1;
+	if (ms < 0 || ms > DS_WHOLE_MS_MAX) {
+		cfg_error(cfg,
+			  "whole_gpu_ms = %ld is not within 0 (never) to %d milliseconds in a "
+			  "second",
+			  ms, DS_WHOLE_MS_MAX);
+		return -1;
+	}
+	return 0;
+}
+
 /* A class as it is when its section says nothing more. */
 static void set_class_defaults(struct ds_class *class)
 {
 	class->min_share_milli = DS_SHARE_MILLI_MIN;
 	class->max_share_milli = DS_SHARE_MILLI_MAX;
+	class->whole_ms = DS_WHOLE_USUAL;
 	class->lends = true;
 	class->borrows = true;
 	class->reclaim_us = default_reclaim_us[class->kind];
@@ -254,6 +271,11 @@ static int apply_class(cfg_t *section, struct ds_site_config *config, struct ds_
 		class->borrows = cfg_getbool(section, "borrow") == cfg_true;
 	if (cfg_size(section, "reclaim_budget"))
 		class->reclaim_us = (uint32_t)cfg_getint(section, "reclaim_budget");
+	if (cfg_size(section, "whole_gpu_ms")) {
+		class->whole_ms = (uint32_t)cfg_getint(section, "whole_gpu_ms");
+		if (!class->whole_ms)
+			class->whole_ms = DS_WHOLE_NEVER;
+	}
 	if (class->min_share_milli > class->max_share_milli)
 		return ds_fail(err, "class %s: min_share is above max_share", name);
 	return 0;
@@ -284,10 +306,10 @@ static void set_digest(struct ds_site_config *config)
 	    ds_site_policy_name(config->policy));
 	for (uint32_t i = 0; i < config->n_classes; i++)
 		used += (size_t)snprintf(
-		    text + used, sizeof(text) - used, "class=%s,%s,%u,%u,%u,%d,%d,%u\n",
+		    text + used, sizeof(text) - used, "class=%s,%s,%u,%u,%u,%d,%d,%u,%u\n",
 		    sorted[i].name, ds_class_kind_name(sorted[i].kind), sorted[i].min_share_milli,
 		    sorted[i].max_share_milli, sorted[i].max_memory_mib, sorted[i].lends,
-		    sorted[i].borrows, sorted[i].reclaim_us);
+		    sorted[i].borrows, sorted[i].reclaim_us, sorted[i].whole_ms);
 	SHA256Data((const uint8_t *)text, used, hex);
 	memcpy(config->digest, hex, sizeof(config->digest) - 1);
 	config->digest[sizeof(config->digest) - 1] = '\0';
@@ -317,6 +339,7 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	    CFG_BOOL("lend", cfg_false, CFGF_NODEFAULT),
 	    CFG_BOOL("borrow", cfg_false, CFGF_NODEFAULT),
 	    CFG_INT("reclaim_budget", 0, CFGF_NODEFAULT),
+	    CFG_INT("whole_gpu_ms", 0, CFGF_NODEFAULT),
 	    CFG_END(),
 	};
 	cfg_opt_t options[] = {
@@ -346,6 +369,7 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	cfg_set_validate_func(cfg, "class|lend", check_flag);
 	cfg_set_validate_func(cfg, "class|borrow", check_flag);
 	cfg_set_validate_func(cfg, "class|reclaim_budget", check_reclaim);
+	cfg_set_validate_func(cfg, "class|whole_gpu_ms", check_whole_gpu);
 
 	bool parsed = cfg_parse_buf(cfg, text) == CFG_SUCCESS;
 	if (parsed ? !cfg_size(cfg, LAST_OPTION) : strstr(err->text, LAST_OPTION) != NULL) {

@@ -24,12 +24,20 @@ enum ds_site_policy { DS_POLICY_STATIC, DS_POLICY_LEND };
 
 enum { DS_RECLAIM_US_MAX = 10000000 };
 
+/* Milliseconds in a second that a job may keep others off its GPU to have it as a whole. */
+enum {
+	DS_WHOLE_USUAL = 0, /* 500; 100 for kind besteffort */
+	DS_WHOLE_MS_MAX = 1000,
+	DS_WHOLE_NEVER = 1001,
+};
+
 struct ds_class {
 	char name[DS_CLASS_NAME_SIZE];
 	enum ds_class_kind kind;
 	uint32_t min_share_milli; /* smallest share a job of this class may ask, 2..1000 */
 	uint32_t max_share_milli; /* largest */
 	uint32_t max_memory_mib;  /* most GPU memory for a job of this class; 0: no cap */
+	uint32_t whole_ms;        /* 1..DS_WHOLE_MS_MAX, DS_WHOLE_USUAL or DS_WHOLE_NEVER */
 	/* With DS_POLICY_LEND: */
 	bool lends;          /* while it is idle, others may use its groups */
 	bool borrows;        /* it may use others' groups, and those that nobody owns */

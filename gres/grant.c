@@ -83,6 +83,7 @@ void ds_grant_set_lending(struct ds_grant *grant, const struct ds_site_config *c
 	grant->lends = lend && class->lends;
 	grant->borrows = lend && class->borrows;
 	grant->reclaim_us = lend ? class->reclaim_us : 0;
+	grant->whole_ms = class->whole_ms;
 }
 
 static bool is_digest(const char *text)
@@ -114,7 +115,7 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 	const char *kind = ds_class_kind_name(grant->kind);
 	const char *isolation = ds_isolation_name(grant->isolation);
 	char memory[32] = "", memory_max[32] = "";
-	char lending[64] = "";
+	char lending[64] = "", whole[24] = "";
 	int length;
 
 	if (size)
@@ -123,7 +124,7 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 	    !ds_class_name_valid(grant->class_name))
 		return ds_fail(err, "cannot write a grant: its class name is not valid");
 	if (!kind || !isolation || !share_in_range(grant->share_milli) || !memory_in_range(grant) ||
-	    !lending_in_range(grant) ||
+	    !lending_in_range(grant) || grant->whole_ms > DS_WHOLE_NEVER ||
 	    !memchr(grant->config_digest, '\0', sizeof(grant->config_digest)) ||
 	    !is_digest(grant->config_digest))
 		return ds_fail(err, "cannot write a grant of class %s: a field is out of range",
@@ -138,9 +139,12 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 		snprintf(lending, sizeof(lending), ",policy=lend,lend=%s,borrow=%s,reclaim=%u",
 			 grant->lends ? "yes" : "no", grant->borrows ? "yes" : "no",
 			 grant->reclaim_us);
-	length = snprintf(text, size, "v=1,class=%s,kind=%s,share=%u,isolation=%s%s%s%s,config=%s",
-			  grant->class_name, kind, grant->share_milli, isolation, memory,
-			  memory_max, lending, grant->config_digest);
+	if (grant->whole_ms)
+		snprintf(whole, sizeof(whole), ",whole=%" PRIu32, grant->whole_ms);
+	length =
+	    snprintf(text, size, "v=1,class=%s,kind=%s,share=%u,isolation=%s%s%s%s%s,config=%s",
+		     grant->class_name, kind, grant->share_milli, isolation, memory, memory_max,
+		     lending, whole, grant->config_digest);
 	if (length < 0 || (size_t)length >= size)
 		return ds_fail(err, "cannot write a grant of class %s into %zu bytes",
 			       grant->class_name, size);
@@ -224,6 +228,19 @@ static int take_lending(const char **at, struct ds_grant *grant, const char **ke
 	return 0;
 }
 
+/* Take "whole=MS" if it is there. 0 or -1. */
+static int take_whole(const char **at, const char *key, struct ds_grant *grant)
+{
+	char value[6];
+
+	if (strncmp(*at, "whole=", strlen("whole=")) != 0)
+		return 0;
+	if (take_value(at, key, false, value, sizeof(value)) < 0 ||
+	    parse_number(value, DS_WHOLE_NEVER, &grant->whole_ms) < 0 || !grant->whole_ms)
+		return -1;
+	return 0;
+}
+
 int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *err)
 {
 	struct ds_grant parsed;
@@ -240,7 +257,7 @@ int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *er
 	    take_value(&at, key = "isolation", false, isolation, sizeof(isolation)) < 0 ||
 	    take_memory(&at, key = "memory", &parsed.memory_mib) < 0 ||
 	    take_memory(&at, key = "memory_max", &parsed.memory_max_mib) < 0 ||
-	    take_lending(&at, &parsed, &key) < 0 ||
+	    take_lending(&at, &parsed, &key) < 0 || take_whole(&at, key = "whole", &parsed) < 0 ||
 	    take_value(&at, key = "config", true, parsed.config_digest,
 		       sizeof(parsed.config_digest)) < 0)
 		return ds_fail(err, "grant \"%.80s\": '%s=' is missing, misplaced or malformed",

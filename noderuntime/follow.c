@@ -15,6 +15,7 @@
 #include "noderuntime/peers.h"
 #include "noderuntime/terms.h"
 #include "noderuntime/wants.h"
+#include "noderuntime/whole_follow.h"
 
 enum {
 	RETRY_MS = 500,        /* to look at a ledger again that somebody else held too long */
@@ -175,8 +176,11 @@ bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
 		granted = &none;
 		epoch = port->acknowledged_epoch < epoch ? port->acknowledged_epoch : epoch;
 	}
+	const bool suspended = rt->page.page->flags & DS_PAGE_SUSPENDED;
 	switch (ds_port_understand(port, epoch, &program->groups, &in_use)) {
 	case DS_PORT_SAID:
+		if (suspended)
+			return ds_whole_note_quiet(rt, port, &in_use, program);
 		return ds_ledger_shrink_program(program, &in_use, granted);
 	case DS_PORT_UNFIT:
 		ours->unfit++;
@@ -192,6 +196,7 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 {
 	static const struct ds_port unheard;
 	struct ds_demand_sum sum = {.demand = {.active = newcomer}, .drain_unknown = newcomer};
+	bool wants_whole = false;
 	struct ds_port port;
 
 	for (uint32_t i = 0; i < state->n_programs; i++) {
@@ -199,6 +204,7 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 		if (ours && ds_port_copy(ours->port_fd, &port) == 0) {
 			ds_note_acknowledged(rt, ours, &port, &state->programs[i]);
 			ds_demand_add(&sum, &port);
+			wants_whole |= ds_whole_is_wanted(&port);
 		} else if (!strcmp(state->programs[i].resident, rt->allocation->name)) {
 			ds_demand_add(&sum, &unheard);
 		}
@@ -206,12 +212,16 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
 	if (self)
 		self->demand = ds_wants_next(rt, &sum, &self->demand);
+	ds_whole_look(rt, state, self, wants_whole);
 	if (settle_ledger(rt, state, err) < 0)
 		return -1;
 	self = ds_ledger_find(state, rt->allocation->name);
 	for (uint32_t i = 0; self && i < state->n_programs; i++) {
 		struct ds_ledger_program *program = &state->programs[i];
 		struct ds_watch *ours = find_ours(rt, program);
+		/* Before the page lets it begin again. */
+		if (ours && !ds_ledger_is_suspended(state, self))
+			program->quiet = 0;
 		if (ours &&
 		    (rt->config->move_programs ||
 		     !(ds_port_copy(ours->port_fd, &port) == 0 && has_its_place(rt, &port))))
@@ -333,8 +343,14 @@ void ds_publish(struct ds_runtime *rt)
 		ds_terms(&rt->seen, self, &terms);
 	if (!rt->config->move_programs)
 		terms.flags = DS_PAGE_FIXED;
-	/* A program is never told to be nowhere: as long as there is nothing else, it keeps what it has. */
-	if (ds_groups_has_full(&terms.granted, &rt->seen.shape) || !has_programs(rt))
+	else if (self)
+		ds_whole_terms(rt, self, &terms);
+	/*
+	 * A program is never told to be nowhere without being told to stop: as long as there is nothing else,
+	 * it keeps what it has.
+	 */
+	if (ds_groups_has_full(&terms.granted, &rt->seen.shape) || !has_programs(rt) ||
+	    terms.flags & DS_PAGE_SUSPENDED)
 		ds_page_publish(&rt->page, &terms);
 	notify_programs(rt);
 	ds_note_memory(rt);
@@ -437,5 +453,6 @@ void ds_follow(struct ds_runtime *rt)
 	}
 	if (rt->look_again)
 		follow_in(rt, LATER_MS);
+	ds_whole_arm(rt);
 	ds_greet_waiting(rt);
 }

@@ -33,7 +33,10 @@ uint32_t ds_hard_limit_mib(const void *arg);
 /* Note for the usage record what programs have had of the GPU's memory. */
 void ds_note_memory(struct ds_runtime *rt);
 
-/* Take from a program what it has acknowledged not to be on any more. True if it lost a group. */
+/*
+ * Take from a program what it has acknowledged not to be on any more; one that is suspended for a window
+ * keeps it, and is noted to be quiet. True if the entry is another one now.
+ */
 bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
 			  const struct ds_port *port, struct ds_ledger_program *program);
 

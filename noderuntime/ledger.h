@@ -12,6 +12,7 @@
 #include "gres/grant.h"
 #include "noderuntime/demand.h"
 #include "noderuntime/plan.h"
+#include "noderuntime/whole_gpu.h"
 #include "noderuntime/policy.h"
 
 /*
@@ -42,6 +43,7 @@ struct ds_ledger_resident {
 	uint32_t wish_milli;      /* of the policy, 0..1000 */
 	uint32_t reserved;
 	struct ds_demand demand; /* what its runtime knows of its programs */
+	struct ds_whole_asking whole;
 	struct ds_policy_id policy;
 };
 
@@ -55,6 +57,9 @@ struct ds_ledger_program {
 	char resident[DS_NAME_SIZE];
 	struct ds_process process;
 	struct ds_groups groups;
+	/* 1: it is suspended, has nothing on the GPU and begins nothing; its groups stay its own. */
+	uint32_t quiet;
+	uint32_t reserved;
 };
 
 /*
@@ -67,6 +72,7 @@ struct ds_ledger_state {
 	uint32_t reserved;
 	uint64_t generation; /* changes so far */
 	uint64_t next_arrival;
+	struct ds_whole_window whole;
 	uint32_t n_residents;
 	uint32_t n_programs;
 	struct ds_ledger_resident residents[DS_RESIDENTS_MAX]; /* in order of arrival */
@@ -126,6 +132,9 @@ bool ds_ledger_same(const struct ds_ledger_state *a, const struct ds_ledger_stat
  * or gone; what it held already and is still planned stays; what is no longer planned goes at once,
  * though its programs may still be there, except that one with programs is never left without a full
  * group. Residents that share groups in time (weight < 1000) do not wait for each other there.
+ * The owner of an open whole-GPU window (whole_gpu.h) holds all groups, and when that is over what is
+ * planned for it again. One of kind besteffort for which nothing is planned is suspended: it holds
+ * nothing, its programs end what they are at, and no floor is kept for it.
  * Returns 0, or -1 with a reason: the shares do not fit.
  */
 int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
@@ -135,6 +144,10 @@ int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds
 
 /* The resident of that name, or NULL. */
 struct ds_ledger_resident *ds_ledger_find(struct ds_ledger_state *state, const char *name);
+
+/* Whether its programs may begin nothing now: for somebody's window, or since nothing is planned for it. */
+bool ds_ledger_is_suspended(const struct ds_ledger_state *state,
+			    const struct ds_ledger_resident *resident);
 
 /*
  * Add `resident` as the last to arrive; its arrival, groups, weight and wish are set here, the

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#define MAGIC UINT64_C(0x323052474c445344) /* "DSDLGR02" */
+#define MAGIC UINT64_C(0x333052474c445344) /* "DSDLGR03" */
 
 _Static_assert(sizeof(struct ds_ledger_header) <= DS_LEDGER_ACTIVE_OFFSET, "the header fits");
 _Static_assert(offsetof(struct ds_ledger_state, residents) % 8 == 0 &&
@@ -16,19 +16,22 @@ _Static_assert(offsetof(struct ds_ledger_state, residents) % 8 == 0 &&
 
 /* No padding (see ledger.h): each structure is as large as its members together. */
 _Static_assert(sizeof(struct ds_process) == 2 * 4 + 8, "ds_process");
-_Static_assert(sizeof(struct ds_grant) == DS_CLASS_NAME_SIZE + 7 * 4 + 17 + 3, "ds_grant");
+_Static_assert(sizeof(struct ds_grant) == DS_CLASS_NAME_SIZE + 8 * 4 + 17 + 7, "ds_grant");
 _Static_assert(sizeof(struct ds_demand) == 6 * 4, "ds_demand");
 _Static_assert(sizeof(struct ds_policy_id) == DS_POLICY_NAME_SIZE + 8 + 2 * 4, "ds_policy_id");
+_Static_assert(sizeof(struct ds_whole_asking) == 4 * 8 + 6 * 4, "ds_whole_asking");
+_Static_assert(sizeof(struct ds_whole_window) == DS_NAME_SIZE + 2 * 4 + 3 * 8, "ds_whole_window");
 _Static_assert(sizeof(struct ds_ledger_resident) ==
 		   DS_NAME_SIZE + 6 * 4 + sizeof(struct ds_grant) + sizeof(struct ds_process) +
 		       2 * 8 + 3 * sizeof(struct ds_groups) + sizeof(struct ds_demand) +
-		       sizeof(struct ds_policy_id),
+		       sizeof(struct ds_whole_asking) + sizeof(struct ds_policy_id),
 	       "ds_ledger_resident");
 _Static_assert(sizeof(struct ds_ledger_program) ==
-		   DS_NAME_SIZE + sizeof(struct ds_process) + sizeof(struct ds_groups),
+		   DS_NAME_SIZE + sizeof(struct ds_process) + sizeof(struct ds_groups) + 2 * 4,
 	       "ds_ledger_program");
 _Static_assert(offsetof(struct ds_ledger_state, residents) ==
-		   48 + sizeof(struct ds_gpu_shape) + 4 + 2 * 8 + 2 * 4,
+		   48 + sizeof(struct ds_gpu_shape) + 4 + 2 * 8 + sizeof(struct ds_whole_window) +
+		       2 * 4,
 	       "ds_ledger_state");
 
 int ds_ledger_parts(const struct ds_ledger_state *state,
@@ -107,7 +110,8 @@ static bool grant_is_valid(const struct ds_grant *grant)
 	       memchr(grant->config_digest, '\0', sizeof(grant->config_digest)) &&
 	       grant->kind <= DS_KIND_BESTEFFORT && grant->isolation <= DS_ISOLATION_NONE &&
 	       grant->share_milli >= 1 && grant->share_milli <= DS_SHARE_MILLI_MAX &&
-	       grant->policy <= DS_POLICY_LEND && grant->lends <= 1 && grant->borrows <= 1;
+	       grant->policy <= DS_POLICY_LEND && grant->lends <= 1 && grant->borrows <= 1 &&
+	       grant->whole_ms <= DS_WHOLE_NEVER;
 }
 
 /* "" is a policy, too: of a ledger that was just made, or of a test. */
@@ -115,6 +119,13 @@ static bool policy_is_valid(const struct ds_policy_id *policy)
 {
 	return (!policy->name[0] || is_text(policy->name, sizeof(policy->name))) &&
 	       policy->failed <= 1;
+}
+
+static bool window_is_valid(const struct ds_whole_window *window)
+{
+	if (window->phase == DS_WHOLE_NONE)
+		return !window->owner[0];
+	return window->phase <= DS_WHOLE_RETURNING && is_text(window->owner, sizeof(window->owner));
 }
 
 int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *err)
@@ -130,12 +141,14 @@ int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *
 	if (state->n_residents > DS_RESIDENTS_MAX || state->n_programs > DS_PROGRAMS_MAX)
 		return ds_fail(err, "it has %" PRIu32 " residents and %" PRIu32 " programs",
 			       state->n_residents, state->n_programs);
+	if (!window_is_valid(&state->whole))
+		return ds_fail(err, "its whole-GPU window makes no sense");
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		const struct ds_ledger_resident *r = &state->residents[i];
 
 		if (!is_text(r->name, sizeof(r->name)) || !grant_is_valid(&r->grant) ||
 		    r->weight_milli > 1000 || r->wish_milli > 1000 || r->demand.active > 1 ||
-		    r->demand.overlong > 1 || r->demand.busy_milli > 1000 ||
+		    r->demand.overlong > 1 || r->whole.opened > 1 || r->demand.busy_milli > 1000 ||
 		    !policy_is_valid(&r->policy) || !within(&r->own, &state->shape) ||
 		    !within(&r->planned, &state->shape) || !within(&r->held, &state->shape))
 			return ds_fail(err, "its resident %" PRIu32 " makes no sense", i);
@@ -147,7 +160,7 @@ int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *
 		const struct ds_ledger_program *p = &state->programs[i];
 
 		if (!is_text(p->resident, sizeof(p->resident)) || p->process.pid <= 0 ||
-		    !within(&p->groups, &state->shape))
+		    p->quiet > 1 || !within(&p->groups, &state->shape))
 			return ds_fail(err, "its program %" PRIu32 " makes no sense", i);
 	}
 	return 0;

@@ -58,6 +58,9 @@ static int change_admit(struct ds_ledger_state *state, void *arg, struct ds_erro
 	if (ds_ledger_add_program(state, rt->allocation->name, &admission->peer->process,
 				  &self->held, err) < 0)
 		return -1;
+	/* The page says that it is to wait, and goes on to say so until the ledger says otherwise. */
+	if (ds_ledger_is_suspended(state, self) && rt->page.page->flags & DS_PAGE_SUSPENDED)
+		ds_ledger_find_program(state, &admission->peer->process)->quiet = 1;
 	rt->seen = *state;
 	return 0;
 }

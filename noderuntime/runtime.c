@@ -24,15 +24,19 @@
 #include "noderuntime/programs.h"
 #include "noderuntime/strays.h"
 
-enum { LEAVE_MS = 1500 }; /* `end` waits longer before it does it itself */
+enum {
+	LEAVE_MS = 1500, /* `end` waits longer before it does it itself */
+	PATIENCE_MARGIN_MS =
+	    5000, /* a launch is told no by us, and gives up by itself without us */
+};
 
 /* -- the loop ------------------------------------------------------------------------------ */
 
-static void on_retry(struct ds_runtime *rt)
+static void on_timer(struct ds_runtime *rt, int timer)
 {
 	uint64_t times;
 
-	if (read(rt->retry, &times, sizeof(times)) > 0)
+	if (read(timer, &times, sizeof(times)) > 0)
 		ds_follow(rt);
 }
 
@@ -88,7 +92,10 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 		ds_patience_over(rt);
 		break;
 	case DS_WATCH_RETRY:
-		on_retry(rt);
+		on_timer(rt, rt->retry);
+		break;
+	case DS_WATCH_WHOLE:
+		on_timer(rt, rt->whole);
 		break;
 	case DS_WATCH_PEER:
 		ds_peer_said(rt, w);
@@ -257,6 +264,9 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	rt->retry = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (ds_watch_or_fail(rt, DS_WATCH_RETRY, rt->retry, "a timer", err) < 0)
 		return -1;
+	rt->whole = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (ds_watch_or_fail(rt, DS_WATCH_WHOLE, rt->whole, "a timer", err) < 0)
+		return -1;
 	if (ds_quota_of_grant(rt->config, rt->topology->memory_mib, &allocation->grant,
 			      &allocation->quota_mib, err) < 0 ||
 	    ds_quota_create(&rt->quota, rt->config, allocation->quota_mib, err) < 0)
@@ -286,6 +296,9 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	ds_strays_begin(rt);
 	rt->page.page->sample_launches = rt->config->sample_launches;
 	rt->page.page->overlong_ms = rt->config->overlong_kernel_s * 1000;
+	rt->page.page->whole_patience_ms = rt->config->whole_gpu_patience_ms + PATIENCE_MARGIN_MS;
+	snprintf(rt->page.page->whole_gpu_kernels, sizeof(rt->page.page->whole_gpu_kernels), "%s",
+		 rt->config->whole_gpu_kernels);
 	rt->page.page->memory_quota = rt->quota.limit;
 	rt->page.page->memory_per_program = rt->quota.per_program;
 	if (ds_allocation_path(rt->config, allocation->name, "port", port, err) < 0)

@@ -176,6 +176,14 @@ static void remove_dead(struct ds_ledger_state *state, int (*alive)(const struct
 	}
 }
 
+/* A window ends with its owner, when no program of it can be on the GPU any more. */
+static void remove_ownerless_window(struct ds_ledger_state *state)
+{
+	if (state->whole.phase != DS_WHOLE_NONE && !ds_ledger_find(state, state->whole.owner) &&
+	    !has_programs(state, state->whole.owner))
+		state->whole = (struct ds_whole_window){.not_before_ns = 0};
+}
+
 /* Whose each program is; NULL when its resident is gone. */
 static void find_owners(struct ds_ledger_state *state, const struct ds_ledger_resident **owners)
 {
@@ -367,6 +375,27 @@ static void set_planned(struct ds_ledger_state *state)
 		state->residents[i].planned = planned[i];
 }
 
+static struct ds_groups all_groups(const struct ds_gpu_shape *shape)
+{
+	struct ds_groups all = {{0, 0}};
+
+	for (unsigned g = 0; g < shape->n_groups + (shape->rest_sms > 0); g++)
+		ds_groups_add(&all, g);
+	return all;
+}
+
+/* Only besteffort can be left without anything; it has to stop then. */
+static bool has_nothing_planned(const struct ds_ledger_resident *r)
+{
+	return r->grant.kind == DS_KIND_BESTEFFORT && ds_groups_empty(&r->planned);
+}
+
+bool ds_ledger_is_suspended(const struct ds_ledger_state *state,
+			    const struct ds_ledger_resident *resident)
+{
+	return ds_whole_suspends(state, resident) || has_nothing_planned(resident);
+}
+
 /* What each may use: what is planned for it, less what others may still be on. */
 static void set_held(struct ds_ledger_state *state)
 {
@@ -378,10 +407,19 @@ static void set_held(struct ds_ledger_state *state)
 		struct ds_groups blocked = used_by_others(state, owners, r);
 		struct ds_groups before = r->held;
 
+		if (ds_whole_is_open_for(state, r)) {
+			r->held = all_groups(&state->shape);
+			continue;
+		}
+		/* In a window it held what others hold, too: that says nothing of who was let in. */
+		if (r->whole.opened)
+			before = (struct ds_groups){{0, 0}};
+		r->whole.opened = 0;
 		/* What it held before nobody was let into, unless it shared it in time then. */
 		blocked = ds_groups_difference(blocked, before);
 		r->held = ds_groups_difference(r->planned, blocked);
-		keep_floor(state, owners, r, &before);
+		if (!has_nothing_planned(r))
+			keep_floor(state, owners, r, &before);
 	}
 }
 
@@ -389,6 +427,7 @@ int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds
 		     struct ds_policy *site, struct ds_error *err)
 {
 	remove_dead(state, alive);
+	remove_ownerless_window(state);
 	if (set_own(state, err) < 0)
 		return -1;
 	set_wishes(state, site);

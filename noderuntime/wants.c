@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "noderuntime/deadline.h"
+#include "noderuntime/whole_follow.h"
 
 enum {
 	IDLE_BURST = 200,
@@ -106,13 +107,18 @@ bool ds_wants_differ(struct ds_runtime *rt)
 	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
 	struct ds_demand_sum sum = {.drain_unknown = false};
 	struct ds_port port;
+	bool whole = false;
 
 	if (!self)
 		return true;
 	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
-		if (w->kind == DS_WATCH_PROGRAM && ds_port_copy(w->port_fd, &port) == 0)
-			ds_demand_add(&sum, &port);
+		if (w->kind != DS_WATCH_PROGRAM || ds_port_copy(w->port_fd, &port) < 0)
+			continue;
+		ds_demand_add(&sum, &port);
+		whole |= ds_whole_is_wanted(&port);
 	}
 	struct ds_demand next = ds_demand_enter(&sum, &self->demand);
+	if (ds_whole_asks_anew(rt, self, whole))
+		return true;
 	return memcmp(&next, &self->demand, sizeof(next)) != 0;
 }

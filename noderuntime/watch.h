@@ -32,6 +32,7 @@ enum ds_watch_kind {
 	DS_WATCH_OWNER,
 	DS_WATCH_PATIENCE,
 	DS_WATCH_RETRY,
+	DS_WATCH_WHOLE,     /* a whole-GPU window, or somebody's wait for one, may be over */
 	DS_WATCH_PEER,      /* a connection before its welcome */
 	DS_WATCH_PROGRAM,   /* a program's pidfd */
 	DS_WATCH_WELCOMED,  /* a program's connection: notices, and so that it notices our death */
@@ -91,6 +92,8 @@ struct ds_runtime {
 	int epoll;
 	int patience; /* timer, armed only while a program waits for groups */
 	int retry;    /* timer, armed only while there is a reason to look at the ledger again */
+	int whole;    /* timer, armed only while there is or may be a whole-GPU window */
+	struct ds_whole_asking said; /* of us, as it was when it was written to the log last */
 	int state_fd;
 	/* Programs that have ended, and that MPS may still list: off_gpu.h */
 	struct {

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "common/size.h"
+#include "noderuntime/command/status_whole.h"
 #include "noderuntime/command/table.h"
 
 enum { GROUPS_TEXT_SIZE = 512 };
@@ -253,6 +254,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 	if (state->n_residents && print_residents(view, err))
 		return -1;
 	print_lending(state);
+	ds_status_print_whole(state);
 	for (uint32_t i = 0; i < state->n_residents; i++)
 		print_waits(state, i);
 	print_orphans(state);

@@ -90,7 +90,8 @@ static void say_wanted(void)
 		for (unsigned i = 0; i < the.n_last; i++)
 			wanted += the.last[i].pending;
 	}
-	if (atomic_exchange(&the.session->port->whole_wanted, wanted) == wanted)
+	/* Whether any is what the runtime wants to hear; how many is for those who look. */
+	if (!atomic_exchange(&the.session->port->whole_wanted, wanted) == !wanted)
 		return;
 	ds_session_notify_demand(the.session);
 }

@@ -89,6 +89,12 @@ static void check_resident(const struct ds_ledger_resident *r)
 			wrong("%s has group %u, which the GPU does not have", r->name, g);
 }
 
+/* A whole-GPU window: its owner is where the others, who are quiet, will be again. */
+static bool owns_window(const char *name)
+{
+	return state.whole.phase >= DS_WHOLE_OPEN && !strcmp(state.whole.owner, name);
+}
+
 static void check_two(const struct ds_ledger_resident *a, const struct ds_ledger_resident *b)
 {
 	struct ds_groups both;
@@ -103,6 +109,8 @@ static void check_two(const struct ds_ledger_resident *a, const struct ds_ledger
 	both = ds_groups_intersection(a->planned, b->planned);
 	if (!ds_groups_empty(&both))
 		wrong("%s and %s are both planned to have %s", a->name, b->name, text_of(&both));
+	if (owns_window(a->name) || owns_window(b->name))
+		return; /* it may be on what the other one keeps for later */
 	both = ds_groups_intersection(a->held, b->held);
 	if (!ds_groups_empty(&both))
 		wrong("%s and %s both hold %s", a->name, b->name, text_of(&both));
@@ -115,6 +123,7 @@ static void check_two_programs(const struct ds_ledger_program *a, const struct d
 	if (a->process.pid == b->process.pid && a->process.start_ticks == b->process.start_ticks)
 		wrong("process %d is there twice", a->process.pid);
 	if (!strcmp(a->resident, b->resident) || ds_groups_empty(&both) ||
+	    ((owns_window(a->resident) || owns_window(b->resident)) && (a->quiet || b->quiet)) ||
 	    (shares_in_time(a->resident) && shares_in_time(b->resident)))
 		return;
 	wrong("process %d of %s and process %d of %s may both be on %s", a->process.pid,

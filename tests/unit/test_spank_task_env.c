@@ -169,9 +169,12 @@ static void edits_of_a_granted_task(void **state)
 				       "DETSHARE_PORT=/tmp/mine",
 				       "CUDA_MPS_PIPE_DIRECTORY=/r/gpu-2/mps/pipe",
 				       "MY_DETSHARE_X=kept",
+				       "DETSHARE_WHOLE_GPU=kept",
+				       "DETSHARE_WHOLE_GPUS=x",
 				       NULL};
 	check_edits(hostile, &grant,
 		    "DETSHARE_SHARE=0.5 -DETSHARE_EVIL -DETSHARE_ DETSHARE_PORT=/r/job-1/port "
+		    "-DETSHARE_WHOLE_GPUS "
 		    "CUDA_MPS_PIPE_DIRECTORY=/r/gpu-1/mps/pipe "
 		    "-CUDA_MPS_ACTIVE_THREAD_PERCENTAGE LD_PRELOAD=" LIBRARY
 		    ":/a.so DETSHARE_CLASS=latency CUDA_VISIBLE_DEVICES=GPU-1");
