@@ -139,7 +139,8 @@ class Host:
         """`detshare run ARGUMENT...`, started."""
         env = self.env | options.pop("env", {})
         return subprocess.Popen(self.command("run", "--config", self.conf, *arguments), env=env, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                **{"stdin": subprocess.DEVNULL} | options)
 
     # What can be seen of them
 

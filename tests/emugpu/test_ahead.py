@@ -5,11 +5,16 @@ import os
 import random
 import struct
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from test_coroutine import EMUGPU, GPU, LIBRARY, Runtime, groups_of, host, runtime  # noqa: F401 (fixtures)
+sys.path.insert(0, str(Path(__file__).parent))
+import runtime_host  # noqa: E402
+
+from test_coroutine import EMUGPU, GPU, LIBRARY, Runtime, groups_of, host, runtime  # noqa: E402, F401 (fixtures)
 
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="DETSHARE_BUILD does not name a build (contrib/check sets it)"),
@@ -360,3 +365,27 @@ def test_whoever_is_idle_is_not_watched_either(program):
     one.ask("spin 1 1000000 1")
     wait_for(lambda: one.said().overlong == "spin_us")
     one.end()
+
+
+@pytest.mark.skipif(not runtime_host.BUILD or not Path(runtime_host.BUILD, "noderuntime", "detshare-noderuntime").exists(),
+                    reason="DETSHARE_BUILDDIR does not name a built tree")
+def test_status_names_it():
+    node = runtime_host.Host(overlong_kernel_s=1)
+    try:
+        run = node.run("--share", "0.5", "--gpu", "0", "--", GPU / "ahead_program", stdin=subprocess.PIPE)
+        assert run.stdout.readline() == "ready\n"
+
+        def overlong():
+            one, = node.resident(f"run-{run.pid}")["programs"]
+            return one["reported_by_program"]["overlong"]
+        assert overlong() is None
+        run.stdin.write("spin 1 5000000 1\n")
+        run.stdin.flush()
+        found = wait_for(overlong)
+        assert found["kernel"] == "spin_us" and found["seconds"] >= 0.9
+        assert "reports kernel spin_us to run for " in node.status_text()
+        wait_for(lambda: overlong() is None)
+        run.communicate("", timeout=60)
+        assert run.returncode == 0
+    finally:
+        node.close()
