@@ -147,6 +147,17 @@ static void open_device_file(const char *dir, const char *name)
 		fprintf(stderr, "emugpu: cannot open %s: %s\n", path, strerror(errno));
 }
 
+/* Hardware queues, which the driver calls connections; 0: more than there are streams. */
+static unsigned connections(void)
+{
+	const char *text = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+	const unsigned long n = text ? strtoul(text, NULL, 10) : 0;
+
+	if (!getenv("EMUGPU_QUEUES"))
+		return 0;
+	return n < 1 || n > EMU_QUEUES_MAX ? EMU_QUEUES_DEFAULT : (unsigned)n;
+}
+
 static CUresult initialise(void)
 {
 	struct emu_map maps[EMU_GPUS_MAX];
@@ -180,6 +191,7 @@ static CUresult initialise(void)
 		emu.devices[i].n_visible_sms = visible_sms(maps[chosen[i]].gpu->n_sms);
 	}
 	pthread_atfork(before_fork, after_fork_in_parent, after_fork);
+	emu.n_queues = connections();
 	emu.initialised = true;
 	return CUDA_SUCCESS;
 }

@@ -24,6 +24,7 @@ static struct {
 static uint64_t serials;
 
 static void op_ready(struct emu_op *op);
+static void op_started(struct emu_op *op);
 
 /* ---- handles: an open-addressing set of pointers ---- */
 
@@ -246,6 +247,7 @@ static void op_done(struct emu_op *op, CUresult result, uint64_t done_ns)
 		emu_op_unref(next);
 	}
 	op->n_followers = 0;
+	op_started(op);
 	pthread_cond_broadcast(&emu.done);
 	op->refs--; /* the pending list's: never the last one, the caller had its own */
 	emu_op_unref(op);
@@ -425,6 +427,46 @@ static CUresult need_host_thread(void)
 
 /* ---- the device's thread ---- */
 
+/* What comes behind it in its hardware queue is looked at from now on. */
+static void op_started(struct emu_op *op)
+{
+	struct emu_op *next = op->next_in_queue;
+	const uint64_t now = emu_now_ns();
+
+	op->started = true;
+	op->next_in_queue = NULL;
+	if (!next)
+		return;
+	if (now > next->ready_ns)
+		next->ready_ns = now;
+	if (!--next->n_waits_for)
+		op_ready(next);
+	emu_op_unref(next);
+}
+
+/* The queue itself waits for these. */
+static bool blocks_queue(const struct emu_op *op)
+{
+	return op->work.kind == EMU_OP_WAIT_VALUE || op->work.kind == EMU_OP_HOST;
+}
+
+/* Streams that share a hardware queue are worked off in the order in which they were given work. */
+static void join_queue(struct emu_op *op, const struct CUstream_st *stream)
+{
+	struct emu_op **last = &op->dev->queue_last[stream->queue];
+
+	if (!emu.n_queues)
+		return;
+	if (*last && !(*last)->started) {
+		(*last)->next_in_queue = op;
+		emu_op_ref(op);
+		op->n_waits_for++;
+	}
+	emu_op_unref(*last);
+	emu_op_ref(op);
+	*last = op;
+}
+
 static void op_ready(struct emu_op *op)
 {
 	struct emu_device *dev = op->dev;
@@ -434,6 +476,8 @@ static void op_ready(struct emu_op *op)
 	*dev->ready_end = op;
 	dev->ready_end = &op->queue_next;
 	emu_wake(client_of(dev));
+	if (!blocks_queue(op))
+		op_started(op);
 }
 
 static struct emu_op *take_ready(struct emu_device *dev)
@@ -824,6 +868,7 @@ CUresult emu_op_submit(struct emu_op *op, struct CUstream_st *stream)
 	emu_op_unref(stream->tail);
 	emu_op_ref(op);
 	stream->tail = op;
+	join_queue(op, stream);
 	begin_waiting(op);
 	emu_op_unref(op);
 	return CUDA_SUCCESS;

@@ -43,6 +43,8 @@ enum emu_kind {
 
 enum { EMU_STREAM_ATTRIBUTES = 16 };
 
+enum { EMU_QUEUES_DEFAULT = 8, EMU_QUEUES_MAX = 32 };
+
 struct emu_device;
 struct emu_op;
 struct emu_capture;
@@ -86,6 +88,7 @@ struct CUstream_st {
 	bool destroyed;  /* kept while it has work that the NULL stream waits for */
 	uint64_t thread; /* per-thread default stream of this thread; 0: none */
 	int priority;
+	unsigned queue; /* number of its hardware queue, if these are modelled */
 	unsigned flags;
 	CUstreamAttrValue attributes[EMU_STREAM_ATTRIBUTES]; /* kept, without an effect */
 	unsigned long long id;
@@ -184,6 +187,8 @@ struct emu_op {
 	unsigned n_followers;
 	struct emu_op *queue_next;                  /* in the list of ready or active ones */
 	struct emu_op *pending_prev, *pending_next; /* in the device's list of unfinished ones */
+	bool started;                 /* the next one in its hardware queue may be looked at */
+	struct emu_op *next_in_queue; /* which waits for that */
 	bool done;
 	CUresult result;
 	uint64_t ready_ns, done_ns;
@@ -209,9 +214,10 @@ struct emu_device {
 	pthread_t thread;
 	_Atomic int fault;
 	struct emu_op *ready, **ready_end;
-	struct emu_op *active;                 /* kernels with blocks left, in order */
-	struct emu_op *waiting;                /* for a value in memory */
-	struct emu_op *pending, *pending_last; /* unfinished, by serial */
+	struct emu_op *queue_last[EMU_QUEUES_MAX]; /* in each hardware queue; NULL: never used */
+	struct emu_op *active;                     /* kernels with blocks left, in order */
+	struct emu_op *waiting;                    /* for a value in memory */
+	struct emu_op *pending, *pending_last;     /* unfinished, by serial */
 	struct emu_running running[EMU_SMS_MAX];
 	unsigned n_running;
 	struct CUctx_st *primary;
@@ -229,6 +235,8 @@ struct emu_state {
 	uint64_t memory_limits[EMU_GPUS_MAX];    /* of the MPS server, per device; 0: none */
 	int mps_fd;
 	unsigned long long next_id;
+	unsigned n_queues; /* hardware queues that streams share; 0: each has its own */
+	unsigned next_queue;
 };
 
 extern struct emu_state emu;

@@ -32,6 +32,7 @@ struct CUstream_st *emu_stream_new(struct CUctx_st *ctx, unsigned flags, int pri
 	s->blocking = !(flags & CU_STREAM_NON_BLOCKING);
 	s->priority = priority > 0 ? 0 : priority < -5 ? -5 : priority;
 	s->id = ++emu.next_id;
+	s->queue = emu.n_queues ? emu.next_queue++ % emu.n_queues : 0;
 	emu_handle_add(s, EMU_HANDLE_STREAM);
 	return s;
 }

@@ -11,6 +11,7 @@
  *   reset               of the primary context              "reset"
  */
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,7 +57,7 @@ static CUfunction spin_us;
 static CUstream streams[STREAMS]; /* number 0 is the NULL stream */
 static CUevent events[EVENTS];
 static CUdeviceptr word;
-static volatile unsigned *released;
+static _Atomic unsigned *released;
 static CUdeviceptr released_word;
 static unsigned blocked;
 
@@ -84,7 +85,8 @@ static void start(void)
 	CALL(cuMemHostAlloc, &host, 4, CU_MEMHOSTALLOC_DEVICEMAP);
 	CALL(cuMemHostGetDevicePointer_v2, &released_word, host, 0);
 	released = host;
-	*released = blocked = 0;
+	blocked = 0;
+	atomic_store(released, 0);
 	for (unsigned i = 1; i < STREAMS; i++)
 		CALL(cuStreamCreate, &streams[i], CU_STREAM_NON_BLOCKING);
 	for (unsigned i = 0; i < EVENTS; i++)
@@ -158,7 +160,7 @@ int main(void)
 			CALL(cuMemsetD32Async, word, 1, 1, streams[stream]);
 			printf("set\n");
 		} else if (!strcmp(line, "release\n")) {
-			*released = blocked;
+			atomic_store(released, blocked);
 			printf("released\n");
 		} else if (!strcmp(line, "sync\n")) {
 			CALL(cuCtxSynchronize);
