@@ -139,6 +139,8 @@ void emu_op_unref(struct emu_op *op)
 		return;
 	emu_work_free(&op->work);
 	free(op->followers);
+	free(op->dependents);
+	emu_op_unref(op->beside);
 	free(op);
 }
 
@@ -166,9 +168,32 @@ struct emu_op *emu_op_new_in(enum emu_op_kind kind, struct CUctx_st *ctx, int pr
 	return op;
 }
 
+static void add_to(struct emu_op ***list, unsigned *n, struct emu_op *op)
+{
+	struct emu_op **more = reallocarray(*list, *n + 1, sizeof(struct emu_op *));
+
+	if (!more)
+		abort();
+	*list = more;
+	more[(*n)++] = op;
+	emu_op_ref(op);
+	op->n_waits_for++;
+}
+
+void emu_op_beside(struct emu_op *op, struct emu_op *before)
+{
+	if (before->done || op->beside) {
+		emu_op_after(op, before);
+		return;
+	}
+	emu_op_ref(before);
+	op->beside = before;
+	if (!before->begun)
+		add_to(&before->dependents, &before->n_dependents, op);
+}
+
 void emu_op_after(struct emu_op *op, struct emu_op *before)
 {
-	struct emu_op **more;
 
 	if (!before || before == op)
 		return;
@@ -177,13 +202,7 @@ void emu_op_after(struct emu_op *op, struct emu_op *before)
 			op->ready_ns = before->done_ns;
 		return;
 	}
-	more = reallocarray(before->followers, before->n_followers + 1, sizeof(struct emu_op *));
-	if (!more)
-		abort();
-	before->followers = more;
-	more[before->n_followers++] = op;
-	emu_op_ref(op);
-	op->n_waits_for++;
+	add_to(&before->followers, &before->n_followers, op);
 }
 
 bool emu_forget(const char *kind)
@@ -231,20 +250,44 @@ static void pending_remove(struct emu_op *op)
 		dev->pending_last = op->pending_prev;
 }
 
+static void op_done(struct emu_op *op, CUresult result, uint64_t done_ns);
+
+/* One of the ops that this one waits for is done, or has begun. */
+static void one_less(struct emu_op *op, uint64_t at_ns)
+{
+	if (at_ns > op->ready_ns)
+		op->ready_ns = at_ns;
+	if (!--op->n_waits_for) {
+		if (op->ended)
+			op_done(op, op->result, op->done_ns > at_ns ? op->done_ns : at_ns);
+		else
+			op_ready(op);
+	}
+}
+
+static void begins(struct emu_op *op)
+{
+	op->begun = true;
+	for (unsigned i = 0; i < op->n_dependents; i++) {
+		one_less(op->dependents[i], op->ready_ns);
+		emu_op_unref(op->dependents[i]);
+	}
+	op->n_dependents = 0;
+}
+
 /* An op ended. Takes the caller's reference. */
 static void op_done(struct emu_op *op, CUresult result, uint64_t done_ns)
 {
+	begins(op);
+	emu_op_unref(op->beside);
+	op->beside = NULL;
 	op->done = true;
 	op->result = result;
 	op->done_ns = done_ns;
 	pending_remove(op);
 	for (unsigned i = 0; i < op->n_followers; i++) {
-		struct emu_op *next = op->followers[i];
-		if (done_ns > next->ready_ns)
-			next->ready_ns = done_ns;
-		if (!--next->n_waits_for)
-			op_ready(next);
-		emu_op_unref(next);
+		one_less(op->followers[i], done_ns);
+		emu_op_unref(op->followers[i]);
 	}
 	op->n_followers = 0;
 	op_started(op);
@@ -515,6 +558,7 @@ static void start_op(struct emu_device *dev, struct emu_op *op)
 	case EMU_OP_KERNEL:
 		emu_kernel_begins(&dev->map, dev->client, &op->sms);
 		append(&dev->active, op);
+		begins(op);
 		return;
 	case EMU_OP_WAIT_VALUE:
 		op->priority = 0;
@@ -692,6 +736,21 @@ static bool end_of_block(const struct emu_running *r)
 }
 
 /* After end_blocks, under the mutex: kernels whose last block ended are done. */
+/* Its blocks are over. Takes the caller's reference. */
+static void kernel_ended(struct emu_op *op, CUresult result, uint64_t at_ns)
+{
+	struct emu_op *beside = op->beside;
+
+	if (!beside || beside->done) {
+		op_done(op, result, at_ns);
+		return;
+	}
+	op->ended = true;
+	op->result = result;
+	op->done_ns = at_ns;
+	emu_op_after(op, beside);
+}
+
 static void account_ended(struct emu_device *dev)
 {
 	unsigned kept = 0;
@@ -724,7 +783,7 @@ static void account_ended(struct emu_device *dev)
 		*p = op->queue_next;
 		/* Before anybody can know that it is done. */
 		emu_kernel_ends(&dev->map, dev->client, &op->sms);
-		op_done(op, fault, op->done_ns ? op->done_ns : emu_now_ns());
+		kernel_ended(op, fault, op->done_ns ? op->done_ns : emu_now_ns());
 	}
 }
 
@@ -848,7 +907,12 @@ CUresult emu_op_start(struct emu_op *op)
 	return rc;
 }
 
-CUresult emu_op_submit(struct emu_op *op, struct CUstream_st *stream)
+static bool is_running_kernel(const struct emu_op *op)
+{
+	return op && op->work.kind == EMU_OP_KERNEL && !op->done;
+}
+
+static CUresult submit(struct emu_op *op, struct CUstream_st *stream, bool beside)
 {
 	CUresult rc;
 
@@ -862,7 +926,9 @@ CUresult emu_op_submit(struct emu_op *op, struct CUstream_st *stream)
 		emu_op_unref(op);
 		return rc;
 	}
-	if (!emu_forget("stream"))
+	if (beside && is_running_kernel(stream->tail))
+		emu_op_beside(op, stream->tail);
+	else if (!emu_forget("stream"))
 		emu_op_after(op, stream->tail);
 	add_legacy_order(op, stream);
 	emu_op_unref(stream->tail);
@@ -872,6 +938,16 @@ CUresult emu_op_submit(struct emu_op *op, struct CUstream_st *stream)
 	begin_waiting(op);
 	emu_op_unref(op);
 	return CUDA_SUCCESS;
+}
+
+CUresult emu_op_submit(struct emu_op *op, struct CUstream_st *stream)
+{
+	return submit(op, stream, false);
+}
+
+CUresult emu_op_submit_beside(struct emu_op *op, struct CUstream_st *stream)
+{
+	return submit(op, stream, true);
 }
 
 CUresult emu_wait_op(struct emu_op *op)

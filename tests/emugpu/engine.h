@@ -73,6 +73,7 @@ struct CUctx_st {
 struct emu_nodes {
 	CUgraphNode *all;
 	size_t n;
+	CUgraphEdgeData *data; /* of the edges from them; NULL: all are full ones */
 };
 
 struct CUgreenCtx_st {
@@ -108,6 +109,7 @@ struct CUevent_st {
 struct emu_function {
 	char name[64];
 	const struct emu_kernel *kernel;
+	bool waits; /* for the results of the kernel that it may overlap with */
 	unsigned n_params;
 	size_t param_size[16];
 	size_t param_offset[16];
@@ -185,6 +187,11 @@ struct emu_op {
 	unsigned n_waits_for;
 	struct emu_op **followers;
 	unsigned n_followers;
+	struct emu_op **dependents; /* kernels that may begin when this one does */
+	unsigned n_dependents;
+	struct emu_op
+	    *beside; /* the kernel that this one may have begun beside: it is over after that */
+	bool begun, ended;                          /* its blocks have, or may */
 	struct emu_op *queue_next;                  /* in the list of ready or active ones */
 	struct emu_op *pending_prev, *pending_next; /* in the device's list of unfinished ones */
 	bool started;                 /* the next one in its hardware queue may be looked at */
@@ -268,6 +275,13 @@ bool emu_forget(const char *kind);
  * stream is captured, the work becomes a node of the graph instead.
  */
 CUresult emu_op_submit(struct emu_op *op, struct CUstream_st *stream);
+/*
+ * The same for a kernel that may begin while the one before it still runs, if that is the last thing in the
+ * stream (programmatic dependent launch).
+ */
+CUresult emu_op_submit_beside(struct emu_op *op, struct CUstream_st *stream);
+/* Make the kernel `op` wait for the begin of the kernel `before`, and be over after it. */
+void emu_op_beside(struct emu_op *op, struct emu_op *before);
 /* Run when what it waits for is done, in no stream. Takes no reference. */
 CUresult emu_op_start(struct emu_op *op);
 /* Threads that ops of this kind need; emu_op_start cannot fail afterwards. */

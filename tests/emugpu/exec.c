@@ -164,6 +164,10 @@ static bool same_edges(CUgraph a, CUgraph b, size_t i)
 
 	for (size_t j = 0; same && j < one->n; j++)
 		same = emu_nodes_have(other, b->nodes.all[index_in(&a->nodes, one->all[j])]);
+	for (size_t j = 0; same && j < one->n; j++) {
+		size_t k = index_in(other, b->nodes.all[index_in(&a->nodes, one->all[j])]);
+		same = emu_edge_is_programmatic(one, j) == emu_edge_is_programmatic(other, k);
+	}
 	return same;
 }
 
@@ -310,13 +314,23 @@ static struct emu_op *op_for(CUgraphNode node, const struct CUstream_st *s, cuui
 static void make_ops(CUgraphNode node, const struct CUstream_st *s, cuuint64_t flags,
 		     struct emu_op *begin);
 
+/* A disabled kernel is no kernel, and one may be made to wait in it. */
+static bool waits(CUgraphNode node)
+{
+	return node->disabled || node->work.kind != EMU_OP_KERNEL ||
+	       node->work.u.launch.function->waits;
+}
+
 static void start_after(CUgraphNode node, struct emu_op *op, struct emu_op *begin)
 {
 	if (!node->after.n)
 		emu_op_after(op, begin);
-	for (size_t i = 0; i < node->after.n; i++)
-		if (!emu_forget("graph"))
+	for (size_t i = 0; i < node->after.n; i++) {
+		if (emu_edge_is_programmatic(&node->after, i) && !waits(node))
+			emu_op_beside(op, node->after.all[i]->end);
+		else if (!emu_forget("graph"))
 			emu_op_after(op, node->after.all[i]->end);
+	}
 	emu_op_start(op);
 }
 

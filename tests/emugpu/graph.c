@@ -14,8 +14,54 @@ bool emu_nodes_add(struct emu_nodes *nodes, CUgraphNode node)
 	if (!more)
 		return false;
 	nodes->all = more;
+	if (nodes->data) {
+		CUgraphEdgeData *data = reallocarray(nodes->data, nodes->n + 1, sizeof(*data));
+
+		if (!data)
+			return false;
+		nodes->data = data;
+		memset(&data[nodes->n], 0, sizeof(*data));
+	}
 	more[nodes->n++] = node;
 	return true;
+}
+
+static bool is_full(const CUgraphEdgeData *data)
+{
+	static const CUgraphEdgeData full;
+
+	return !data || !memcmp(data, &full, sizeof(full));
+}
+
+bool emu_nodes_add_edge(struct emu_nodes *nodes, CUgraphNode node, const CUgraphEdgeData *data)
+{
+	if (!emu_nodes_add(nodes, node))
+		return false;
+	if (is_full(data))
+		return true;
+	if (!nodes->data)
+		nodes->data = calloc(nodes->n, sizeof(*nodes->data));
+	if (!nodes->data)
+		return false;
+	nodes->data[nodes->n - 1] = *data;
+	return true;
+}
+
+bool emu_edge_is_programmatic(const struct emu_nodes *nodes, size_t i)
+{
+	return nodes->data && nodes->data[i].type == CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC;
+}
+
+bool emu_node_overlaps(CUgraphNode node)
+{
+	if (!node->after.data)
+		node->after.data = calloc(node->after.n + 1, sizeof(*node->after.data));
+	for (size_t i = 0; node->after.data && i < node->after.n; i++)
+		if (node->after.all[i]->type == CU_GRAPH_NODE_TYPE_KERNEL)
+			node->after.data[i] =
+			    (CUgraphEdgeData){.from_port = CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC,
+					      .type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC};
+	return node->after.data != NULL;
 }
 
 bool emu_nodes_have(const struct emu_nodes *nodes, CUgraphNode node)
@@ -30,9 +76,13 @@ static void nodes_remove(struct emu_nodes *nodes, CUgraphNode node)
 {
 	size_t kept = 0;
 
-	for (size_t i = 0; i < nodes->n; i++)
-		if (nodes->all[i] != node)
-			nodes->all[kept++] = nodes->all[i];
+	for (size_t i = 0; i < nodes->n; i++) {
+		if (nodes->all[i] == node)
+			continue;
+		if (nodes->data)
+			nodes->data[kept] = nodes->data[i];
+		nodes->all[kept++] = nodes->all[i];
+	}
 	nodes->n = kept;
 }
 
@@ -57,6 +107,7 @@ static void node_free(CUgraphNode node)
 	emu_work_free(&node->work);
 	free(node->values);
 	free(node->after.all);
+	free(node->after.data);
 	free(node);
 }
 
@@ -181,8 +232,10 @@ CUgraph emu_graph_copy(CUgraph graph, bool visible)
 	for (size_t i = 0; ok && i < graph->nodes.n; i++) {
 		const struct emu_nodes *after = &graph->nodes.all[i]->after;
 		for (size_t j = 0; ok && j < after->n; j++)
-			ok = emu_nodes_add(&copy->nodes.all[i]->after,
-					   copy->nodes.all[index_of(&graph->nodes, after->all[j])]);
+			ok = emu_nodes_add_edge(
+			    &copy->nodes.all[i]->after,
+			    copy->nodes.all[index_of(&graph->nodes, after->all[j])],
+			    after->data ? &after->data[j] : NULL);
 	}
 	if (ok)
 		return copy;
@@ -382,11 +435,17 @@ CUresult CUDAAPI cuGraphGetRootNodes(CUgraph graph, CUgraphNode *out, size_t *n)
 	return list_nodes(graph, out, n, true);
 }
 
-/* All edges here are full ones. */
-static void no_edge_data(CUgraphEdgeData *edges, size_t n)
+/* What is told of edge i; false: there is something to tell, and nowhere to. */
+static bool tell_edge(CUgraphEdgeData *edges, size_t i, size_t room, const CUgraphEdgeData *data)
 {
-	if (edges)
-		memset(edges, 0, n * sizeof(*edges));
+	if (edges && i < room)
+		edges[i] = data ? *data : (CUgraphEdgeData){0};
+	return edges || is_full(data);
+}
+
+static const CUgraphEdgeData *data_of(const struct emu_nodes *after, size_t i)
+{
+	return after->data ? &after->data[i] : NULL;
 }
 
 CUresult CUDAAPI cuGraphGetEdges_v2(CUgraph graph, CUgraphNode *from, CUgraphNode *to,
@@ -401,15 +460,15 @@ CUresult CUDAAPI cuGraphGetEdges_v2(CUgraph graph, CUgraphNode *from, CUgraphNod
 	for (size_t i = 0; i < graph->nodes.n; i++) {
 		CUgraphNode node = graph->nodes.all[i];
 		for (size_t j = 0; j < node->after.n && !rc; j++)
-			if (!emu_nodes_add(&all_from, node->after.all[j]) ||
-			    !emu_nodes_add(&all_to, node))
+			if (from && !tell_edge(edges, all_from.n, *n, data_of(&node->after, j)))
+				rc = CUDA_ERROR_LOSSY_QUERY;
+			else if (!emu_nodes_add(&all_from, node->after.all[j]) ||
+				 !emu_nodes_add(&all_to, node))
 				rc = CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	room = *n;
 	give(&all_from, from, n);
 	give(&all_to, to, &room);
-	if (from)
-		no_edge_data(edges, *n);
 	free(all_from.all);
 	free(all_to.all);
 	emu_exit();
@@ -428,11 +487,12 @@ CUresult CUDAAPI cuGraphNodeGetDependencies_v2(CUgraphNode node, CUgraphNode *ou
 
 	if (rc)
 		return rc;
+	for (size_t i = 0; out && i < node->after.n; i++)
+		if (!tell_edge(edges, i, *n, data_of(&node->after, i)))
+			rc = CUDA_ERROR_LOSSY_QUERY;
 	give(&node->after, out, n);
-	if (out)
-		no_edge_data(edges, *n);
 	emu_exit();
-	return CUDA_SUCCESS;
+	return rc;
 }
 
 CUresult CUDAAPI cuGraphNodeGetDependencies(CUgraphNode node, CUgraphNode *out, size_t *n)
@@ -448,13 +508,16 @@ CUresult CUDAAPI cuGraphNodeGetDependentNodes_v2(CUgraphNode node, CUgraphNode *
 
 	if (rc)
 		return rc;
-	for (size_t i = 0; i < node->graph->nodes.n && !rc; i++)
-		if (emu_nodes_have(&node->graph->nodes.all[i]->after, node) &&
-		    !emu_nodes_add(&found, node->graph->nodes.all[i]))
+	for (size_t i = 0; i < node->graph->nodes.n && !rc; i++) {
+		const struct emu_nodes *after = &node->graph->nodes.all[i]->after;
+		if (!emu_nodes_have(after, node))
+			continue;
+		if (out && !tell_edge(edges, found.n, *n, data_of(after, index_of(after, node))))
+			rc = CUDA_ERROR_LOSSY_QUERY;
+		else if (!emu_nodes_add(&found, node->graph->nodes.all[i]))
 			rc = CUDA_ERROR_OUT_OF_MEMORY;
+	}
 	give(&found, out, n);
-	if (out)
-		no_edge_data(edges, *n);
 	free(found.all);
 	emu_exit();
 	return rc;
@@ -465,8 +528,31 @@ CUresult CUDAAPI cuGraphNodeGetDependentNodes(CUgraphNode node, CUgraphNode *out
 	return cuGraphNodeGetDependentNodes_v2(node, out, NULL, n);
 }
 
+/* Only kernels have other ports than the one for the end. */
+static bool may_join(CUgraphNode from, CUgraphNode to, const CUgraphEdgeData *data)
+{
+	return is_full(data) ||
+	       (from->type == CU_GRAPH_NODE_TYPE_KERNEL && to->type == CU_GRAPH_NODE_TYPE_KERNEL);
+}
+
+CUresult emu_node_set_edges(CUgraphNode node, const CUgraphEdgeData *data)
+{
+	for (size_t i = 0; data && i < node->after.n; i++) {
+		if (is_full(&data[i]))
+			continue;
+		if (!may_join(node->after.all[i], node, &data[i]))
+			return CUDA_ERROR_INVALID_VALUE;
+		if (!node->after.data)
+			node->after.data = calloc(node->after.n, sizeof(*data));
+		if (!node->after.data)
+			return CUDA_ERROR_OUT_OF_MEMORY;
+		node->after.data[i] = data[i];
+	}
+	return CUDA_SUCCESS;
+}
+
 static CUresult change_edges(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
-			     size_t n, bool add)
+			     const CUgraphEdgeData *data, size_t n, bool add)
 {
 	CUresult rc = !n || (from && to) ? emu_begin_graph(graph) : CUDA_ERROR_INVALID_VALUE;
 
@@ -475,12 +561,13 @@ static CUresult change_edges(CUgraph graph, const CUgraphNode *from, const CUgra
 	for (size_t i = 0; i < n && !rc; i++)
 		if (!emu_nodes_have(&graph->nodes, from[i]) ||
 		    !emu_nodes_have(&graph->nodes, to[i]) || from[i] == to[i] ||
-		    emu_nodes_have(&to[i]->after, from[i]) == add)
+		    emu_nodes_have(&to[i]->after, from[i]) == add ||
+		    (add && !may_join(from[i], to[i], data ? &data[i] : NULL)))
 			rc = CUDA_ERROR_INVALID_VALUE;
 	for (size_t i = 0; i < n && !rc; i++) {
 		if (!add)
 			nodes_remove(&to[i]->after, from[i]);
-		else if (!emu_nodes_add(&to[i]->after, from[i]))
+		else if (!emu_nodes_add_edge(&to[i]->after, from[i], data ? &data[i] : NULL))
 			rc = CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	emu_exit();
@@ -491,24 +578,24 @@ CUresult CUDAAPI cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *fro
 					   const CUgraphNode *to, const CUgraphEdgeData *edges,
 					   size_t n)
 {
-	return change_edges(graph, from, to, n, true);
+	return change_edges(graph, from, to, edges, n, true);
 }
 
 CUresult CUDAAPI cuGraphAddDependencies(CUgraph graph, const CUgraphNode *from,
 					const CUgraphNode *to, size_t n)
 {
-	return change_edges(graph, from, to, n, true);
+	return change_edges(graph, from, to, NULL, n, true);
 }
 
 CUresult CUDAAPI cuGraphRemoveDependencies_v2(CUgraph graph, const CUgraphNode *from,
 					      const CUgraphNode *to, const CUgraphEdgeData *edges,
 					      size_t n)
 {
-	return change_edges(graph, from, to, n, false);
+	return change_edges(graph, from, to, NULL, n, false);
 }
 
 CUresult CUDAAPI cuGraphRemoveDependencies(CUgraph graph, const CUgraphNode *from,
 					   const CUgraphNode *to, size_t n)
 {
-	return change_edges(graph, from, to, n, false);
+	return change_edges(graph, from, to, NULL, n, false);
 }

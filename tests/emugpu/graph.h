@@ -51,6 +51,9 @@ struct emu_launch {
 	unsigned grid[3], block[3], shared;
 	bool cooperative;
 	void **params, **extra;
+	bool overlaps; /* may begin while the kernel before it still runs */
+	CUevent
+	    event; /* recorded behind its begin, at the latest behind its end: here; NULL: none */
 };
 
 /* Check, and make the work of a kernel in `ctx`. On failure the work may still hold memory. */
@@ -75,7 +78,14 @@ CUresult emu_node_new(CUgraph graph, const CUgraphNode *after, size_t n, CUgraph
 /* Undo emu_node_new: nothing comes after it yet. */
 void emu_node_drop(CUgraphNode node);
 bool emu_nodes_add(struct emu_nodes *nodes, CUgraphNode node);
+bool emu_nodes_add_edge(struct emu_nodes *nodes, CUgraphNode node, const CUgraphEdgeData *data);
 bool emu_nodes_have(const struct emu_nodes *nodes, CUgraphNode node);
+/* Whether node i of them is waited for only until it has begun. */
+bool emu_edge_is_programmatic(const struct emu_nodes *nodes, size_t i);
+/* What the edges to a new node are. */
+CUresult emu_node_set_edges(CUgraphNode node, const CUgraphEdgeData *data);
+/* A captured kernel may overlap with the kernels that it comes after. False: no memory. */
+bool emu_node_overlaps(CUgraphNode node);
 /* Can every node run after those it comes after? Puts the graph and those in it into such an order. */
 bool emu_graph_order(CUgraph graph);
 bool emu_graph_has_memory(CUgraph graph);

@@ -88,6 +88,14 @@ static const char *parse_entry(const char *p, struct emu_function *f)
 	return p;
 }
 
+/* Does the kernel, up to the next one, wait for what it may overlap with? */
+static bool waits(const char *body)
+{
+	const char *end = strstr(body, ".entry"), *wait = strstr(body, "griddepcontrol.wait");
+
+	return wait && (!end || wait < end);
+}
+
 /* Does the host function for this kernel take what the PTX says? */
 static bool same_parameters(const struct emu_function *f)
 {
@@ -136,6 +144,7 @@ static CUresult load_ptx(struct CUctx_st *ctx, const char *text, struct CUmod_st
 		if (!f)
 			break;
 		p = parse_entry(p, f);
+		f->waits = waits(p);
 		f->module = module;
 		f->kernel = emu_kernel_find(f->name);
 		f->next = module->functions;
@@ -528,6 +537,29 @@ CUresult emu_launch_work(struct emu_work *work, const struct CUctx_st *ctx,
 	return copy_parameters(work, f, l->params, l->extra);
 }
 
+/* Takes the op. */
+static CUresult submit(struct emu_op *op, struct CUstream_st *s, const struct emu_launch *l)
+{
+	/* A kernel that waits for the results of the one before waits with all that it does here. */
+	const bool beside = l->overlaps && !l->function->waits;
+	CUresult rc;
+
+	emu_op_ref(op);
+	rc = beside ? emu_op_submit_beside(op, s) : emu_op_submit(op, s);
+	if (!rc && l->overlaps && s->capture && !emu_node_overlaps(s->after.all[0]))
+		rc = CUDA_ERROR_OUT_OF_MEMORY;
+	if (!rc && l->event)
+		rc = s->capture ? emu_capture_record(s, l->event, 0) : CUDA_SUCCESS;
+	if (!rc && l->event && !s->capture) {
+		emu_capture_forget_event(l->event);
+		emu_op_unref(l->event->op);
+		emu_op_ref(op);
+		l->event->op = op;
+	}
+	emu_op_unref(op);
+	return rc;
+}
+
 static CUresult launch(CUstream stream, const struct emu_launch *l)
 {
 	struct CUstream_st *s;
@@ -539,10 +571,12 @@ static CUresult launch(CUstream stream, const struct emu_launch *l)
 		return rc;
 	op = emu_op_new(EMU_OP_NOP, s);
 	rc = op ? emu_launch_work(&op->work, s->ctx, l) : CUDA_ERROR_OUT_OF_MEMORY;
+	if (!rc && l->event && !emu_handle_is(l->event, EMU_HANDLE_EVENT))
+		rc = CUDA_ERROR_INVALID_HANDLE;
 	if (rc)
 		emu_op_unref(op);
 	else
-		rc = emu_op_submit(op, s);
+		rc = submit(op, s, l);
 	emu_exit();
 	return rc;
 }
@@ -551,13 +585,12 @@ CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned
 				unsigned by, unsigned bz, unsigned shared, CUstream stream,
 				void **params, void **extra)
 {
-	return launch(stream, &(struct emu_launch){(struct emu_function *)f,
-						   {gx, gy, gz},
-						   {bx, by, bz},
-						   shared,
-						   false,
-						   params,
-						   extra});
+	return launch(stream, &(struct emu_launch){.function = (struct emu_function *)f,
+						   .grid = {gx, gy, gz},
+						   .block = {bx, by, bz},
+						   .shared = shared,
+						   .params = params,
+						   .extra = extra});
 }
 EMU_TWIN(cuLaunchKernel_ptsz,
 	 (CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
@@ -568,10 +601,12 @@ CUresult CUDAAPI cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned g
 					   unsigned bx, unsigned by, unsigned bz, unsigned shared,
 					   CUstream stream, void **params)
 {
-	return launch(
-	    stream,
-	    &(struct emu_launch){
-		(struct emu_function *)f, {gx, gy, gz}, {bx, by, bz}, shared, true, params, NULL});
+	return launch(stream, &(struct emu_launch){.function = (struct emu_function *)f,
+						   .grid = {gx, gy, gz},
+						   .block = {bx, by, bz},
+						   .shared = shared,
+						   .cooperative = true,
+						   .params = params});
 }
 EMU_TWIN(cuLaunchCooperativeKernel_ptsz,
 	 (CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
@@ -581,27 +616,32 @@ EMU_TWIN(cuLaunchCooperativeKernel_ptsz,
 static CUresult launch_ex(const CUlaunchConfig *c, CUstream stream, CUfunction f, void **params,
 			  void **extra)
 {
-	bool cooperative = false;
+	struct emu_launch l = {.function = (struct emu_function *)f,
+			       .grid = {c->gridDimX, c->gridDimY, c->gridDimZ},
+			       .block = {c->blockDimX, c->blockDimY, c->blockDimZ},
+			       .shared = c->sharedMemBytes,
+			       .params = params,
+			       .extra = extra};
 
 	/* Attributes that order or group blocks would be a lie if ignored; hints are not. */
 	for (unsigned i = 0; i < c->numAttrs; i++)
 		switch (c->attrs[i].id) {
 		case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
-			cooperative = c->attrs[i].value.cooperative;
+			l.cooperative = c->attrs[i].value.cooperative;
+			break;
+		case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
+			l.overlaps = c->attrs[i].value.programmaticStreamSerializationAllowed;
 			break;
 		case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT:
+			l.event = c->attrs[i].value.programmaticEvent.event;
+			break;
 		case CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT:
-			return CUDA_ERROR_NOT_SUPPORTED;
+			l.event = c->attrs[i].value.launchCompletionEvent.event;
+			break;
 		default:
 			break;
 		}
-	return launch(stream, &(struct emu_launch){(struct emu_function *)f,
-						   {c->gridDimX, c->gridDimY, c->gridDimZ},
-						   {c->blockDimX, c->blockDimY, c->blockDimZ},
-						   c->sharedMemBytes,
-						   cooperative,
-						   params,
-						   extra});
+	return launch(stream, &l);
 }
 
 CUresult CUDAAPI cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **params,

@@ -362,7 +362,10 @@ CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *out, CUgraph graph, const CUgrap
 	CUresult rc =
 	    p ? begin_add(out, graph, after, n, p->type, &node) : CUDA_ERROR_INVALID_VALUE;
 
-	return rc ? rc : end_add(out, node, set_any(node, p, false, true));
+	if (rc)
+		return rc;
+	rc = emu_node_set_edges(node, edges);
+	return end_add(out, node, rc ? rc : set_any(node, p, false, true));
 }
 
 CUresult CUDAAPI cuGraphAddNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *after, size_t n,

@@ -24,9 +24,10 @@ enum {
 	EMU_CLIENTS_MAX = 128,
 	EMU_TRACE_MAX = 65536,
 	EMU_SLICE_US = 2000, /* without MPS: how long one process keeps the GPU if others want it */
-	EMU_DEADLY_MS = 20,  /* an MPS client killed in a block this long takes its neighbours along */
-	EMU_LAG_MAX_MS = 20, /* a late host thread may make up for this much, not more */
-	EMU_WANT_MS = 50,    /* a wish not renewed for so long is that of a stopped process */
+	EMU_DEADLY_MS =
+	    20, /* an MPS client killed in a block this long takes its neighbours along */
+	EMU_LAG_MAX_MS = 20,      /* a late host thread may make up for this much, not more */
+	EMU_WANT_MS = 50,         /* a wish not renewed for so long is that of a stopped process */
 	EMU_MEETINGS_MAX = 256,   /* the first ones are kept */
 	EMU_MPS_CLIENTS_MAX = 48, /* client contexts per GPU; 60 from CUDA 13.1 on */
 };
@@ -72,15 +73,15 @@ struct emu_client {
 	int32_t pid;
 	uint64_t
 	    tenant; /* clients of one tenant run at the same time: a process, or an MPS server */
-	int32_t server_pid;    /* MPS server; 0: none */
-	uint32_t max_slots;    /* SMs at a time (MPS thread percentage); 0: all */
-	uint64_t wants_ns;     /* it had blocks waiting for a slot then; 0: it has none */
-	struct emu_sms wanted; /* the SMs these blocks may run on */
-	uint64_t turn_ns;      /* when its tenant last got the GPU */
-	uint64_t memory;       /* bytes of device memory */
-	_Atomic int32_t fault; /* a CUresult that every later call returns */
+	int32_t server_pid;     /* MPS server; 0: none */
+	uint32_t max_slots;     /* SMs at a time (MPS thread percentage); 0: all */
+	uint64_t wants_ns;      /* it had blocks waiting for a slot then; 0: it has none */
+	struct emu_sms wanted;  /* the SMs these blocks may run on */
+	uint64_t turn_ns;       /* when its tenant last got the GPU */
+	uint64_t memory;        /* bytes of device memory */
+	_Atomic int32_t fault;  /* a CUresult that every later call returns */
 	_Atomic uint32_t exits; /* it ends by itself: nobody killed it */
-	_Atomic uint32_t wake; /* futex */
+	_Atomic uint32_t wake;  /* futex */
 	/* SMs that its kernels may use now, from when they could begin until they are done. */
 	_Atomic uint64_t active[EMU_SMS_MAX / 64];
 	uint16_t n_active[EMU_SMS_MAX]; /* kernels, per SM; written by its device thread alone */

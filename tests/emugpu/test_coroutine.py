@@ -684,3 +684,34 @@ def test_the_thread_that_follows_the_page(host, runtime):
         blocked = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")), 16)
         assert all(blocked >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
         running.end()
+
+
+def pairs(host):
+    """The blocks of two kernels that may overlap, pair by pair: 10 ms each."""
+    found = sorted((block for block in blocks(host) if block["end_ns"] - block["begin_ns"] > 5e6), key=lambda b: b["begin_ns"])
+    assert len(found) == 12
+    return list(zip(found[::2], found[1::2]))
+
+
+@pytest.mark.parametrize("experiment", ["overlaps", "overlaps-in-graph"])
+def test_kernels_that_may_overlap_do(host, runtime, experiment):
+    """Nothing of the library comes between them (programmatic dependent launch)."""
+    granter = runtime(groups=(1, 3))
+    assert host.experiment(experiment, granter).stdout == host.experiment(experiment, preload=False).stdout == "6 pairs\n"
+    host.clear()
+    host.experiment(experiment, granter)
+    assert all(second["begin_ns"] < first["end_ns"] for first, second in pairs(host))
+
+
+def test_kernels_that_may_overlap_do_not_across_a_move(host, runtime):
+    granter = runtime(groups=tuple(range(6)))
+    host.experiment("overlaps", granter, DETSHARE_CHAOS="1:1")
+    assert granter.port().remaps >= 6
+    assert all(second["begin_ns"] >= first["end_ns"] for first, second in pairs(host))
+
+
+def test_an_edge_with_a_port_moves_with_its_graph(host, runtime):
+    granter = runtime(groups=tuple(range(6)))
+    host.experiment("overlaps-in-graph", granter, DETSHARE_CHAOS="1:1")
+    assert granter.port().remaps >= 5
+    assert all(second["begin_ns"] < first["end_ns"] for first, second in pairs(host))

@@ -730,6 +730,8 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(values),
 	    cmocka_unit_test(host_functions),
 	    cmocka_unit_test(context_events),
+	    cmocka_unit_test(kernels_overlap),
+	    cmocka_unit_test(edges_have_ports),
 	    cmocka_unit_test(captured_work),
 	    cmocka_unit_test(capture_of_two_streams),
 	    cmocka_unit_test(capture_refuses),

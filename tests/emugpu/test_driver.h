@@ -42,4 +42,8 @@ void launches_in_order(void **state);
 void executables_change(void **state);
 void memory_nodes(void **state);
 
+/* test_overlap.c */
+void kernels_overlap(void **state);
+void edges_have_ports(void **state);
+
 #endif

@@ -1080,6 +1080,65 @@ static void reset(void)
 	printf("again\n");
 }
 
+enum { PAIRS = 6, OVERLAPPING_US = 10000 };
+
+/* A kernel, and one that may begin while it still runs. */
+static void overlapping(CUstream stream)
+{
+	unsigned us = OVERLAPPING_US;
+	CUdeviceptr smids = 0;
+	CUlaunchAttribute attribute;
+	const CUlaunchConfig config = {.gridDimX = 1,
+				       .gridDimY = 1,
+				       .gridDimZ = 1,
+				       .blockDimX = 1,
+				       .blockDimY = 1,
+				       .blockDimZ = 1,
+				       .hStream = stream,
+				       .attrs = &attribute,
+				       .numAttrs = 1};
+
+	memset(&attribute, 0, sizeof(attribute));
+	attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+	attribute.value.programmaticStreamSerializationAllowed = 1;
+	if (spin(stream, OVERLAPPING_US, 1))
+		printf("a launch failed\n");
+	CALL(cuLaunchKernelEx, &config, spin_us, (void *[]){&us, &smids}, NULL);
+}
+
+static void overlaps(void)
+{
+	CUstream stream;
+
+	start();
+	CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
+	for (unsigned i = 0; i < PAIRS; i++) {
+		overlapping(stream);
+		CALL(cuStreamSynchronize, stream);
+	}
+	printf("%u pairs\n", (unsigned)PAIRS);
+}
+
+/* The same in a graph, which has an edge of its own kind between them. */
+static void overlaps_in_graph(void)
+{
+	CUstream stream;
+	CUgraph graph;
+	CUgraphExec exec;
+
+	start();
+	CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
+	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_RELAXED);
+	overlapping(stream);
+	CALL(cuStreamEndCapture, stream, &graph);
+	CALL(cuGraphInstantiateWithFlags, &exec, graph, 0);
+	for (unsigned i = 0; i < PAIRS; i++) {
+		CALL(cuGraphLaunch, exec, stream);
+		CALL(cuStreamSynchronize, stream);
+	}
+	printf("%u pairs\n", (unsigned)PAIRS);
+}
+
 /* Uses the GPU, waits for its input to end, resets it and uses it again. */
 static void reset_later(void)
 {
@@ -1236,6 +1295,8 @@ static const struct {
     {"cooperative", cooperative},
     {"reset", reset},
     {"reset-later", reset_later},
+    {"overlaps", overlaps},
+    {"overlaps-in-graph", overlaps_in_graph},
     {"descriptors", descriptors},
     {"fork-before", fork_before},
     {"fork-after", fork_after},
