@@ -602,14 +602,21 @@ def test_run_gives_the_command_its_environment(host):
 
 
 def test_two_halves_run_on_their_own_sms(host):
-    work = ["--share", "0.5", "--gpu", "0", "--", host.gpuwork, "spin", "--seconds", "0.5"]
-    for status, _, err in map(finish, [host.run(*work), host.run(*work)]):
-        assert status == 0, err
-    sms = {}
-    for block in host.trace(0):
-        sms.setdefault(block["pid"], set()).add(block["sm"])
-    first, second = sms.values()
-    assert first.isdisjoint(second) and sorted(map(len, (first, second))) == [64, 68]
+    def both_work():
+        sms = {}
+        for block in host.trace(0):
+            sms.setdefault(block["pid"], set()).add(block["sm"])
+        return sorted(map(len, sms.values())) == [64, 68] and sms
+
+    work = ["--share", "0.5", "--gpu", "0", "--", host.gpuwork, "spin", "--seconds", "100"]
+    jobs = [host.run(*work), host.run(*work)]
+    try:
+        first, second = wait_for(both_work, 40).values()
+    finally:
+        for job in jobs:
+            job.send_signal(signal.SIGTERM)
+            finish(job)
+    assert first.isdisjoint(second)
     host.assert_clean()
 
 
