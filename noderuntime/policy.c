@@ -114,7 +114,7 @@ static int check_table(const struct detshare_policy *table, const char *path, st
 
 int ds_policy_load(const char *path, struct ds_policy *policy, struct ds_error *err)
 {
-	char real[PATH_MAX], opened[64];
+	char real[PATH_MAX];
 	void *object = NULL;
 
 	memset(policy, 0, sizeof(*policy));
@@ -127,9 +127,7 @@ int ds_policy_load(const char *path, struct ds_policy *policy, struct ds_error *
 		return ds_fail(err, "cannot open %s: %s", real, strerror(errno));
 	if (digest_file(fd, real, &policy->id.digest, err) < 0)
 		goto fail;
-	/* The file that was looked at, whatever has the name by now. */
-	snprintf(opened, sizeof(opened), "/proc/self/fd/%d", fd);
-	object = dlopen(opened, RTLD_NOW | RTLD_LOCAL);
+	object = dlopen(real, RTLD_NOW | RTLD_LOCAL);
 	if (!object) {
 		ds_fail(err, "cannot load %s: %s", real, dlerror());
 		goto fail;

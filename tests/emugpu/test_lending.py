@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Idle groups at work elsewhere, and back when they are wanted: the real node runtimes, programs that speak to the port."""
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, switches, wait_for  # noqa: E402
+import runtime_host  # noqa: E402
+from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, switches  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -25,6 +28,10 @@ def host():
     made = Host()
     yield made
     made.close()
+
+
+def wait_for(condition, seconds=25):
+    return runtime_host.wait_for(condition, seconds)
 
 
 def held(host, name):
@@ -234,12 +241,12 @@ def test_the_page_says_what_is_asked_of_programs(host, pair):
 
 def test_who_changes_its_mind_too_often_is_taken_to_be_active(host, pair):
     latency, _ = pair
-    latency.ask("toggle", 3000)
+    latency.ask("toggle", 600)
     latency.ask("demand", IDLE, 100, 0)
     wait_for(lambda: held(host, "job-1") == "0")  # it has calmed down
     latency.ask("demand", ACTIVE, 100, 0)
     wait_for(lambda: held(host, "job-1") == "0-7")
-    assert host.gpu()["generation"] < 3000
+    assert host.gpu()["generation"] < 2000
 
 
 def test_nothing_wakes_up_while_groups_are_lent(host, pair):
@@ -268,3 +275,128 @@ def test_what_is_lent_is_accounted_for(host, pair):
     # What is granted does not depend on who uses it.
     seconds = lender["end_unix_s"] - lender["begin_unix_s"]
     assert lender["granted_sm_s"] > 64 * (seconds - spent - 2)
+
+
+# Real programs, through the coroutine library
+
+def gpuwork(host, name, *arguments):
+    return subprocess.Popen([host.gpuwork, *map(str, arguments)], env=host.env | host.task_env(name), text=True,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def check(host, gpu=0):
+    """No SM of the GPU had two processes at any instant."""
+    done = subprocess.run([Path(BUILD) / "tests" / "emugpu" / "emugpu-host", "check", host.dir / "host", str(gpu)],
+                          text=True, capture_output=True, check=False, timeout=20)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_real_program_borrows_and_gives_back_while_it_launches(host):
+    host.begin("job-1", share=500, kind="latency", lending=LENDING.format("yes", "yes", 100000))
+    host.begin("job-2", share=500, kind="throughput", lending=EAGER)
+    latency = program(host, "job-1", ACTIVE)
+    training = gpuwork(host, "job-2", "spin", "--block-us", 200, "--seconds", 40)
+    wait_for(lambda: host.resident("job-2")["drain_us"])
+    assert held(host, "job-2") == "8-14+rest"
+    for _ in range(3):
+        latency.ask("demand", IDLE, 100, 0)
+        wait_for(lambda: held(host, "job-2") == "1-14+rest")
+        latency.ask("demand", ACTIVE, 100, 0)
+        wait_for(lambda: held(host, "job-1") == "0-7")
+    remaps = host.resident("job-2")["programs"][0]["reported_by_program"]["remaps"]
+    assert remaps >= 6
+    training.kill()
+    training.communicate()
+    check(host)
+
+
+def test_two_real_programs_lend_to_each_other(host):
+    for job in 1, 2:
+        host.begin(f"job-{job}", share=500, kind="throughput", lending=EAGER)
+    busy = gpuwork(host, "job-2", "spin", "--block-us", 200, "--seconds", 40)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    short = gpuwork(host, "job-1", "spin", "--block-us", 200, "--launches", 200)
+    wait_for(lambda: held(host, "job-1") == "0-7")
+    out, error = short.communicate(timeout=30)
+    assert short.returncode == 0 and out and error == ""
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    busy.kill()
+    busy.communicate()
+    check(host)
+
+
+# Policies of a site's own
+
+@pytest.fixture
+def own_policy():
+    """A host whose policy is this one of tests/unit's samples."""
+    made = []
+
+    def make(name):
+        built = Path(BUILD) / "tests" / "unit" / ".libs" / f"policy_{name}.so"
+        if not built.exists():
+            pytest.skip(f"{built} is built by make check")
+        host = Host()
+        made.append(host)
+        path = host.dir / "policy.so"
+        shutil.copy(built, path)
+        path.chmod(0o755)
+        host.config["policy_library"] = path
+        host.write_conf()
+        return host
+    yield make
+    for host in made:
+        host.close()
+
+
+def test_a_sites_own_policy_is_asked(own_policy):
+    host = own_policy("good")
+    host.begin("job-1", share=500, lending=EAGER)
+    program(host, "job-1")
+    wait_for(lambda: held(host, "job-1") == "0-11+rest")  # it wishes 0.75
+    assert host.resident("job-1")["wish"] == 0.75
+    assert host.gpu()["policy"] == {"name": "sample", "built_in": False, "failed": False}
+    assert "policy: sample\n" in host.status_text()
+
+
+def test_a_policy_that_wishes_what_cannot_be_is_not_asked_again(own_policy):
+    host = own_policy("wild")
+    host.begin("job-1", share=500, lending=EAGER)
+    assert not host.gpu()["policy"]["failed"]
+    first = program(host, "job-1")
+    wait_for(lambda: host.gpu()["policy"] == {"name": "wild", "built_in": False, "failed": True})
+    assert held(host, "job-1") == "0-7"
+    assert "policy: static, because wild failed" in host.status_text()
+    host.begin("job-2", share=500, lending=EAGER)
+    program(host, "job-2", IDLE)
+    first.ask("demand", ACTIVE, 100, 0)
+    stays(lambda: held(host, "job-1") == "0-7" and held(host, "job-2") == "8-14+rest")
+    # Who begins when all those are gone tries anew.
+    for name in "job-1", "job-2":
+        host.end(name)
+    host.begin("job-3", share=500, lending=EAGER)
+    assert not host.gpu()["policy"]["failed"]
+
+
+@pytest.mark.parametrize("name", ["old", "other"])
+def test_without_a_usable_policy_nothing_is_lent(own_policy, name):
+    host = own_policy(name)
+    host.begin("job-1", share=500, lending=EAGER)
+    program(host, "job-1")
+    wait_for(lambda: host.resident("job-1")["demand"] == "active")
+    assert host.gpu()["policy"]["failed"]
+    assert held(host, "job-1") == "0-7"
+
+
+def test_the_earliest_ones_policy_is_the_gpus(own_policy):
+    host = own_policy("good")
+    host.begin("job-1", share=250, lending=EAGER)
+    host.config["policy_library"] = ""
+    host.write_conf()
+    host.begin("job-2", share=250, lending=EAGER)
+    program(host, "job-1"), program(host, "job-2")
+    wait_for(lambda: host.resident("job-2")["wish"] == 0.75)
+    assert host.resident("job-1")["wish"] == 0.75
+    host.end("job-1")
+    wait_for(lambda: host.resident("job-2")["wish"] == 1)
+    assert host.gpu()["policy"]["name"] == "lend"

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -77,6 +78,55 @@ static void memory(void **state)
 		assert_int_equal(ds_grant_format(&grant, text, sizeof(text), &err), 0);
 		assert_string_equal(text, texts[i]);
 	}
+}
+
+static void lending(void **state)
+{
+	static const char text[] = "v=1,class=latency,kind=latency,share=500,isolation=user,policy="
+				   "lend,lend=yes,borrow=no,"
+				   "reclaim=500,config=0123456789abcdef";
+	static const char *const broken[] = {
+	    "policy=static,lend=yes,borrow=no,reclaim=500,",
+	    "policy=lend,",
+	    "policy=lend,lend=yes,reclaim=500,",
+	    "policy=lend,borrow=no,lend=yes,reclaim=500,",
+	    "policy=lend,lend=maybe,borrow=no,reclaim=500,",
+	    "policy=lend,lend=yes,borrow=no,reclaim=0,",
+	    "policy=lend,lend=yes,borrow=no,reclaim=0500,",
+	    "policy=lend,lend=yes,borrow=no,reclaim=10000001,",
+	    "policy=lend,lend=yes,borrow=no,reclaim=-1,",
+	    "policy=lends,lend=yes,borrow=no,reclaim=500,",
+	    "lend=yes,",
+	};
+	struct ds_site_config config;
+	struct ds_grant grant = {.share_milli = 7}, given;
+	struct ds_error err;
+	char written[DS_GRANT_TEXT_SIZE];
+
+	assert_int_equal(ds_grant_parse(text, &grant, &err), 0);
+	assert_int_equal(grant.policy, DS_POLICY_LEND);
+	assert_int_equal(grant.lends, 1);
+	assert_int_equal(grant.borrows, 0);
+	assert_int_equal(grant.reclaim_us, 500);
+	assert_int_equal(ds_grant_format(&grant, written, sizeof(written), &err), 0);
+	assert_string_equal(written, text);
+	for (size_t i = 0; i < N(broken); i++) {
+		snprintf(
+		    written, sizeof(written),
+		    "v=1,class=a,kind=latency,share=5,isolation=user,%sconfig=0123456789abcdef",
+		    broken[i]);
+		if (ds_grant_parse(written, &given, &err) != -1)
+			fail_msg("accepted: %s", written);
+	}
+	/* What the site says of a class, and nothing of it with the policy static. */
+	ds_site_config_defaults(&config);
+	ds_grant_set_lending(&grant, &config, ds_site_config_class(&config, "latency"));
+	assert_int_equal(grant.policy, DS_POLICY_STATIC);
+	assert_int_equal(grant.lends + grant.borrows + grant.reclaim_us, 0);
+	assert_int_equal(ds_grant_format(&grant, written, sizeof(written), &err), 0);
+	assert_null(strstr(written, "policy"));
+	grant.lends = 1;
+	assert_int_equal(ds_grant_format(&grant, written, sizeof(written), &err), -1);
 }
 
 static void refused_texts(void **state)
@@ -192,7 +242,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(there_and_back), cmocka_unit_test(text_form),
 	    cmocka_unit_test(memory),         cmocka_unit_test(refused_texts),
-	    cmocka_unit_test(refused_grants),
+	    cmocka_unit_test(lending),        cmocka_unit_test(refused_grants),
 	};
 
 	alarm(60);

@@ -900,30 +900,71 @@ static void follow(struct ds_ledger_state *state, const char *name, struct ds_gr
 	}
 }
 
+/* One that lends and borrows, or does not, by the bits of `pick`. */
+static void let_lend(struct ds_ledger_resident *r, uint32_t pick)
+{
+	r->grant.policy = DS_POLICY_LEND;
+	r->grant.kind = (enum ds_class_kind)(pick % 3);
+	r->grant.lends = (pick & 0x30) != 0;
+	r->grant.borrows = (pick & 0xc0) != 0;
+	r->grant.reclaim_us = 500;
+	strcpy(r->policy.name, "lend");
+	r->demand.active = pick >> 8 & 1;
+	r->demand.drain_us = pick & 0x200 ? 400 : 600;
+}
+
+/* Once more, and nothing changes: or runtimes would wake each other for ever. */
+static void check_settled(struct ds_ledger_state *state)
+{
+	static struct ds_ledger_state before;
+
+	before = *state;
+	settle(state);
+	assert_true(ds_ledger_same(&before, state));
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *r = &state->residents[i];
+
+		assert_true(ds_groups_has_full(&r->planned, &state->shape));
+		if (r->demand.active || !r->grant.lends)
+			assert_true(ds_groups_within(&r->own, &r->planned));
+		if (!r->grant.borrows || !r->demand.active)
+			assert_true(ds_groups_within(&r->planned, &r->own));
+		for (uint32_t j = 0; j < i; j++) {
+			struct ds_groups both =
+			    ds_groups_intersection(r->planned, state->residents[j].planned);
+			assert_true(ds_groups_empty(&both) || r->weight_milli < 1000);
+		}
+	}
+}
+
 /*
- * A long random history. At every step: a group held exclusively has no program of another one on
- * it, except where both shared it in time; what a page grants is its programs' own; and when all
- * programs end, everybody gets its plan.
+ * A long random history, every other one with lending. At every step: a group held exclusively has no
+ * program of another one on it, except where both shared it in time; what a page grants is its
+ * programs' own; and when all programs end, everybody gets its plan.
  */
 static void settle_histories(void **unused)
 {
 	uint32_t random = 5;
 	int32_t next_pid = 1000;
+	uint32_t n_borrowed = 0;
 
-	for (int history = 0; history < 200; history++) {
+	for (int history = 0; history < 400; history++) {
+		bool lending = history % 2;
 		struct ds_ledger_state *state = new_state();
 		struct ds_groups pages[100] = {0}; /* by arrival */
 		struct ds_error err;
 
 		for (int step = 0; step < 90; step++) {
 			random = random * 1664525 + 1013904223;
-			uint32_t kind = (random >> 29) % 6;
+			uint32_t kind = (random >> 20) % (lending ? 8 : 6);
 			uint32_t pick = (random >> 8) & 0xfff;
 
 			if (kind == 0 || !state->n_residents) {
 				struct ds_ledger_resident r = resident("", 67 + pick % 400);
 
 				snprintf(r.name, sizeof(r.name), "job-%d", next_pid++);
+				if (lending)
+					let_lend(&r, pick);
 				ds_ledger_join(state, &r, &err);
 			} else if (kind == 1) {
 				ds_ledger_leave(state,
@@ -933,6 +974,11 @@ static void settle_histories(void **unused)
 				    &state->residents[pick % state->n_residents];
 				follow(state, r->name, &pages[r->arrival], pick & 64);
 				welcome(state, r->name, next_pid++);
+			} else if (kind >= 6) {
+				struct ds_ledger_resident *r =
+				    &state->residents[pick % state->n_residents];
+				r->demand.active = pick >> 8 & 1;
+				r->demand.drain_us = pick & 0x200 ? 400 : 600;
 			} else if (kind >= 4) {
 				const struct ds_ledger_resident *r =
 				    &state->residents[pick % state->n_residents];
@@ -943,6 +989,10 @@ static void settle_histories(void **unused)
 				n_dead = 1;
 			}
 			settle(state);
+			check_settled(state);
+			for (uint32_t i = 0; i < state->n_residents; i++)
+				n_borrowed += !ds_groups_within(&state->residents[i].held,
+								&state->residents[i].own);
 			for (uint32_t i = 0; i < state->n_programs; i++) {
 				const struct ds_ledger_program *p = &state->programs[i];
 
@@ -968,6 +1018,7 @@ static void settle_histories(void **unused)
 			assert_true(ds_groups_equal(&state->residents[j].held,
 						    &state->residents[j].planned));
 	}
+	assert_true(n_borrowed > 1000); /* or it tested nothing */
 }
 
 static void processes(void **state)

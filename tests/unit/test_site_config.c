@@ -31,6 +31,12 @@ static void defaults(void **state)
 	assert_null(ds_site_config_class(&config, "Latency"));
 	assert_false(config.allow_raw_shard);
 	assert_int_equal(config.isolation, DS_ISOLATION_USER);
+	assert_int_equal(config.policy, DS_POLICY_STATIC);
+	assert_true(ds_site_config_class(&config, "latency")->lends);
+	assert_true(ds_site_config_class(&config, "latency")->borrows);
+	assert_int_equal(ds_site_config_class(&config, "latency")->reclaim_us, 500);
+	assert_int_equal(ds_site_config_class(&config, "throughput")->reclaim_us, 5000);
+	assert_int_equal(ds_site_config_class(&config, "besteffort")->reclaim_us, 20000);
 	assert_int_equal(strlen(config.digest), 16);
 
 	assert_int_equal(ds_site_config_parse("", "f", &empty, &err), 0);
@@ -43,16 +49,19 @@ static void everything_set(void **state)
 {
 	struct ds_site_config config;
 	struct ds_error err = {""};
-	int rc = ds_site_config_parse("default_class = batch\n"
-				      "allow_raw_shard = yes\n"
-				      "isolation = none\n"
-				      "class latency { max_share = 0.5 max_memory = 20G }\n"
-				      "class batch {\n"
-				      "  kind = throughput\n"
-				      "  min_share = 100\n"
-				      "  max_share = \"0.75\"\n"
-				      "}\n",
-				      "f", &config, &err);
+	int rc =
+	    ds_site_config_parse("default_class = batch\n"
+				 "allow_raw_shard = yes\n"
+				 "isolation = none\n"
+				 "policy = lend\n"
+				 "class besteffort { borrow = off reclaim_budget = 10 }\n"
+				 "class latency { lend = no max_share = 0.5 max_memory = 20G }\n"
+				 "class batch {\n"
+				 "  kind = throughput\n"
+				 "  min_share = 100\n"
+				 "  max_share = \"0.75\"\n"
+				 "}\n",
+				 "f", &config, &err);
 
 	assert_string_equal(err.text, "");
 	assert_int_equal(rc, 0);
@@ -64,6 +73,12 @@ static void everything_set(void **state)
 	assert_int_equal(ds_site_config_class(&config, "latency")->min_share_milli, 2);
 	assert_int_equal(ds_site_config_class(&config, "latency")->max_memory_mib, 20480);
 	assert_int_equal(ds_site_config_class(&config, "batch")->max_memory_mib, 0);
+	assert_int_equal(config.policy, DS_POLICY_LEND);
+	assert_false(ds_site_config_class(&config, "latency")->lends);
+	assert_true(ds_site_config_class(&config, "latency")->borrows);
+	assert_false(ds_site_config_class(&config, "besteffort")->borrows);
+	assert_int_equal(ds_site_config_class(&config, "besteffort")->reclaim_us, 10);
+	assert_int_equal(ds_site_config_class(&config, "batch")->reclaim_us, 5000);
 	const struct ds_class *batch = ds_site_config_class(&config, "batch");
 	assert_int_equal(batch->kind, DS_KIND_THROUGHPUT);
 	assert_int_equal(batch->min_share_milli, 100);
@@ -95,6 +110,14 @@ static void broken_files(void **state)
 	    {"class a { kind = latency }\nclass a { kind = latency }\n", "f:2: "},
 	    {"class a { kind = latency\n kind = latency }\n", "f:2: kind is set a second time"},
 	    {"class a { min_share = 0.5\n min_share = 0.5 }\n", "f:2: min_share is set a second"},
+	    {"policy = greedy\n", "f:1: policy = \"greedy\" is neither static"},
+	    {"policy = lend\npolicy = lend\n", "f:2: policy is set a second time"},
+	    {"class latency { lend = maybe }\n", "f:1: "},
+	    {"class latency { lend = no\n lend = no }\n", "f:2: lend is set a second time"},
+	    {"class latency { reclaim_budget = 0 }\n",
+	     "f:1: reclaim_budget = 0 is not within 1 to 10000000 microseconds"},
+	    {"class latency { reclaim_budget = 10000001 }\n", "f:1: reclaim_budget = 10000001"},
+	    {"class latency { reclaim_budget = soon }\n", "f:1: "},
 	    {"class a { }\n", "f:1: class a: kind is missing"},
 	    {"class a { kind = fast }\n", "f:1: kind = \"fast\" is none of"},
 	    {"class latency { kind = throughput }\n", "f:1: class latency: its kind is built in"},
@@ -181,6 +204,10 @@ static void digests(void **state)
 	    "allow_raw_shard = true",
 	    "default_class = latency",
 	    "class latency { max_share = 0.5 }",
+	    "policy = lend",
+	    "class latency { lend = no }",
+	    "class latency { borrow = no }",
+	    "class latency { reclaim_budget = 501 }",
 	    "class a { kind = latency }",
 	    "class a { kind = besteffort }",
 	};
