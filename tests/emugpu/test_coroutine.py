@@ -485,6 +485,8 @@ class Running:
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env=host.environment(granter, **more))
         assert self.program.stdout.readline().strip() == first_line
+        # Its threads may not have come to use the GPU yet.
+        wait_for(lambda: granter.ports and granter.port(-1).groups, 60)
 
     def end(self):
         out, err = self.program.communicate(timeout=60)
