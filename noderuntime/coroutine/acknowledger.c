@@ -36,13 +36,15 @@ enum {
 /* What is added to the eventfd: a few of either, before it is read. */
 static const uint64_t WAKE_LOOK = 1, WAKE_WATCH = UINT64_C(1) << 32;
 
+/* The process does: the driver is not to be called any more. Written without a lock, so on its own. */
+static atomic_bool ends;
+
 static struct {
 	struct ds_session *session;
 	struct ds_vctx *vctx;
-	int wake;         /* eventfd; -1: no thread */
-	atomic_bool ends; /* the process does: the driver is not to be called any more */
-	bool resetting;   /* under vctx->moving */
-	bool alone;       /* the runtime is gone */
+	int wake;       /* eventfd; -1: no thread */
+	bool resetting; /* under vctx->moving */
+	bool alone;     /* the runtime is gone */
 	/* Only of the thread itself: */
 	struct ds_groups own; /* granted last, and not as the whole GPU for a while */
 	bool on_whole;        /* the program has that */
@@ -66,7 +68,7 @@ static bool still_about(const struct look *look)
 {
 	struct ds_vctx *vctx = the.vctx;
 
-	return !atomic_load(&the.ends) && !the.resetting && !ds_session_is_over(the.session) &&
+	return !atomic_load(&ends) && !the.resetting && !ds_session_is_over(the.session) &&
 	       atomic_load_explicit(&ds_vctx, memory_order_acquire) == vctx &&
 	       look->generation == vctx->generation &&
 	       ds_session_epoch(the.session) == look->granted.epoch;
@@ -431,7 +433,7 @@ static enum outcome follow(struct look *look)
 	uint32_t slots;
 	bool settled;
 
-	if (atomic_load(&the.ends) || the.resetting || the.alone)
+	if (atomic_load(&ends) || the.resetting || the.alone)
 		return SETTLED;
 	if (!ds_session_look(session, &look->granted))
 		return FAILED;
@@ -493,7 +495,7 @@ static int64_t watch(void)
 	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
 	int64_t within_us, us;
 
-	if (!vctx || atomic_load(&the.ends) || the.resetting)
+	if (!vctx || atomic_load(&ends) || the.resetting)
 		return -1;
 	ds_real.cuCtxSetCurrent(vctx->primary);
 	within_us = ds_watchdog_look(vctx);
@@ -518,7 +520,7 @@ static unsigned wait_for_something(struct pollfd events[2], int64_t us)
 
 	if (ppoll(events, 2, us < 0 ? NULL : &time, NULL) < 0)
 		return errno == EINTR ? 0 : END;
-	if (atomic_load(&the.ends))
+	if (atomic_load(&ends))
 		return END;
 	if (events[1].revents && read(the.wake, &why, sizeof(why)) < 0 && errno != EAGAIN)
 		return END;
@@ -542,7 +544,7 @@ static void go_on_alone(void)
 	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
 	struct ds_granted own = {.groups = the.own};
 
-	if (atomic_load(&the.ends))
+	if (atomic_load(&ends))
 		return;
 	ds_demand_tell(vctx, false);
 	ds_whole_refuse(true);
@@ -606,7 +608,7 @@ static void end(void)
 
 	if (the.wake < 0)
 		return;
-	atomic_store(&the.ends, true);
+	atomic_store(&ends, true);
 	ds_suspend_give_up();
 	ds_whole_refuse(true);
 	ds_acknowledger_look();

@@ -127,7 +127,7 @@ void ds_demand_tell(struct ds_vctx *vctx, bool tell)
 	if (vctx)
 		ds_gate_stop_asking(vctx, DS_GATE_ASLEEP);
 	the.quiet.since_ns = 0;
-	if (vctx)
+	if (vctx || !tell)
 		atomic_store(&the.session->port->demand,
 			     tell ? DS_DEMAND_ACTIVE : DS_DEMAND_UNSAID);
 }

@@ -3,6 +3,7 @@
 
 import os
 import random
+import socket
 import struct
 import subprocess
 import sys
@@ -294,6 +295,20 @@ def test_who_is_not_asked_says_nothing_and_looks_at_nothing(program):
     wait_for(lambda: one.said().demand == IDLE)
     one.granter.wait_for(one.granter.flags(0))
     assert one.said().demand == UNSAID
+    one.end()
+
+
+def test_without_a_runtime_nobody_looks(program):
+    one = program(TELL_IDLE)
+    one.ask("block 1")
+    for connection in one.granter.connections:
+        connection.shutdown(socket.SHUT_RDWR)
+    wait_for(lambda: one.said().demand == UNSAID)
+    before = wake_ups(one)
+    time.sleep(0.3)
+    assert wake_ups(one) <= before + 1
+    one.ask("release")
+    assert one.ask("sync") == "idle"
     one.end()
 
 

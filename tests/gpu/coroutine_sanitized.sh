@@ -13,5 +13,6 @@ fi
 DETSHARE_BUILD=$(cd "$top_builddir" && pwd) || exit 1
 export DETSHARE_BUILD
 exec "$python" -B -m pytest -p no:cacheprovider --timeout=120 -q --tb=short \
-	-k '(granted or same_as_alone or threads or fork or destroyed or partition or back or grants) and not (moved and not 77)' \
-	"$srcdir/../emugpu/test_coroutine.py" "$srcdir/../emugpu/test_graphs.py"
+	-k '(granted or same_as_alone or threads or fork or destroyed or partition or back or grants or slips or soft or window) and not (moved and not 77)' \
+	"$srcdir/../emugpu/test_coroutine.py" "$srcdir/../emugpu/test_graphs.py" \
+	"$srcdir/../emugpu/test_ahead.py"
