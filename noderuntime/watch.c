@@ -66,6 +66,11 @@ void ds_unwatch(struct ds_runtime *rt, struct ds_watch *old)
 	if (*link)
 		*link = old->next;
 	rt->n_peers -= old->kind == DS_WATCH_PEER;
+	/*
+	 * Not by close() alone: a child that was just forked for an errand has the descriptor, too, and until
+	 * it has closed it, events would go on coming, for a watch that is gone or another one in its place.
+	 */
+	epoll_ctl(rt->epoll, EPOLL_CTL_DEL, old->fd, NULL);
 	close(old->fd);
 	if (old->port_fd >= 0) {
 		note_measured(rt, old);
