@@ -51,7 +51,8 @@ struct run {
 	uint32_t memory_mib; /* 0: what the share brings */
 	struct ds_node_config config;
 	struct ds_gpu chosen;
-	char grant[DS_GRANT_TEXT_SIZE];
+	struct ds_grant granted;
+	char grant[DS_GRANT_TEXT_SIZE]; /* the same as text */
 	char name[DS_NAME_SIZE];
 	sigset_t signals;
 	sigset_t mask; /* the caller's, for the command */
@@ -88,6 +89,7 @@ static int make_grant(struct run *run, struct ds_error *err)
 		return ds_fail(err, "--memory %uM: class %s may have %s", run->memory_mib, name,
 			       ds_size_format(class->max_memory_mib, most));
 	ds_grant_set_lending(&grant, &site, class);
+	run->granted = grant;
 	return ds_grant_format(&grant, run->grant, sizeof(run->grant), err);
 }
 
@@ -199,14 +201,13 @@ static int interrupted(const struct run *run, int wait_ms)
 static int acquire(struct run *run, struct ds_error *err)
 {
 	for (;;) {
-		int room =
-		    ds_run_choose(&run->config, run->gpu, run->share_milli, &run->chosen, err);
+		int room = ds_run_choose(&run->config, run->gpu, &run->granted, &run->chosen, err);
 		if (room == 0) {
 			if (begin(run, err) == 0)
 				return 0;
 			/* Somebody else may have been faster: then there is no room any more. */
 			struct ds_error reason;
-			if (ds_run_choose(&run->config, run->gpu, run->share_milli, &run->chosen,
+			if (ds_run_choose(&run->config, run->gpu, &run->granted, &run->chosen,
 					  &reason) != 1)
 				return -1;
 			*err = reason;

@@ -8,15 +8,16 @@
 #include "common/error.h"
 #include "common/node_config.h"
 #include "common/task_env.h"
+#include "gres/grant.h"
 #include "noderuntime/gpu.h"
 
 /*
- * Choose a GPU with room for `share_milli`: the one that `selector` names, or, if that is NULL, the
+ * Choose a GPU with room for the grant, its share and its memory: the one that `selector` names, or, if that is NULL, the
  * first that has it. Returns 0; 1 when there is no room (`err` says who has what); -1 when the GPUs
- * or a ledger cannot be read.
+ * or a ledger cannot be read, or no GPU has so much memory.
  */
-int ds_run_choose(const struct ds_node_config *config, const char *selector, uint32_t share_milli,
-		  struct ds_gpu *gpu, struct ds_error *err);
+int ds_run_choose(const struct ds_node_config *config, const char *selector,
+		  const struct ds_grant *grant, struct ds_gpu *gpu, struct ds_error *err);
 
 /* Signals that `detshare run` passes on: blocked while it runs, taken by sigwaitinfo. */
 void ds_run_signals(sigset_t *signals);

@@ -11,8 +11,10 @@
 
 #define MIB UINT64_C(1048576)
 
-static struct ds_account account; /* book NULL: none */
+/* Written before `there_is_a_quota` is set, and by nobody after that. */
+static struct ds_account account;
 static char gpu_uuid[48];
+static atomic_bool there_is_a_quota;
 
 /* The number of the allocation's GPU, and of one that is not it; -1: not seen yet. */
 static atomic_int our_device = -1, other_device = -1;
@@ -23,18 +25,24 @@ void ds_memory_open(const struct ds_session *session)
 		return;
 	memcpy(gpu_uuid, session->page->gpu_uuid, sizeof(gpu_uuid));
 	gpu_uuid[sizeof(gpu_uuid) - 1] = '\0';
-	account = (struct ds_account){.slot = session->book_slot,
+	account = (struct ds_account){.book = session->book,
+				      .slot = session->book_slot,
 				      .limit = session->page->memory_quota,
 				      .per_program = session->page->memory_per_program};
-	atomic_thread_fence(memory_order_release);
-	account.book = session->book;
+	atomic_store_explicit(&there_is_a_quota, true, memory_order_release);
 }
 
 void ds_memory_forked(void)
 {
-	account.book = NULL; /* not inherited */
+	atomic_store(&there_is_a_quota, false); /* the book is not inherited */
+	account.book = NULL;
 	ds_holdings_forget();
 	ds_pools_forget();
+}
+
+static bool is_open(void)
+{
+	return atomic_load_explicit(&there_is_a_quota, memory_order_acquire);
 }
 
 static bool is_ours(CUdevice device)
@@ -52,12 +60,12 @@ bool ds_memory_counts(void)
 {
 	CUdevice device;
 
-	return account.book && ds_real.cuCtxGetDevice(&device) == CUDA_SUCCESS && is_ours(device);
+	return is_open() && ds_real.cuCtxGetDevice(&device) == CUDA_SUCCESS && is_ours(device);
 }
 
 bool ds_memory_counts_on(CUdevice device)
 {
-	return account.book && is_ours(device);
+	return is_open() && is_ours(device);
 }
 
 bool ds_memory_info(struct ds_memory_info *info)
@@ -65,7 +73,7 @@ bool ds_memory_info(struct ds_memory_info *info)
 	struct ds_port_memory memory;
 	const char *path = ds_vctx_port_path();
 
-	if (account.book) {
+	if (is_open()) {
 		*info = (struct ds_memory_info){.quota = account.limit,
 						.used = ds_account_used(&account)};
 		memcpy(info->gpu_uuid, gpu_uuid, sizeof(gpu_uuid));
@@ -170,7 +178,7 @@ struct ds_holding ds_memory_free_begin(enum ds_holding_kind kind, uint64_t key)
 
 	if (thing_of(kind, &thing))
 		ds_own_unmade(thing, key);
-	if (!account.book ||
+	if (!is_open() ||
 	    (!ds_holdings_take(kind, key, &holding) &&
 	     (kind != DS_HOLD_ADDRESS || !ds_holdings_take(DS_HOLD_FROM_POOL, key, &holding))))
 		holding = (struct ds_holding){.kind = DS_HOLD_NONE};
@@ -211,7 +219,7 @@ void ds_memory_dropped(void)
 						     DS_HOLD_MIPMAP};
 	struct ds_holding gone;
 
-	if (!account.book)
+	if (!is_open())
 		return;
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
 		while (ds_holdings_take_within(kinds[i], 0, UINT64_MAX, &gone))

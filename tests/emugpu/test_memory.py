@@ -226,7 +226,7 @@ def test_two_programs_race_at_the_edge_and_are_killed_there(host):
             shell.send(f"grab {piece} 1000")
         for shell in shells:
             shell.kill()
-        wait_for(lambda: host.resident()["memory_used_mib"] == 0)
+        wait_for(lambda: host.resident().get("memory_used_mib") == 0, 30)
     shell = host.shell()
     assert shell.take("linear", QUOTA) is not None
     assert host.resident()["memory_peak_mib"] == QUOTA
@@ -381,7 +381,7 @@ def test_usage_record_status_and_run(host):
     assert (resident["memory_quota_mib"], resident["memory_used_mib"], resident["memory_peak_mib"]) == (QUOTA, 512, 512)
     assert "1G" in host.status_text()
     shell.end()
-    wait_for(lambda: host.resident()["memory_used_mib"] == 0)
+    wait_for(lambda: host.resident().get("memory_used_mib") == 0, 30)
     host.end("job-1")
     assert host.record()["reported_by_program"]["memory_peak_mib"] == 512
 
@@ -437,3 +437,23 @@ def test_threads_of_one_program(host):
     for shell in shells:
         assert shell.ask("sync") == [OK]
     assert shells[0].free() == QUOTA - 2 * CONTEXT
+
+
+def test_detshare_run_waits_for_memory(host):
+    """Another run has most of it: one without --wait is refused, one with it gets its turn."""
+    program = ["sh", "-c", "echo begun; read line; echo done"]
+    options = ["run", "--config", host.conf, "--gpu", "0", "--share", "0.25", "--memory", "100G"]
+    first = subprocess.Popen(host.command(*options, "--", *program), env=host.env, text=True, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert first.stdout.readline() == "begun\n", first.stderr.read()
+    refused = subprocess.run(host.command(*options, "--", "true"), env=host.env, text=True, capture_output=True, timeout=60, check=False)
+    assert refused.returncode == 1 and "no room for a share of 0.25 with 100G of memory" in refused.stderr
+    assert "and 100G" in refused.stderr
+    never = subprocess.run(host.command(*options[:-1], "300G", "--wait", "--", "true"), env=host.env, text=True, capture_output=True,
+                           timeout=60, check=False)
+    assert never.returncode == 1 and "300G of GPU memory are asked" in never.stderr
+    second = subprocess.Popen(host.command(*options, "--wait", "--", "echo", "late"), env=host.env, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    first.communicate("go\n", timeout=60)
+    out, err = second.communicate(timeout=60)
+    assert (out, second.returncode) == ("late\n", 0), err
