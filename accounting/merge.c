@@ -124,6 +124,14 @@ int ds_usage_merge(const struct ds_usage_record *records, size_t n,
 		if (record->restart != summary->restarts)
 			continue;
 		summary->nodes++;
+		/* A fault of its own explains more than a neighbour's on another node. */
+		if (record->fault_code &&
+		    (!summary->fault_code || record->fault_suspect == record->job_id)) {
+			summary->fault_code = record->fault_code;
+			summary->fault_suspect = record->fault_suspect;
+			summary->fault_by_other =
+			    record->fault_suspect && record->fault_suspect != record->job_id;
+		}
 		if (record->share_milli > summary->share_milli)
 			summary->share_milli = record->share_milli;
 		if (record->end_unix_s > class_end) {
@@ -143,6 +151,18 @@ static double milliseconds(double seconds)
 static int set_sm_s(json_t *object, const char *key, double sm_s)
 {
 	return sm_s > 0 ? json_object_set_new(object, key, json_real(milliseconds(sm_s))) : 0;
+}
+
+static int set_fault(json_t *object, const struct ds_usage_summary *summary)
+{
+	if (!summary->fault_code)
+		return 0;
+	json_t *fault = json_pack("{s:I}", "cuda_error", (json_int_t)summary->fault_code);
+	if (fault && summary->fault_suspect)
+		json_object_set_new(fault, "suspected_job", json_integer(summary->fault_suspect));
+	if (fault && summary->fault_suspect)
+		json_object_set_new(fault, "by_neighbour", json_boolean(summary->fault_by_other));
+	return json_object_set_new(object, "fault", fault);
 }
 
 char *ds_usage_summary_format(const struct ds_usage_summary *summary)
@@ -166,7 +186,7 @@ char *ds_usage_summary_format(const struct ds_usage_summary *summary)
 		 0) &&
 	    set_sm_s(object, "borrowed_sm_s", summary->borrowed_sm_s) == 0 &&
 	    set_sm_s(object, "lent_sm_s", summary->lent_sm_s) == 0 &&
-	    ds_usage_reported_to_json(&reported, object) == 0)
+	    set_fault(object, summary) == 0 && ds_usage_reported_to_json(&reported, object) == 0)
 		text = json_dumps(line, DS_JSON_FORMAT);
 	json_decref(line);
 	return text;

@@ -2,6 +2,7 @@
 #ifndef DETSHARE_ACCOUNTING_MERGE_H
 #define DETSHARE_ACCOUNTING_MERGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,9 @@ struct ds_usage_summary {
 	double lent_sm_s;     /* likewise */
 	uint64_t programs;    /* likewise */
 	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
+	uint32_t fault_code;             /* of the last run, on any node; 0: none */
+	uint32_t fault_suspect;          /* the job that seems to have caused it; 0: not known */
+	bool fault_by_other;             /* that is another job */
 	/* Added up over all nodes and runs; the step times are those of the slowest. */
 	struct ds_usage_reported reported;
 };

@@ -51,7 +51,11 @@ struct ds_usage_record {
 	double borrowed_sm_s; /* of groups it held that were not its own; optional in the JSON */
 	double lent_sm_s;     /* of its own groups that others held; optional in the JSON */
 	uint64_t programs;    /* processes that were welcomed */
-	uint32_t step_granted_max_milli;   /* largest share a step was granted; 0: no step came */
+	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
+	/* A program of it got an error of the GPU, a CUresult, after which nothing worked; 0: none. */
+	uint32_t fault_code;
+	uint32_t
+	    fault_suspect; /* the job that seems to have caused it, perhaps itself; 0: not known */
 	struct ds_usage_reported reported; /* optional in the JSON, like each of its figures */
 };
 

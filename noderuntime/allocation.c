@@ -212,6 +212,8 @@ void ds_allocation_record(const struct ds_allocation *allocation, const char *no
 	record->lent_sm_s = allocation->lent_sm_s;
 	record->programs = allocation->programs;
 	record->step_granted_max_milli = allocation->step_granted_max_milli;
+	record->fault_code = allocation->fault_code;
+	record->fault_suspect = allocation->fault_suspect;
 	ds_measured_report(&allocation->measured, &record->reported);
 	record->reported.memory_peak_mib = allocation->memory_peak_mib;
 }

@@ -50,6 +50,8 @@ struct ds_allocation {
 	double lent_sm_s;
 	uint64_t programs;
 	uint32_t step_granted_max_milli;
+	uint32_t fault_code; /* known when it ends: accounting/record.h */
+	uint32_t fault_suspect;
 	struct ds_measured measured; /* by the programs that have ended */
 };
 

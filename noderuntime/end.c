@@ -17,7 +17,7 @@
 #include "noderuntime/leave.h"
 
 enum {
-	KILL_MS = 300,      /* for a killed runtime to be gone */
+	KILL_MS = 800,      /* for a killed runtime to be gone, on a machine that is busy */
 	OWN_PART_MS = 1000, /* kept of the deadline for doing the runtime's work, */
 	LAST_PART_MS = 300, /* and of that, for what must be killed at its end */
 };

@@ -2,6 +2,7 @@
 #include "noderuntime/leave.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
@@ -9,11 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <syslog.h>
 #include <unistd.h>
 
 #include "common/spawn.h"
 #include "noderuntime/environment.h"
+#include "noderuntime/faults.h"
 #include "noderuntime/gpu.h"
 #include "noderuntime/mps.h"
 
@@ -215,6 +218,43 @@ static void count_held(struct ds_allocation *allocation, const char *gpu_dir)
 	ds_allocation_count(allocation, ds_now_ns(CLOCK_BOOTTIME), &nothing);
 }
 
+/* The end of a file, as text; "" if there is none. */
+static void read_tail(const char *path, char *text, size_t size)
+{
+	struct stat st;
+	ssize_t n = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd >= 0 && fstat(fd, &st) == 0) {
+		off_t from = st.st_size > (off_t)size - 1 ? st.st_size - (off_t)size + 1 : 0;
+		n = pread(fd, text, size - 1, from);
+	}
+	if (fd >= 0)
+		close(fd);
+	text[n > 0 ? n : 0] = '\0';
+}
+
+/* Only at its end, since a neighbour may notice the same fault later; and before MPS's log goes. */
+static void judge_faults(struct ds_allocation *allocation, const char *gpu_dir)
+{
+	static struct ds_fault faults[DS_FAULTS_MAX]; /* 32 KiB */
+	static char log[65536];
+	struct ds_fault_verdict verdict;
+	char path[PATH_MAX];
+
+	size_t n = ds_faults_read(gpu_dir, faults);
+	snprintf(path, sizeof(path), "%.4000s/mps/log/server.log", gpu_dir);
+	read_tail(path, log, sizeof(log));
+	if (!ds_faults_judge(faults, n, log, allocation->name, &verdict))
+		return;
+	allocation->fault_code = verdict.own.code;
+	allocation->fault_suspect = verdict.suspect.job_id;
+	syslog(LOG_WARNING, "%s: had CUDA error %u; suspected: %s (%s)", allocation->name,
+	       verdict.own.code,
+	       verdict.reason == DS_FAULT_UNKNOWN ? "nobody" : verdict.suspect.allocation,
+	       ds_fault_reason_text(verdict.reason));
+}
+
 static int spool_record(const struct ds_node_config *config, const struct ds_allocation *allocation,
 			struct ds_error *err)
 {
@@ -261,6 +301,7 @@ int ds_leave(const struct ds_node_config *config, struct ds_allocation *allocati
 		     err);
 		await_off_gpu(config, allocation, gpu_dir, deadline);
 		count_held(allocation, gpu_dir);
+		judge_faults(allocation, gpu_dir);
 		if (note(ds_ledger_open(gpu_dir, allocation->gpu_uuid, &allocation->shape, &ledger,
 					&reason),
 			 &reason, &rv, err) == 0) {

@@ -205,6 +205,10 @@ struct ds_port {
 	char overlong_kernel[128];
 	/* Modules whose code launches kernels itself, and those that could not be looked through. */
 	_Atomic uint64_t launching_modules, unread_modules;
+	/* The first error of the GPU that the program got, after which nothing of it works: a CUresult. */
+	_Atomic uint32_t fault;
+	uint32_t unused;
+	_Atomic uint64_t fault_ns; /* CLOCK_BOOTTIME, before `fault` */
 };
 
 enum { DS_PORT_REPORTED_MAX = 64, DS_PORT_STRAYS_MAX = 8 };

@@ -14,6 +14,7 @@
 #include "noderuntime/mps.h"
 #include "noderuntime/wants.h"
 #include "noderuntime/mps_care.h"
+#include "noderuntime/note_faults.h"
 #include "noderuntime/off_gpu.h"
 
 enum {
@@ -77,6 +78,7 @@ void ds_program_ended(struct ds_runtime *rt, struct ds_watch *program)
 	struct ds_process process = program->process;
 	struct ds_watch *connection = ds_watch_find(rt, DS_WATCH_WELCOMED, &process);
 
+	ds_note_fault(rt, program, true);
 	ds_unwatch(rt, program);
 	if (connection)
 		ds_unwatch(rt, connection);
@@ -127,6 +129,9 @@ void ds_program_said(struct ds_runtime *rt, struct ds_watch *connection)
 		ds_unwatch(rt, connection); /* closed; whether the program lives, its pidfd tells */
 		return;
 	}
+	struct ds_watch *program = ds_watch_find(rt, DS_WATCH_PROGRAM, &connection->process);
+	if (program)
+		ds_note_fault(rt, program, false);
 	const uint16_t kind = ds_port_notice_kind(bytes, (size_t)n);
 	if (kind == DS_PORT_DEMAND && ds_wants_differ(rt)) {
 		ds_follow(rt);

@@ -62,6 +62,7 @@ struct ds_watch {
 	uint32_t useless;          /* WELCOMED: messages since the last that changed something */
 	uint64_t notified_epoch;   /* WELCOMED: what it was told last */
 	uint64_t heard_epoch;      /* WELCOMED: what it acknowledged last, of any age */
+	bool faulted;              /* PROGRAM: its fault, or its end, was written down */
 	bool waits;                /* PEER: said hello, and there were no groups to give */
 	bool wanted;               /* NEIGHBOUR: mark while the list is compared */
 	pid_t child;               /* ERRAND */

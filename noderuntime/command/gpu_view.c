@@ -22,6 +22,17 @@ static int is_gpu(const struct dirent *entry)
 	return !strncmp(entry->d_name, PREFIX, sizeof(PREFIX) - 1);
 }
 
+static void read_faults(const char *path, struct ds_gpu_view *view)
+{
+	static struct ds_fault all[DS_FAULTS_MAX]; /* 32 KiB */
+	size_t n = ds_faults_read(path, all);
+
+	for (size_t i = n; i-- > 0 && view->n_faults < DS_VIEW_FAULTS_MAX;) {
+		if (all[i].code)
+			view->faults[view->n_faults++] = all[i];
+	}
+}
+
 static void view_gpu(const char *runtime_dir, const char *folder, struct ds_gpu_view *view)
 {
 	char path[PATH_MAX];
@@ -31,6 +42,7 @@ static void view_gpu(const char *runtime_dir, const char *folder, struct ds_gpu_
 		ds_fail(&view->reason, "the path of %s in %s is too long", folder, runtime_dir);
 		return;
 	}
+	read_faults(path, view);
 	if (!ds_ledger_read(path, &view->state, &view->reason))
 		return;
 	if (errno == ENOENT) {

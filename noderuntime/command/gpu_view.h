@@ -6,8 +6,11 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "noderuntime/faults.h"
 #include "noderuntime/ledger.h"
 #include "noderuntime/port_protocol.h"
+
+enum { DS_VIEW_FAULTS_MAX = 16 };
 
 /* What `detshare status` knows of one GPU: the ledger, what follows from it, and what it was told. */
 struct ds_gpu_view {
@@ -17,6 +20,9 @@ struct ds_gpu_view {
 	struct ds_ledger_state state;
 	/* What the programs of each resident say of themselves, in the residents' order. Owned. */
 	struct ds_port_report *reports;
+	/* Programs that got an error of the GPU after which nothing of them worked: the latest. */
+	struct ds_fault faults[DS_VIEW_FAULTS_MAX];
+	uint32_t n_faults;
 };
 
 struct ds_gpu_list {

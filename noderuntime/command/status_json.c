@@ -186,6 +186,21 @@ static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 	return object;
 }
 
+static json_t *faults(const struct ds_gpu_view *view)
+{
+	json_t *list = json_array();
+
+	for (uint32_t i = 0; i < view->n_faults; i++) {
+		const struct ds_fault *fault = &view->faults[i];
+		json_array_append_new(
+		    list, json_pack("{s:s, s:I, s:i, s:I, s:I}", "allocation", fault->allocation,
+				    "job_id", (json_int_t)fault->job_id, "pid", (int)fault->pid,
+				    "cuda_error", (json_int_t)fault->code, "at_boottime_ns",
+				    (json_int_t)fault->at_ns));
+	}
+	return list;
+}
+
 /* NULL when an entry could not be made. */
 static json_t *ledger(const struct ds_gpu_view *view)
 {
@@ -207,7 +222,7 @@ static json_t *ledger(const struct ds_gpu_view *view)
 		json_decref(orphans);
 		return NULL;
 	}
-	return json_pack("{s:s, s:{s:I, s:I, s:I, s:I}, s:I, s:o, s:I, s:f, s:o, s:o, s:o, s:o}",
+	return json_pack("{s:s, s:{s:I, s:I, s:I, s:I}, s:I, s:o, s:I, s:f, s:o, s:o, s:o, s:o, s:o}",
 			 "uuid", view->uuid, "shape", "sms",
 			 (json_int_t)shape->n_groups * shape->group_sms + shape->rest_sms, "groups",
 			 (json_int_t)shape->n_groups, "group_sms", (json_int_t)shape->group_sms,
@@ -216,7 +231,7 @@ static json_t *ledger(const struct ds_gpu_view *view)
 			 "free_sms", (json_int_t)ds_groups_sms(&free_groups, shape), "free_share",
 			 ds_gpu_view_free_milli(state) / 1000.0, "residents", residents,
 			 "programs_left", orphans, "policy", policy(state), "whole_gpu",
-			 ds_status_window_json(state));
+			 ds_status_window_json(state), "faults", faults(view));
 }
 
 static json_t *gpu(const struct ds_gpu_view *view)

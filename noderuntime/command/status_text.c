@@ -170,6 +170,19 @@ static void print_fixed(const struct ds_gpu_view *view)
 			       view->state.residents[i].name);
 }
 
+static void print_faults(const struct ds_gpu_view *view)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	for (uint32_t i = 0; i < view->n_faults; i++) {
+		const struct ds_fault *fault = &view->faults[i];
+		const int64_t at_s = (int64_t)(fault->at_ns / 1000000000);
+		printf("%s: process %" PRId32 " had CUDA error %" PRIu32 " %" PRId64 " s ago\n",
+		       fault->allocation, fault->pid, fault->code, (int64_t)now.tv_sec - at_s);
+	}
+}
+
 /* By their runtimes' word. */
 static void print_strays(const struct ds_gpu_view *view)
 {
@@ -260,6 +273,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 	print_orphans(state);
 	print_fixed(view);
 	print_strays(view);
+	print_faults(view);
 	print_reported(view);
 
 	struct ds_groups free_groups = ds_gpu_view_free(state);

@@ -14,6 +14,7 @@
 #include "noderuntime/coroutine/measure_report.h"
 #include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/seen.h"
+#include "noderuntime/coroutine/vctx.h"
 
 enum {
 	LAUNCHES_PER_SAMPLE = 512, /* until a session says how many */
@@ -308,6 +309,7 @@ CUresult ds_cuEventSynchronize(CUevent hEvent)
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
 	result = ds_real.cuEventSynchronize(hEvent);
+	ds_vctx_waited(result);
 	ds_measure_sync();
 	return result;
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "noderuntime/coroutine/acknowledger.h"
 #include "noderuntime/coroutine/ahead.h"
@@ -19,6 +20,7 @@
 #include "noderuntime/coroutine/vgraph.h"
 #include "noderuntime/coroutine/whole.h"
 #include "noderuntime/coroutine/whole_names.h"
+#include "noderuntime/fault_codes.h"
 
 enum {
 	OLDEST_DRIVER = 12050, /* the first with streams in green contexts */
@@ -429,6 +431,24 @@ void ds_vctx_dropped(void)
 	ds_acknowledger_resetting(false);
 	pthread_mutex_unlock(&the_vctx.moving);
 	ds_acknowledger_look();
+}
+
+/* Those after which a context is lost: the list is the node runtime's (noderuntime/faults.c). */
+void ds_vctx_failed(CUresult result)
+{
+	struct ds_port *port = session.port;
+	struct timespec now;
+	uint32_t none = 0;
+
+	if (!port || result == CUDA_ERROR_NOT_READY)
+		return;
+	if (atomic_load_explicit(&port->fault, memory_order_relaxed) ||
+	    !ds_fault_is_fatal((uint32_t)result))
+		return;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	atomic_store(&port->fault_ns, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
+	if (atomic_compare_exchange_strong(&port->fault, &none, (uint32_t)result))
+		ds_session_notify_demand(&session);
 }
 
 void ds_vctx_too_large(void)

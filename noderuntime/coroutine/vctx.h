@@ -157,6 +157,17 @@ void ds_vctx_dropped(void);
 /* A launch failed because its cooperative grid does not fit into the partition. */
 void ds_vctx_too_large(void);
 
+/*
+ * What a wait for the GPU returned: after some errors nothing of the program works any more, and the node
+ * runtime wants to know which program had its first. Cold unless something is wrong.
+ */
+__attribute__((cold)) void ds_vctx_failed(CUresult result);
+static inline void ds_vctx_waited(CUresult result)
+{
+	if (__builtin_expect(result != CUDA_SUCCESS, 0))
+		ds_vctx_failed(result);
+}
+
 /* Whether the driver's device is the GPU of that UUID ("GPU-..."). */
 bool ds_vctx_is_device(CUdevice device, const char *gpu_uuid);
 

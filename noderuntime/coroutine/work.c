@@ -60,6 +60,7 @@ static CUresult begin_WAIT(struct ds_op *op, CUstream handle, bool per_thread)
 static void end_WAIT(const struct ds_op *op, CUfunction none, CUresult result)
 {
 	ds_op_awaited(op);
+	ds_vctx_waited(result);
 }
 
 static CUresult begin_AWAIT(struct ds_op *op, CUstream handle, bool per_thread)
@@ -221,6 +222,7 @@ static CUresult end_sync(struct ds_op *op, CUresult result, bool wait)
 	if (wait) {
 		result = ds_real.cuStreamSynchronize(target);
 		ds_mark_waited(op->mark);
+		ds_vctx_waited(result);
 		ds_measure_sync();
 	}
 	return result;

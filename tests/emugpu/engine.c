@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 struct emu_state emu = {
@@ -614,6 +615,8 @@ static void raise_fault(struct emu_device *dev, CUresult fault)
 	emu_lock(dev->map.gpu);
 	emu_fault_neighbours(dev->map.gpu, dev->client, (int)fault);
 	emu_unlock(dev->map.gpu);
+	if (emu.mps_fd >= 0)
+		send(emu.mps_fd, "f", 1, MSG_NOSIGNAL | MSG_DONTWAIT); /* for the server's log */
 	atomic_store(&dev->fault, (int)fault);
 }
 

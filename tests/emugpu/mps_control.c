@@ -432,6 +432,24 @@ static void accept_one(int listener)
 	close(fd);
 }
 
+/* A client says one thing only after it was served: that the GPU's error was its own. */
+static bool had_fault(const struct client *c)
+{
+	char path[PATH_MAX + 16], byte;
+	FILE *log;
+
+	if (recv(c->fd, &byte, 1, MSG_DONTWAIT) != 1)
+		return false;
+	snprintf(path, sizeof(path), "%s/server.log", log_dir);
+	log = fopen(path, "ae");
+	if (log) {
+		fprintf(log, "[%lld Server %d] Client %d: fatal GPU error\n", (long long)time(NULL),
+			(int)server, (int)c->pid);
+		fclose(log);
+	}
+	return true;
+}
+
 static volatile sig_atomic_t stopped;
 
 static void stop(int signal_number)
@@ -457,7 +475,7 @@ static int serve(int listener)
 		if (poll(fds, (nfds_t)n, quit_at_ns ? 20 : -1) < 0)
 			continue;
 		for (int k = 1; k < n; k++)
-			if (fds[k].revents) { /* a client never speaks again: it went */
+			if (fds[k].revents && !had_fault(&clients[of[k]])) { /* it went */
 				fault_client(&clients[of[k]], 0);
 				linger(clients[of[k]].pid);
 				close(clients[of[k]].fd);

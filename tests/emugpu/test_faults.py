@@ -274,3 +274,69 @@ def test_programs_with_a_port_their_children_and_lookers_are_no_strays(host):
     work.wait()
     host.end("job-1")
     host.assert_clean()
+
+
+# ---- faults of the GPU --------------------------------------------------------------------------
+
+
+def work(host, name, *arguments):
+    """A program of an allocation, with the library, on the GPU."""
+    process = subprocess.Popen([host.gpuwork, *arguments], env=host.env | host.task_env(name), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: process.poll() is not None or process.pid in {c["pid"] for c in host.clients() if c["sms"]}, LONG_S)
+    return process
+
+
+def trap(host):
+    return work(host, "job-2", "trap")
+
+
+def kill_in_a_long_kernel(host):
+    process = work(host, "job-2", "spin", "--seconds", "600", "--block-us", "5000000")
+    process.kill()
+    return process
+
+
+@pytest.mark.parametrize("harm", [trap, kill_in_a_long_kernel])
+def test_who_made_the_gpu_fail_is_on_record(host, harm):
+    for name in ("job-1", "job-2", "job-3"):
+        host.begin(name, share=250, gpu=1 if name == "job-3" else 0)
+    victim = work(host, "job-1", "spin", "--seconds", "600", "--block-us", "500")
+    elsewhere = host.program("job-3")
+    harm(host).wait(LONG_S)
+    assert victim.wait(LONG_S) == 1
+    assert "ILLEGAL_ADDRESS" in victim.stderr.read()
+
+    # Ready again at once: neither side's next program finds anything of it.
+    for name in ("job-1", "job-2"):
+        assert work(host, name, "add").wait(LONG_S) == 0
+    wait_for(lambda: not host.resident("job-1")["programs"] and not host.resident("job-2")["programs"], LONG_S)
+    assert "job-1" in host.status_text()
+    faults = host.gpu()["faults"]
+    assert ("job-1", victim.pid, 700) in [(f["allocation"], f["pid"], f["cuda_error"]) for f in faults]
+    assert f"job-1: process {victim.pid} had CUDA error 700" in host.status_text()
+    elsewhere.kill()
+    for name in ("job-1", "job-2", "job-3"):
+        host.end(name)
+    assert (host.record(1)["fault_code"], host.record(1)["fault_suspect"]) == (700, 2)
+    if harm is trap:
+        assert (host.record(2)["fault_code"], host.record(2)["fault_suspect"]) == (700, 2)
+    else:
+        assert "fault_code" not in host.record(2)
+    assert "fault_code" not in host.record(3)
+    host.assert_clean()
+
+
+def test_what_detshare_ends_itself_is_no_fault(host):
+    for name in ("job-1", "job-2"):
+        host.begin(name, share=250)
+    other = work(host, "job-1", "spin", "--seconds", "600", "--block-us", "500")
+    left = work(host, "job-2", "spin", "--seconds", "600", "--block-us", "5000000")
+    host.end("job-2")
+    assert left.wait(LONG_S) != 0
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+    host.end("job-1")
+    assert "fault_code" not in host.record(1) and "fault_code" not in host.record(2)
+    host.assert_clean()

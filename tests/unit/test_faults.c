@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "noderuntime/faults.h"
+
+#define S UINT64_C(1000000000)
+
+static void who_is_suspected(void **state)
+{
+	/* Of job N the program has the pid 10 N. Times in thousandths of a second. */
+	static const struct {
+		const char *what;
+		struct {
+			uint32_t at_ms, job, code;
+		} faults[5];
+		const char *log;
+		bool fault;
+		enum ds_fault_reason reason;
+		uint32_t suspect;
+	} cases[] = {
+	    {"nothing happened", {{0}}, NULL, false, 0, 0},
+	    {"only its end", {{1000, 1, 0}}, NULL, false, 0, 0},
+	    {"ended by MPS", {{1000, 1, 810}}, NULL, false, 0, 0},
+	    {"alone", {{1000, 1, 700}}, "", true, DS_FAULT_ALONE, 1},
+	    {"another one long before",
+	     {{1000, 2, 700}, {9000, 1, 719}},
+	     NULL,
+	     true,
+	     DS_FAULT_ALONE,
+	     1},
+	    {"together", {{1000, 1, 700}, {1001, 2, 700}}, NULL, true, DS_FAULT_UNKNOWN, 0},
+	    {"the first proves nothing",
+	     {{900, 2, 700}, {1000, 1, 700}},
+	     NULL,
+	     true,
+	     DS_FAULT_UNKNOWN,
+	     0},
+	    {"killed before",
+	     {{990, 2, 0}, {1000, 1, 700}, {1001, 3, 700}},
+	     NULL,
+	     true,
+	     DS_FAULT_ENDED,
+	     2},
+	    {"killed, and heard of late",
+	     {{1000, 1, 700}, {1003, 2, 0}},
+	     NULL,
+	     true,
+	     DS_FAULT_ENDED,
+	     2},
+	    {"ended long before", {{100, 2, 0}, {1000, 1, 700}}, NULL, true, DS_FAULT_ALONE, 1},
+	    {"ended by MPS before", {{999, 2, 810}, {1000, 1, 700}}, NULL, true, DS_FAULT_ALONE, 1},
+	    {"named",
+	     {{1000, 1, 700}, {1001, 2, 700}},
+	     "[1 Server 10] Client 20: fatal error\n",
+	     true,
+	     DS_FAULT_NAMED,
+	     2},
+	    {"named itself",
+	     {{1000, 1, 700}, {1001, 2, 700}},
+	     "[1 Server 7] fault of {10, 1}",
+	     true,
+	     DS_FAULT_NAMED,
+	     1},
+	    {"the log names a stranger",
+	     {{1000, 1, 700}, {1001, 2, 700}},
+	     "[1 Server 20] Client 30: fatal\n",
+	     true,
+	     DS_FAULT_UNKNOWN,
+	     0},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct ds_fault faults[5];
+		struct ds_fault_verdict verdict;
+		size_t n = 0;
+
+		memset(faults, 0, sizeof(faults));
+		for (; n < 5 && cases[i].faults[n].at_ms; n++) {
+			faults[n].at_ns = cases[i].faults[n].at_ms * (S / 1000);
+			faults[n].job_id = cases[i].faults[n].job;
+			faults[n].code = cases[i].faults[n].code;
+			faults[n].pid = (int32_t)(10 * faults[n].job_id);
+			snprintf(faults[n].allocation, sizeof(faults[n].allocation), "job-%u",
+				 faults[n].job_id);
+		}
+		if (ds_faults_judge(faults, n, cases[i].log, "job-1", &verdict) != cases[i].fault)
+			fail_msg("%s: fault", cases[i].what);
+		if (!cases[i].fault)
+			continue;
+		if (verdict.reason != cases[i].reason || verdict.suspect.job_id != cases[i].suspect)
+			fail_msg("%s: %s, job %u", cases[i].what,
+				 ds_fault_reason_text(verdict.reason), verdict.suspect.job_id);
+	}
+}
+
+static void lines_of_a_log(void **state)
+{
+	static const int32_t pids[] = {20, 30};
+	static const struct {
+		const char *text;
+		int32_t named;
+	} cases[] = {
+	    {"", 0},
+	    {"New client 20 connected\n", 0},
+	    {"[2026 Server 20] something FATAL happened\n", 0},
+	    {"[2026 Server 5] Fatal exception, client 20\n", 20},
+	    {"fault 20", 20},
+	    {"fault 200\nfault 120\n", 0},
+	    {"fault 20\nfault 20\n", 20},
+	    {"fault 20\nfault 30\n", 0},
+	    {"fault 30 20\n", 0},
+	    {"fault 99999999999999999999920\n", 0},
+	    {"20 faul\nt 20\n", 0},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		if (ds_fault_named(cases[i].text, pids, 2) != cases[i].named)
+			fail_msg("case %zu", i);
+	}
+}
+
+static void the_file_is_kept_small(void **state)
+{
+	static struct ds_fault faults[DS_FAULTS_MAX];
+	char dir[] = "/tmp/ds-faults-XXXXXX", path[64];
+	struct ds_fault fault = {.code = 700};
+	struct ds_error err;
+
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(ds_faults_read(dir, faults), 0);
+	for (int i = 0; i < DS_FAULTS_MAX; i++) {
+		fault.pid = i;
+		assert_int_equal(ds_faults_add(dir, &fault, &err), 0);
+	}
+	assert_int_equal(ds_faults_read(dir, faults), DS_FAULTS_MAX);
+	assert_int_equal(faults[DS_FAULTS_MAX - 1].pid, DS_FAULTS_MAX - 1);
+	assert_int_equal(ds_faults_add(dir, &fault, &err), 0);
+	assert_int_equal(ds_faults_read(dir, faults), 1);
+	snprintf(path, sizeof(path), "%s/faults", dir);
+	unlink(path);
+	rmdir(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(who_is_suspected),
+	    cmocka_unit_test(lines_of_a_log),
+	    cmocka_unit_test(the_file_is_kept_small),
+	};
+
+	alarm(60);
+	return cmocka_run_group_tests_name("faults", tests, NULL, NULL);
+}
