@@ -129,6 +129,17 @@ static void the_line_holds_what_was_measured(void **state)
 	assert_non_null(strstr(line, ",\"borrowed_sm_s\":0.123,\"lent_sm_s\":7.0}}"));
 	free(line);
 	summary.lent_sm_s = summary.borrowed_sm_s = 0;
+	summary.fault_code = 700;
+	line = ds_usage_summary_format(&summary);
+	assert_non_null(strstr(line, ",\"fault\":{\"cuda_error\":700}}}"));
+	free(line);
+	summary.fault_suspect = 12;
+	summary.fault_by_other = true;
+	line = ds_usage_summary_format(&summary);
+	assert_non_null(strstr(line, ",\"fault\":{\"cuda_error\":700,\"suspected_job\":12,"
+				     "\"by_neighbour\":true}}}"));
+	free(line);
+	summary.fault_code = 0;
 	summary.reported =
 	    (struct ds_usage_reported){.launches = 9, .samples = 1, .busy_gpu_s = 0.12345};
 	line = ds_usage_summary_format(&summary);
