@@ -222,16 +222,16 @@ static json_t *ledger(const struct ds_gpu_view *view)
 		json_decref(orphans);
 		return NULL;
 	}
-	return json_pack("{s:s, s:{s:I, s:I, s:I, s:I}, s:I, s:o, s:I, s:f, s:o, s:o, s:o, s:o, s:o}",
-			 "uuid", view->uuid, "shape", "sms",
-			 (json_int_t)shape->n_groups * shape->group_sms + shape->rest_sms, "groups",
-			 (json_int_t)shape->n_groups, "group_sms", (json_int_t)shape->group_sms,
-			 "rest_sms", (json_int_t)shape->rest_sms, "generation",
-			 (json_int_t)state->generation, "free_groups", groups(&free_groups, shape),
-			 "free_sms", (json_int_t)ds_groups_sms(&free_groups, shape), "free_share",
-			 ds_gpu_view_free_milli(state) / 1000.0, "residents", residents,
-			 "programs_left", orphans, "policy", policy(state), "whole_gpu",
-			 ds_status_window_json(state), "faults", faults(view));
+	return json_pack(
+	    "{s:s, s:{s:I, s:I, s:I, s:I}, s:I, s:o, s:I, s:f, s:o, s:o, s:o, s:o, s:o}", "uuid",
+	    view->uuid, "shape", "sms",
+	    (json_int_t)shape->n_groups * shape->group_sms + shape->rest_sms, "groups",
+	    (json_int_t)shape->n_groups, "group_sms", (json_int_t)shape->group_sms, "rest_sms",
+	    (json_int_t)shape->rest_sms, "generation", (json_int_t)state->generation, "free_groups",
+	    groups(&free_groups, shape), "free_sms", (json_int_t)ds_groups_sms(&free_groups, shape),
+	    "free_share", ds_gpu_view_free_milli(state) / 1000.0, "residents", residents,
+	    "programs_left", orphans, "policy", policy(state), "whole_gpu",
+	    ds_status_window_json(state), "faults", faults(view));
 }
 
 static json_t *gpu(const struct ds_gpu_view *view)
