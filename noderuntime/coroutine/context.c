@@ -25,7 +25,7 @@ CUresult ds_cuCtxSynchronize(void)
 		return CUDA_ERROR_NOT_INITIALIZED;
 	if (may_wait(NULL))
 		result = ds_real.cuCtxSynchronize();
-	ds_vctx_waited(result);
+	ds_vctx_heard(result);
 	ds_measure_sync();
 	return result;
 }
@@ -40,7 +40,7 @@ CUresult ds_cuCtxSynchronize_v2(CUcontext ctx)
 	ctx = ds_own_real(ctx);
 	if (may_wait(ctx))
 		result = ds_real.cuCtxSynchronize_v2(ctx);
-	ds_vctx_waited(result);
+	ds_vctx_heard(result);
 	ds_measure_sync();
 	return result;
 }

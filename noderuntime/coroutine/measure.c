@@ -309,7 +309,7 @@ CUresult ds_cuEventSynchronize(CUevent hEvent)
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
 	result = ds_real.cuEventSynchronize(hEvent);
-	ds_vctx_waited(result);
+	ds_vctx_heard(result);
 	ds_measure_sync();
 	return result;
 }

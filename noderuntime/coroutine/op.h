@@ -230,6 +230,7 @@ ds_op_launched(const struct ds_op *op, CUfunction function, CUresult result)
 	ds_watchdog_note(&op->stream->watched, function);
 	ds_op_end(op);
 	atomic_fetch_add_explicit(op->vctx->launches, 1, memory_order_relaxed);
+	ds_vctx_heard(result);
 	if (ds_unlikely(op->vctx->chaos.every))
 		ds_chaos_launched(op->vctx);
 }

@@ -158,11 +158,11 @@ void ds_vctx_dropped(void);
 void ds_vctx_too_large(void);
 
 /*
- * What a wait for the GPU returned: after some errors nothing of the program works any more, and the node
+ * What a launch, or a wait for the GPU, returned: after some errors nothing of the program works any more, and the node
  * runtime wants to know which program had its first. Cold unless something is wrong.
  */
 __attribute__((cold)) void ds_vctx_failed(CUresult result);
-static inline void ds_vctx_waited(CUresult result)
+static inline void ds_vctx_heard(CUresult result)
 {
 	if (__builtin_expect(result != CUDA_SUCCESS, 0))
 		ds_vctx_failed(result);

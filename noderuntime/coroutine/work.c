@@ -41,6 +41,7 @@ static CUresult begin_WORK(struct ds_op *op, CUstream handle, bool per_thread)
 static void end_WORK(const struct ds_op *op, CUfunction none, CUresult result)
 {
 	ds_op_end(op);
+	ds_vctx_heard(result);
 }
 
 /* The state of the NULL stream is that of the blocking streams too; they are asked for alone. */
@@ -60,7 +61,7 @@ static CUresult begin_WAIT(struct ds_op *op, CUstream handle, bool per_thread)
 static void end_WAIT(const struct ds_op *op, CUfunction none, CUresult result)
 {
 	ds_op_awaited(op);
-	ds_vctx_waited(result);
+	ds_vctx_heard(result);
 }
 
 static CUresult begin_AWAIT(struct ds_op *op, CUstream handle, bool per_thread)
@@ -222,7 +223,7 @@ static CUresult end_sync(struct ds_op *op, CUresult result, bool wait)
 	if (wait) {
 		result = ds_real.cuStreamSynchronize(target);
 		ds_mark_waited(op->mark);
-		ds_vctx_waited(result);
+		ds_vctx_heard(result);
 		ds_measure_sync();
 	}
 	return result;
