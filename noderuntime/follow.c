@@ -205,8 +205,9 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 			ds_note_acknowledged(rt, ours, &port, &state->programs[i]);
 			ds_demand_add(&sum, &port);
 			wants_whole |= ds_whole_is_wanted(&port);
-		} else if (!strcmp(state->programs[i].resident, rt->allocation->name)) {
-			ds_demand_add(&sum, &unheard);
+		} else if (!strcmp(state->programs[i].resident, rt->allocation->name) &&
+			   !ds_off_gpu_awaits(rt, &state->programs[i].process)) {
+			ds_demand_add(&sum, &unheard); /* of a runtime before us, for example */
 		}
 	}
 	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);

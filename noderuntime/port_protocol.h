@@ -42,7 +42,8 @@ enum ds_port_kind {
 	DS_PORT_EPOCH = 4,
 	/* Program to runtime: the port says that `epoch` is acknowledged. */
 	DS_PORT_ACKNOWLEDGED = 5,
-	/* Program to runtime: `demand` or `whole_wanted` in the port has changed. */
+	/* Program to runtime: `demand` or `whole_wanted` in the port has changed, or `drain_us` has become
+	 * known or is about half or twice what it was. */
 	DS_PORT_DEMAND = 6,
 	/* What the job has of the GPU's memory; the peer is the job's user or root. Answered with
 	 * struct ds_port_memory, or a refusal, then closed. For processes that are no programs. */

@@ -249,6 +249,7 @@ def test_status_of_two_halves(node, process):
     assert gpu["programs_left"] == []
     resident = gpu["residents"][0]
     assert begin - 2 <= resident.pop("since_unix_s") <= time.time() + 1
+    assert not resident.pop("whole_gpu")["suspended"]
     assert resident == {
         "allocation": "job-12", "job_id": 12, "uid": os.getuid(), "user": user, "class": "latency",
         "kind": "latency", "share": 0.5, "share_milli": 500, "groups_planned": "0-7", "groups_held": "0-7",
