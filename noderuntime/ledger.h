@@ -131,7 +131,8 @@ bool ds_ledger_same(const struct ds_ledger_state *a, const struct ds_ledger_stat
  * resident only when planned for it and not possibly still used by a program of another one, present
  * or gone; what it held already and is still planned stays; what is no longer planned goes at once,
  * though its programs may still be there, except that one with programs is never left without a full
- * group. Residents that share groups in time (weight < 1000) do not wait for each other there.
+ * group. Residents with less than a group, which share one in time, do not wait for each other; and of
+ * two others that are in each other's place, each gets the one that it is in.
  * The owner of an open whole-GPU window (whole_gpu.h) holds all groups, and when that is over what is
  * planned for it again. One of kind besteffort for which nothing is planned is suspended: it holds
  * nothing, its programs end what they are at, and no floor is kept for it.

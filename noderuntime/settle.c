@@ -191,7 +191,19 @@ static void find_owners(struct ds_ledger_state *state, const struct ds_ledger_re
 		owners[i] = ds_ledger_find(state, state->programs[i].resident);
 }
 
-/* Groups that programs of others than `resident`, and of those it shares with in time, may use. */
+/*
+ * Less than a group is guaranteed to it: it shares one in time with others of its kind, or is alone in
+ * one as long as there is room.
+ */
+static bool is_small(const struct ds_ledger_state *state, const struct ds_ledger_resident *r)
+{
+	return r->grant.share_milli * state->shape.n_groups < DS_SHARE_MILLI_MAX;
+}
+
+/*
+ * Groups that programs of others than `resident` may use. Small ones do not wait for each other: two that
+ * change places, each with its programs where the other is to go, would wait for ever.
+ */
 static struct ds_groups used_by_others(const struct ds_ledger_state *state,
 				       const struct ds_ledger_resident *const *owners,
 				       const struct ds_ledger_resident *resident)
@@ -199,39 +211,73 @@ static struct ds_groups used_by_others(const struct ds_ledger_state *state,
 	struct ds_groups used = {{0, 0}};
 
 	for (uint32_t i = 0; i < state->n_programs; i++) {
-		struct ds_groups groups = state->programs[i].groups;
-
-		if (owners[i] == resident)
+		if (owners[i] == resident ||
+		    (owners[i] && is_small(state, resident) && is_small(state, owners[i])))
 			continue;
-		if (owners[i] && resident->weight_milli < 1000 && owners[i]->weight_milli < 1000)
-			groups = ds_groups_difference(groups, owners[i]->planned);
-		used = ds_groups_union(used, groups);
+		used = ds_groups_union(used, state->programs[i].groups);
 	}
 	return used;
 }
 
+/* The groups that programs of `r` are known to be on. */
+static struct ds_groups used_by(const struct ds_ledger_state *state,
+				const struct ds_ledger_resident *const *owners,
+				const struct ds_ledger_resident *r)
+{
+	struct ds_groups used = {{0, 0}};
+
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		if (owners[i] == r)
+			used = ds_groups_union(used, state->programs[i].groups);
+	}
+	return used;
+}
+
+static bool add_lowest_full(struct ds_groups *to, const struct ds_groups *from, unsigned n_groups)
+{
+	for (unsigned g = 0; g < n_groups; g++) {
+		if (!ds_groups_has(from, g))
+			continue;
+		ds_groups_add(to, g);
+		return true;
+	}
+	return false;
+}
+
 /*
  * A resident whose programs run keeps a full group to run on, until one of those planned for it is
- * free. It can only be one that a program of it is known to be on: others wait for that one.
+ * free. It can only be one that a program of it is known to be on: others wait for that one. One that
+ * it held comes first; but it may have been given another one and lost it again before its programs
+ * heard of that, and then it is one that they are on and nobody else is.
  */
 static void keep_floor(const struct ds_ledger_state *state,
 		       const struct ds_ledger_resident *const *owners, struct ds_ledger_resident *r,
-		       const struct ds_groups *held_before)
+		       const struct ds_groups *held_before, const struct ds_groups *used_by_others)
 {
-	if (ds_groups_has_full(&r->held, &state->shape))
+	const struct ds_groups used = used_by(state, owners, r);
+	const struct ds_groups kept = ds_groups_intersection(*held_before, used);
+	const struct ds_groups only = ds_groups_difference(used, *used_by_others);
+
+	if (ds_groups_has_full(&r->held, &state->shape) ||
+	    add_lowest_full(&r->held, &kept, state->shape.n_groups))
 		return;
-	for (uint32_t i = 0; i < state->n_programs; i++) {
-		if (owners[i] != r)
-			continue;
-		struct ds_groups kept =
-		    ds_groups_intersection(*held_before, state->programs[i].groups);
-		for (unsigned g = 0; g < state->shape.n_groups; g++) {
-			if (!ds_groups_has(&kept, g))
-				continue;
-			ds_groups_add(&r->held, g);
-			return;
-		}
-	}
+	add_lowest_full(&r->held, &only, state->shape.n_groups);
+}
+
+/*
+ * Where a resident is, for the plan to leave it there: what it owns. If it holds no full group of that,
+ * since others are there still, then what it does hold: two of whom each waits for the other's group
+ * would wait for ever.
+ */
+static struct ds_groups place_of(const struct ds_ledger_state *state,
+				 const struct ds_ledger_resident *r)
+{
+	const struct ds_groups both = ds_groups_intersection(r->own, r->held);
+
+	if (ds_groups_has_full(&both, &state->shape) ||
+	    !ds_groups_has_full(&r->held, &state->shape))
+		return r->own;
+	return r->held;
 }
 
 /* Whose own each group is: by the plan, from shares alone. */
@@ -245,7 +291,7 @@ static int set_own(struct ds_ledger_state *state, struct ds_error *err)
 
 		wanted[i] = (struct ds_plan_resident){.share_milli = r->grant.share_milli,
 						      .wish_milli = r->grant.share_milli,
-						      .held = r->own,
+						      .held = place_of(state, r),
 						      .busy = ds_groups_union(r->planned, r->held)};
 	}
 	if (ds_plan(&state->shape, wanted, state->n_residents, partitions, err))
@@ -404,7 +450,8 @@ static void set_held(struct ds_ledger_state *state)
 	find_owners(state, owners);
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		struct ds_ledger_resident *r = &state->residents[i];
-		struct ds_groups blocked = used_by_others(state, owners, r);
+		const struct ds_groups others = used_by_others(state, owners, r);
+		struct ds_groups blocked = others;
 		struct ds_groups before = r->held;
 
 		if (ds_whole_is_open_for(state, r)) {
@@ -419,7 +466,7 @@ static void set_held(struct ds_ledger_state *state)
 		blocked = ds_groups_difference(blocked, before);
 		r->held = ds_groups_difference(r->planned, blocked);
 		if (!has_nothing_planned(r))
-			keep_floor(state, owners, r, &before);
+			keep_floor(state, owners, r, &before, &others);
 	}
 }
 

@@ -78,6 +78,21 @@ def test_everything_happens():
         "overfull", "kill mps", "settle", "empty"}
 
 
+# Runtimes and programs in one process (ledger_chaos runs as a test of its own, too)
+
+@built
+@pytest.mark.parametrize("fault", ["ack", "grant", "late"])
+def test_a_fault_in_who_decides_is_found(fault):
+    """In one of the first 80 seeds: each has another mix of events."""
+    for seed in range(1, 81):
+        done = subprocess.run([Path(BUILD) / "tests/chaos/ledger_chaos", "--seed", str(seed), "--events", "6000", "--break", fault],
+                              text=True, capture_output=True, check=False)
+        if done.returncode == 1:
+            assert f"repeat: ledger_chaos --seed {seed} " in done.stdout and f"--break {fault}" in done.stdout
+            return
+    pytest.fail("not found in 80 seeds")
+
+
 # The node
 
 @built
@@ -201,14 +216,14 @@ def test_processes_and_descriptors_left_are_seen(node, monkeypatch):
             happen(node, "empty")
         stray.kill()
     begin(node, "job-1", 900)
-    node.fds_alone -= observe.FDS_SPARE + 1
+    node.fds_alone = 1
     with pytest.raises(Violation, match="the runtime of job-1 has .* descriptors"):
         happen(node, "settle")
 
 
 @built
 @pytest.mark.parametrize("line, words", [
-    ("steal planned job-1 job-2", "job-1 and job-2 are both planned"),
+    ("steal planned job-1 job-2", "job-1 and job-2 both are planned"),
     ("steal held job-1 job-2", "job-1 and job-2 both hold"),
     ("steal program job-1 job-2", "may both be on"),
     ("steal own job-1 job-2", "job-1 and job-2 both own"), ("shrink own job-2", "job-2 has a share of 300 thousandths and owns"),

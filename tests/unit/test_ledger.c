@@ -835,6 +835,48 @@ static void settle_shared_groups(void **unused)
 	expect(state, "c", "0-14+rest", "0-14+rest");
 }
 
+/* Ten groups; each of two residents owns the group that a program of the other one is on, and holds none. */
+static struct ds_ledger_state *exchanged(uint32_t share_milli)
+{
+	static const char *const names[] = {"a", "b"};
+	struct ds_ledger_state *state = new_state();
+
+	state->shape = (struct ds_gpu_shape){.n_groups = 10, .group_sms = 8};
+	for (int i = 0; i < 2; i++)
+		add(state, names[i], share_milli, 1 + i);
+	for (int i = 0; i < 2; i++) {
+		struct ds_ledger_resident *r = ds_ledger_find(state, names[i]);
+
+		r->held = range(0, 9);
+		welcome(state, names[i], 11 + i);
+		r->own = r->planned = range(1 - i, 1 - i);
+		r->held = (struct ds_groups){{0, 0}};
+		state->programs[i].groups = range(i, i);
+	}
+	return state;
+}
+
+/*
+ * It comes about when plans change twice before programs hear of the first. Neither may wait for the
+ * other: nobody would ever move, and no program of theirs be let in.
+ */
+static void settle_two_that_changed_places(void **unused)
+{
+	struct ds_ledger_state *state = exchanged(100);
+
+	settle(state);
+	expect(state, "a", "1", "0");
+	expect(state, "b", "0", "1");
+	settle(state);
+	expect(state, "a", "0", "0");
+	expect(state, "b", "1", "1");
+
+	state = exchanged(60);
+	settle(state);
+	expect(state, "a", "1", "1");
+	expect(state, "b", "0", "0");
+}
+
 static void limits(void **unused)
 {
 	struct ds_ledger_state *state = new_state();
@@ -1081,6 +1123,7 @@ int main(void)
 	    cmocka_unit_test(settle_leaves_nobody_without_a_group),
 	    cmocka_unit_test(settle_removes_the_dead),
 	    cmocka_unit_test(settle_shared_groups),
+	    cmocka_unit_test(settle_two_that_changed_places),
 	    cmocka_unit_test(limits),
 	    cmocka_unit_test(settle_histories),
 	    cmocka_unit_test(processes),

@@ -1,0 +1,547 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ledger_chaos [--seed N] [--events N] [--break WHAT]: runtimes and programs of one GPU, in this process, in an
+ * order drawn from the seed. The ledger's and the plan's decisions are the real ones; who decides them when, and
+ * what programs do with it, is drawn: each party takes one small step at a time and may be stopped or die between
+ * any two. After each step no group is in use by two, and what must hold in a ledger does; from time to time all
+ * that go on come to rest, and then everybody holds what is planned for him.
+ *
+ * --break puts a fault into a party, which must be found: "ack" (a program acknowledges before its old work is
+ * off), "grant" (a runtime publishes what its programs are not entered for yet), "late" (a runtime takes a late
+ * acknowledgement for one of the present epoch).
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "noderuntime/demand.h"
+#include "noderuntime/ledger.h"
+#include "noderuntime/port.h"
+#include "noderuntime/terms.h"
+#include "tests/chaos/invariants.h"
+
+enum { RUNTIMES = 64, PROGRAMS = 160, NAMES = 1000000, EVENTS = 10000, SEEDS = 24 };
+
+struct runtime {
+	bool there, alive, lends;
+	struct ds_process process;
+	char name[DS_NAME_SIZE];
+	uint32_t share_milli;
+	/* Its page, and what it is going to publish. */
+	uint64_t epoch;
+	struct ds_groups granted, next;
+};
+
+/* A program, and where its work is. */
+struct program {
+	bool alive;
+	int runtime; /* index, and its name since it may be another's by now */
+	char owner[DS_NAME_SIZE];
+	struct ds_process process;
+	struct ds_port port;
+	uint64_t epoch;          /* of the page, as it saw it last */
+	struct ds_groups target; /* where new work goes */
+	struct ds_groups old;    /* where old work still is */
+};
+
+static const struct ds_gpu_shape shape = {.n_groups = 15, .group_sms = 8, .rest_sms = 12};
+static struct ds_ledger_state ledger;
+static struct runtime runtimes[RUNTIMES];
+static struct program programs[PROGRAMS];
+static uint64_t drawn;
+static unsigned long seed = 1, event, names;
+static int32_t pids;
+static const char *fault = "";
+static bool failed;
+
+static uint64_t draw(void)
+{
+	uint64_t z = (drawn += UINT64_C(0x9e3779b97f4a7c15));
+
+	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+	return z ^ z >> 31;
+}
+
+static unsigned below(unsigned n)
+{
+	return (unsigned)(draw() % n);
+}
+
+static void wrong(const struct ds_ledger_state *state, const char *text)
+{
+	(void)state;
+	if (!failed)
+		printf(
+		    "seed %lu, event %lu: %s\nrepeat: ledger_chaos --seed %lu --events %lu%s%s\n",
+		    seed, event, text, seed, event + 1, *fault ? " --break " : "", fault);
+	failed = true;
+}
+
+static bool is_broken(const char *what)
+{
+	return !strcmp(fault, what);
+}
+
+static int alive(const struct ds_process *process)
+{
+	for (int i = 0; i < RUNTIMES; i++)
+		if (runtimes[i].process.pid == process->pid)
+			return runtimes[i].alive;
+	for (int i = 0; i < PROGRAMS; i++)
+		if (programs[i].process.pid == process->pid)
+			return programs[i].alive;
+	return 0;
+}
+
+/* ---- what runtimes do: follow.c's steps, without its files and sockets ---- */
+
+static struct program *process_of(const struct ds_ledger_program *entry)
+{
+	for (int i = 0; i < PROGRAMS; i++)
+		if (programs[i].alive && programs[i].process.pid == entry->process.pid)
+			return &programs[i];
+	return NULL;
+}
+
+static bool has_programs(const struct runtime *rt)
+{
+	for (int i = 0; i < PROGRAMS; i++)
+		if (programs[i].alive && !strcmp(programs[i].owner, rt->name))
+			return true;
+	return false;
+}
+
+static void note_acknowledged(const struct runtime *rt, const struct ds_port *port,
+			      struct ds_ledger_program *entry)
+{
+	struct ds_groups in_use;
+	struct ds_port copy = *port;
+
+	if (is_broken("late") && copy.acknowledged_epoch)
+		copy.acknowledged_epoch = rt->epoch;
+	if (ds_port_understand(&copy, rt->epoch, &entry->groups, &in_use) == DS_PORT_SAID)
+		ds_ledger_shrink_program(entry, &in_use, &rt->granted);
+}
+
+static void settle(void)
+{
+	struct ds_error err;
+
+	if (ds_ledger_settle(&ledger, alive, NULL, &err) < 0)
+		wrong(&ledger, err.text);
+}
+
+static void follow(struct runtime *rt, bool newcomer)
+{
+	struct ds_demand_sum sum = {.demand = {.active = newcomer}, .drain_unknown = newcomer};
+
+	for (uint32_t i = 0; i < ledger.n_programs; i++) {
+		const struct program *p = process_of(&ledger.programs[i]);
+		if (!p || strcmp(ledger.programs[i].resident, rt->name) != 0)
+			continue;
+		note_acknowledged(rt, &p->port, &ledger.programs[i]);
+		ds_demand_add(&sum, &p->port);
+	}
+	struct ds_ledger_resident *self = ds_ledger_find(&ledger, rt->name);
+	if (self)
+		self->demand = ds_demand_enter(&sum, &self->demand);
+	settle();
+	self = ds_ledger_find(&ledger, rt->name);
+	for (uint32_t i = 0; self && i < ledger.n_programs && !is_broken("grant"); i++)
+		if (!strcmp(ledger.programs[i].resident, rt->name) &&
+		    process_of(&ledger.programs[i]))
+			ledger.programs[i].groups =
+			    ds_groups_union(ledger.programs[i].groups, self->held);
+	if (!self) {
+		wrong(&ledger, "a runtime that lives is not in the ledger");
+		return;
+	}
+	rt->next = self->held;
+}
+
+static void publish(struct runtime *rt)
+{
+	if (!ds_groups_has_full(&rt->next, &shape) && has_programs(rt))
+		return;
+	if (!ds_groups_equal(&rt->next, &rt->granted))
+		rt->epoch += 2;
+	rt->granted = rt->next;
+}
+
+static void join(struct runtime *rt)
+{
+	static const struct ds_policy_id policies[] = {{.name = "static"}, {.name = "lend"}};
+	struct ds_ledger_resident r = {.uid = 1000};
+	struct ds_error err;
+	uint32_t free_milli = 1000;
+
+	for (uint32_t i = 0; i < ledger.n_residents; i++)
+		free_milli -= ledger.residents[i].grant.share_milli;
+	uint32_t share_milli = 1 + below(below(4) ? 400 : below(2) ? 60 : 1000);
+	snprintf(r.name, sizeof(r.name), "job-%lu", names++ % NAMES);
+	r.grant.share_milli = share_milli;
+	r.grant.kind = (enum ds_class_kind)below(3);
+	r.runtime = (struct ds_process){.pid = ++pids, .start_ticks = 1};
+	r.policy = policies[seed % 2];
+	if (seed % 2) {
+		r.grant.policy = DS_POLICY_LEND;
+		r.grant.lends = below(8) != 0;
+		r.grant.borrows = below(8) != 0;
+		r.grant.reclaim_us = 500;
+	}
+	settle();
+	bool fits = share_milli <= free_milli && ledger.n_residents < DS_RESIDENTS_MAX;
+	if ((ds_ledger_join(&ledger, &r, &err) == 0) != fits && fits)
+		wrong(&ledger,
+		      err.text); /* one may fit that did not before the dead were removed */
+	if (!ds_ledger_find(&ledger, r.name))
+		return;
+	*rt = (struct runtime){.there = true, .alive = true, .process = r.runtime, .epoch = 2};
+	memcpy(rt->name, r.name, sizeof(rt->name));
+	rt->share_milli = share_milli;
+	settle();
+	follow(rt, false);
+	publish(rt);
+}
+
+/* A program is let in: entered, published, then welcomed. */
+static void admit(struct runtime *rt)
+{
+	struct program *p = NULL;
+	struct ds_error err;
+
+	for (int i = 0; i < PROGRAMS && !p; i++)
+		if (!programs[i].alive)
+			p = &programs[i];
+	if (!p || ledger.n_programs >= DS_PROGRAMS_MAX / 2)
+		return;
+	follow(rt, true);
+	const struct ds_ledger_resident *self = ds_ledger_find(&ledger, rt->name);
+	if (!self || !ds_groups_has_full(&self->held, &shape))
+		return;
+	*p = (struct program){.alive = true, .runtime = (int)(rt - runtimes)};
+	p->process = (struct ds_process){.pid = ++pids, .start_ticks = 1};
+	memcpy(p->owner, rt->name, sizeof(p->owner));
+	if (ds_ledger_add_program(&ledger, rt->name, &p->process, &self->held, &err) < 0) {
+		wrong(&ledger, err.text);
+		return;
+	}
+	publish(rt);
+	p->epoch = rt->epoch;
+	p->target = rt->granted;
+}
+
+/* ---- what programs do ---- */
+
+static void look(struct program *p)
+{
+	const struct runtime *rt = &runtimes[p->runtime];
+
+	if (strcmp(rt->name, p->owner) != 0 || rt->epoch == p->epoch)
+		return; /* the page of a runtime that is gone does not change any more */
+	p->old = ds_groups_union(p->old, p->target);
+	p->target = rt->granted;
+	p->epoch = rt->epoch;
+}
+
+static void drain(struct program *p)
+{
+	p->old.bits[0] &= below(2) ? draw() : 0;
+}
+
+static void acknowledge(struct program *p)
+{
+	p->port.magic = DS_PORT_MAGIC;
+	p->port.version = DS_PORT_VERSION;
+	p->port.in_use = is_broken("ack") ? p->target : ds_groups_union(p->target, p->old);
+	p->port.acknowledged_epoch = p->epoch;
+}
+
+static struct ds_groups in_use(const struct program *p)
+{
+	return ds_groups_union(p->target, p->old);
+}
+
+static void end_program(struct program *p)
+{
+	p->alive = false;
+	p->target = p->old = (struct ds_groups){{0, 0}};
+}
+
+/* ---- what must hold ---- */
+
+static void check_use(void)
+{
+	char text[300], where[128];
+
+	for (int i = 0; i < PROGRAMS; i++) {
+		for (int k = 0; k < i && programs[i].alive; k++) {
+			const struct program *a = &programs[i], *b = &programs[k];
+			const struct ds_groups both = ds_groups_intersection(in_use(a), in_use(b));
+			if (!b->alive || ds_groups_empty(&both) || !strcmp(a->owner, b->owner) ||
+			    (invariants_in_time(a->owner) && invariants_in_time(b->owner)))
+				continue;
+			snprintf(text, sizeof(text), "programs of %s and %s are both on group %s",
+				 a->owner, b->owner,
+				 ds_groups_format(&both, &shape, where, sizeof(where)));
+			wrong(&ledger, text);
+		}
+	}
+}
+
+static void check(void)
+{
+	invariants_check(&ledger, wrong);
+	check_use();
+}
+
+/* Everybody goes on until nothing changes any more; then all have what is planned. */
+static void rest(void)
+{
+	static struct ds_ledger_state before;
+	char text[300];
+
+	/* Those whose runtime was killed keep what they have while they live. */
+	for (int i = 0; i < PROGRAMS; i++)
+		if (programs[i].alive &&
+		    (!runtimes[programs[i].runtime].alive ||
+		     strcmp(runtimes[programs[i].runtime].name, programs[i].owner)))
+			end_program(&programs[i]);
+	/* What is acknowledged last in a round is heard of in the next one. */
+	for (int round = 0, quiet = 0; quiet < 2; round++) {
+		before = ledger;
+		for (int i = 0; i < RUNTIMES; i++) {
+			if (!runtimes[i].alive)
+				continue;
+			follow(&runtimes[i], false);
+			publish(&runtimes[i]);
+		}
+		for (int i = 0; i < PROGRAMS; i++) {
+			if (!programs[i].alive)
+				continue;
+			look(&programs[i]);
+			programs[i].old = (struct ds_groups){{0, 0}};
+			acknowledge(&programs[i]);
+		}
+		check();
+		quiet = ds_ledger_same(&before, &ledger) ? quiet + 1 : 0;
+		if (round == 200) {
+			wrong(&ledger, "it does not come to rest");
+			return;
+		}
+	}
+	for (uint32_t i = 0; i < ledger.n_residents; i++) {
+		const struct ds_ledger_resident *r = &ledger.residents[i];
+		if (alive(&r->runtime) && !ds_groups_equal(&r->held, &r->planned)) {
+			snprintf(text, sizeof(text), "%s does not get what is planned for it",
+				 r->name);
+			wrong(&ledger, text);
+		}
+	}
+}
+
+/* ---- events ---- */
+
+static struct runtime *some_runtime(bool living)
+{
+	for (unsigned i = 0, at = below(RUNTIMES); i < RUNTIMES; i++, at = (at + 1) % RUNTIMES)
+		if (runtimes[at].there && (!living || runtimes[at].alive))
+			return &runtimes[at];
+	return NULL;
+}
+
+static struct program *some_program(void)
+{
+	for (unsigned i = 0, at = below(PROGRAMS); i < PROGRAMS; i++, at = (at + 1) % PROGRAMS)
+		if (programs[at].alive)
+			return &programs[at];
+	return NULL;
+}
+
+static void leave(struct runtime *rt)
+{
+	for (int i = 0; i < PROGRAMS; i++)
+		if (programs[i].alive && !strcmp(programs[i].owner, rt->name))
+			end_program(&programs[i]);
+	ds_ledger_leave(&ledger, rt->name);
+	*rt = (struct runtime){.there = false};
+}
+
+enum verb {
+	JOIN,
+	LEAVE,
+	KILL_RUNTIME,
+	ADMIT,
+	END_PROGRAM,
+	FOLLOW,
+	PUBLISH,
+	LOOK,
+	DRAIN,
+	ACKNOWLEDGE,
+	DEMAND,
+	REST,
+	VERBS
+};
+
+static const unsigned usual[VERBS] = {
+    [JOIN] = 12,    [LEAVE] = 8, [KILL_RUNTIME] = 1, [ADMIT] = 40, [END_PROGRAM] = 6, [FOLLOW] = 60,
+    [PUBLISH] = 20, [LOOK] = 60, [ACKNOWLEDGE] = 40, [DRAIN] = 8,  [DEMAND] = 16,     [REST] = 1};
+static unsigned weights[VERBS], all_weights;
+
+/* Every seed has another mix: what is rare in one is the rule in another. */
+static void mix(void)
+{
+	all_weights = 0;
+	for (int verb = 0; verb < VERBS; verb++) {
+		weights[verb] = usual[verb] * (1 + below(8));
+		all_weights += weights[verb];
+	}
+}
+
+static enum verb some_verb(void)
+{
+	unsigned at = below(all_weights);
+	int verb = 0;
+
+	while (at >= weights[verb])
+		at -= weights[verb++];
+	return (enum verb)verb;
+}
+
+static void join_somewhere(void)
+{
+	for (int i = 0; i < RUNTIMES; i++) {
+		if (runtimes[i].there)
+			continue;
+		join(&runtimes[i]);
+		return;
+	}
+}
+
+static void of_runtime(enum verb verb, struct runtime *rt)
+{
+	switch (verb) {
+	case KILL_RUNTIME:
+		rt->alive = false;
+		break;
+	case ADMIT:
+		admit(rt);
+		break;
+	case FOLLOW:
+		follow(rt, false);
+		if (below(4))
+			publish(rt); /* else it is overtaken, or killed, before */
+		break;
+	default:
+		publish(rt);
+	}
+}
+
+static void of_program(enum verb verb, struct program *p)
+{
+	switch (verb) {
+	case END_PROGRAM:
+		end_program(p);
+		break;
+	case LOOK:
+		look(p);
+		break;
+	case DRAIN:
+		drain(p);
+		break;
+	case ACKNOWLEDGE:
+		acknowledge(p);
+		break;
+	default:
+		p->port.demand = below(3);
+	}
+}
+
+static void step(void)
+{
+	struct runtime *rt = some_runtime(true), *any = some_runtime(false);
+	struct program *p = some_program();
+	const enum verb verb = some_verb();
+
+	switch (verb) {
+	case JOIN:
+		join_somewhere();
+		break;
+	case LEAVE:
+		if (any)
+			leave(any);
+		break;
+	case REST:
+		rest();
+		break;
+	case KILL_RUNTIME:
+	case ADMIT:
+	case FOLLOW:
+	case PUBLISH:
+		if (rt)
+			of_runtime(verb, rt);
+		break;
+	default:
+		if (p)
+			of_program(verb, p);
+	}
+}
+
+static void run(unsigned long events)
+{
+	memset(&ledger, 0, sizeof(ledger));
+	memset(runtimes, 0, sizeof(runtimes));
+	memset(programs, 0, sizeof(programs));
+	ledger.shape = shape;
+	snprintf(ledger.gpu_uuid, sizeof(ledger.gpu_uuid), "GPU-chaos");
+	drawn = seed * UINT64_C(0x2545f4914f6cdd1d);
+	mix();
+	for (event = 0; event < events && !failed; event++) {
+		step();
+		check();
+	}
+	if (!failed)
+		rest();
+}
+
+static unsigned long number(const char *text)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (*end || end == text) {
+		fprintf(stderr, "ledger_chaos: %s is no number\n", text);
+		exit(2);
+	}
+	return value;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {{"seed", 1, NULL, 's'},
+						{"events", 1, NULL, 'e'},
+						{"break", 1, NULL, 'b'},
+						{NULL, 0, NULL, 0}};
+	unsigned long first = 1, seeds = SEEDS, events = EVENTS;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (c == 's') {
+			first = number(optarg);
+			seeds = 1;
+		} else if (c == 'e') {
+			events = number(optarg);
+		} else if (c == 'b') {
+			fault = optarg;
+		} else {
+			return 2;
+		}
+	}
+	for (seed = first; seed < first + seeds && !failed; seed++)
+		run(events);
+	if (!failed)
+		printf("%lu events with each of %lu seeds\n", events, seeds);
+	return failed ? 1 : 0;
+}
