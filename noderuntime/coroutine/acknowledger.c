@@ -45,9 +45,9 @@ static struct {
 	int wake;       /* eventfd; -1: no thread */
 	bool resetting; /* under vctx->moving */
 	bool alone;     /* the runtime is gone */
-	/* Only of the thread itself: */
-	struct ds_groups own; /* granted last, and not as the whole GPU for a while */
-	bool on_whole;        /* the program has that */
+	struct ds_groups
+	    own;       /* granted last, and not as the whole GPU for a while; under `moving` */
+	bool on_whole; /* the program has that; only of the thread itself */
 } the = {.wake = -1};
 
 /* One look at the page, from the outside in. */
@@ -675,4 +675,9 @@ void ds_acknowledger_watch(void)
 void ds_acknowledger_resetting(bool resetting)
 {
 	the.resetting = resetting;
+}
+
+struct ds_groups ds_acknowledger_own(void)
+{
+	return ds_groups_empty(&the.own) ? ds_remap_target(the.vctx)->groups : the.own;
 }

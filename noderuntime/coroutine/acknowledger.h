@@ -26,6 +26,12 @@ void ds_acknowledger_look(void);
 /* The program does something that is to be looked at from time to time. Does not block; any thread. */
 void ds_acknowledger_watch(void);
 
+/*
+ * The groups that were granted last, other than as the whole GPU for a while: what is pinned must be among
+ * them. With `moving` locked, while the program is not suspended.
+ */
+struct ds_groups ds_acknowledger_own(void);
+
 /* The primary context is being reset: nothing can be said of its work. With `moving` locked. */
 void ds_acknowledger_resetting(bool resetting);
 

@@ -8,6 +8,7 @@
 #include "noderuntime/coroutine/own.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
+#include "noderuntime/coroutine/suspend.h"
 
 struct ds_green {
 	CUgreenCtx handle;
@@ -73,14 +74,14 @@ static CUresult nest(struct ds_vctx *vctx, struct ds_green *green)
 	const unsigned most = ds_vctx_may_pin();
 	unsigned uses[DS_GROUPS_MAX] = {0};
 	struct ds_pctx made = {.slot = DS_PCTX_MAX};
+	const struct ds_groups granted = ds_acknowledger_own();
 	struct ds_error err = {""};
 
 	ds_green_reap(vctx);
 	for (const struct ds_green *other = all; other; other = other->next)
 		for (unsigned group = 0; group < DS_GROUPS_MAX; group++)
 			uses[group] += ds_groups_has(&other->groups, group);
-	green->groups = ds_green_choose(&vctx->shape, &ds_remap_target(vctx)->groups, uses,
-					green->seen.sm.smCount, most);
+	green->groups = ds_green_choose(&vctx->shape, &granted, uses, green->seen.sm.smCount, most);
 	if (ds_pctx_create(&made, vctx->device, &vctx->shape, &green->groups, &err) < 0)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	green->handle = made.green;
@@ -93,6 +94,17 @@ static CUresult nest(struct ds_vctx *vctx, struct ds_green *green)
 	return CUDA_SUCCESS;
 }
 
+/* A suspended program has no groups that could be pinned. */
+static void lock_unsuspended(struct ds_vctx *vctx)
+{
+	pthread_mutex_lock(&vctx->moving);
+	while (ds_suspended(vctx)) {
+		pthread_mutex_unlock(&vctx->moving);
+		ds_suspend_wait();
+		pthread_mutex_lock(&vctx->moving);
+	}
+}
+
 static CUresult create(struct ds_vctx *vctx, CUgreenCtx *handle, CUdevResourceDesc desc,
 		       unsigned flags)
 {
@@ -103,7 +115,7 @@ static CUresult create(struct ds_vctx *vctx, CUgreenCtx *handle, CUdevResourceDe
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	result = look(desc, vctx->device, flags, &green->seen);
 	if (result == CUDA_SUCCESS) {
-		pthread_mutex_lock(&vctx->moving);
+		lock_unsuspended(vctx);
 		result = nest(vctx, green);
 		pthread_mutex_unlock(&vctx->moving);
 	}

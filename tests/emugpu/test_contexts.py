@@ -2,6 +2,7 @@
 """Contexts that programs make themselves, by cuCtxCreate or as green contexts, on the emulated GPU."""
 
 import json
+import select
 import subprocess
 
 import pytest
@@ -12,6 +13,7 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
 
 EVERYWHERE = tuple(range(6))
+SUSPENDED, WHOLE = 1 << 3, 1 << 4  # of the page's flags
 CREATED = ["stack", "settings", "work", "threads", "graphs", "many", "forgets"]
 
 
@@ -112,10 +114,16 @@ class Held:
                                         stdout=subprocess.PIPE, text=True, env=host.environment(granter))
         assert self.program.stdout.readline() == "holding\n"
 
-    def tell(self, what, answer):
+    def say(self, what):
         self.program.stdin.write(what)
         self.program.stdin.flush()
+
+    def hear(self, answer):
         assert self.program.stdout.readline() == answer + "\n"
+
+    def tell(self, what, answer):
+        self.say(what)
+        self.hear(answer)
 
     def end(self):
         self.program.stdin.close()
@@ -142,6 +150,28 @@ def test_the_groups_of_a_green_context_are_pinned_while_it_lives(host, runtime):
     with granter.heard:
         assert granter.heard.wait_for(given_back, 20)
     assert granter.port().pinned == set()
+    held.end()
+
+
+def test_what_is_pinned_is_never_of_the_whole_gpu_for_a_while(host, runtime):
+    granter = runtime(groups=(1, 2))
+    held = Held(host, granter)
+    assert granter.wait_for(granter.grant(EVERYWHERE, WHOLE)) == set(EVERYWHERE)
+    held.tell("m", "made")
+    assert granter.wait_for(granter.grant((2, 3))) == {1, 2, 3}
+    assert granter.port().pinned == {1, 2}
+    held.end()
+
+
+def test_a_suspended_program_pins_nothing_more(host, runtime):
+    granter = runtime(groups=(1, 2))
+    held = Held(host, granter)
+    assert granter.wait_for(granter.grant((), SUSPENDED)) == {1}
+    held.say("m")
+    assert not select.select([held.program.stdout], [], [], 0.3)[0], "it made a green context"
+    granter.grant((3, 4))
+    held.hear("made")
+    assert granter.wait_for(granter.grant((0,))) in ({0, 1, 3}, {0, 1, 4})
     held.end()
 
 

@@ -676,6 +676,9 @@ static void green_held(void)
 			CALL(cuStreamDestroy_v2, stream);
 			CALL(cuGreenCtxDestroy, held);
 			printf("destroyed\n");
+		} else if (c == 'm') {
+			green_of(&split[1], 1);
+			printf("made\n");
 		} else {
 			for (unsigned i = 0; i < 20; i++)
 				spin(&code, c == 'g' ? stream : NULL, 100, 64);
