@@ -7,7 +7,7 @@ import time
 from cluster import daemons, processes
 
 SETTLE_S = 8
-GPU_FILES = {"ledger", "topology", "mps.lock"}
+GPU_FILES = {"ledger", "topology", "mps.lock", "faults"}
 
 
 class Leftovers:
@@ -47,7 +47,7 @@ class Leftovers:
 
     @staticmethod
     def _unexpected(path, is_dir: bool) -> bool:
-        """A GPU's folder keeps its ledger, topology and lock; mps may be there, but empty."""
+        """A GPU's folder keeps its ledger, topology, lock and faults (which do not grow for ever); mps may be there, but empty."""
         parts = path.parts
         if not parts[0].startswith("gpu-"):
             return True
