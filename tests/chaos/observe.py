@@ -142,7 +142,7 @@ def left_over(host, build, gpus):
     for entry in sorted(host.run_dir.iterdir(), key=lambda entry: entry.name.startswith("gpu-")):
         if not entry.name.startswith("gpu-"):
             return f"{entry} is left"
-        odd = {f.name for f in entry.iterdir()} - {"ledger", "ledger.broken", "topology", "mps.lock"}
+        odd = {f.name for f in entry.iterdir()} - {"ledger", "ledger.broken", "topology", "mps.lock", "faults"}
         if odd:
             return f"{entry}: {sorted(odd)} are left"
     if present := residents(host):
