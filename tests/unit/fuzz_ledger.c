@@ -20,7 +20,8 @@ static void add_residents(struct ds_ledger_state *state)
 		r.name[4] = (char)('0' + i);
 		memcpy(r.grant.class_name, "latency", 8);
 		r.grant.share_milli = 300;
-		if (ds_ledger_join(state, &r, NULL) || ds_ledger_settle(state, all_live, NULL, NULL) ||
+		if (ds_ledger_join(state, &r, NULL) ||
+		    ds_ledger_settle(state, all_live, NULL, NULL) ||
 		    ds_ledger_add_program(state, r.name, &process, &state->residents[i].held, NULL))
 			abort();
 	}
