@@ -46,3 +46,11 @@ def test_how_many_instructions_there_may_be(lines):
         assert line["atomics"] <= 2, line
     for call in "cuLaunchKernel", "cuLaunchKernelEx":
         assert most(call, 16, False) <= most(call, 1, False) + 30, "more streams are no more to search"
+
+
+def test_memory_of_the_library(host):  # noqa: F811
+    """With 32 streams, in one partition and in eight: 0.4 and 1.2 MiB when this was written."""
+    if sanitizer_runtimes():
+        pytest.skip("built with a sanitizer, whose memory this is not")
+    line = json.loads(host.run(BUILD / "tests" / "bench" / "bench_start", LIBRARY, 3, preload=False).stdout)
+    assert 0 < line["added_host_kib"] <= 4 * 1024 and line["added_host_kib_8_partitions"] <= 16 * 1024, line
