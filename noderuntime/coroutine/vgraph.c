@@ -357,7 +357,8 @@ CUgraphNode ds_vgraph_twin(const struct ds_vgraph *graph, CUgraphNode node)
 {
 	CUgraphNode twin = NULL;
 
-	if (!graph->clone || graph->updated ||
+	/* After an update by another graph than it was made from, the program's nodes are not known. */
+	if (!graph->clone ||
 	    ds_real.cuGraphNodeFindInClone(&twin, node, graph->clone) != CUDA_SUCCESS)
 		return NULL;
 	return twin;
@@ -427,7 +428,6 @@ CUresult ds_vgraph_updated(struct ds_vgraph *graph, CUgraph updated)
 		return ds_vgraph_pin(graph);
 	forget_clone(graph);
 	graph->clone = clone;
-	graph->updated = true;
 	update_others(graph);
 	return CUDA_SUCCESS;
 }

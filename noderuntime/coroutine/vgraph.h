@@ -37,7 +37,6 @@ struct ds_vgraph {
 	CUgraph clone; /* makes further executables; NULL: there will be none */
 	struct ds_pctx
 	    *clone_at; /* where its nodes may be, beside the first; an executable is there */
-	bool updated;  /* as a whole: the program's nodes are no longer known in `clone` */
 	CUgraphNode *disabled; /* in `clone` */
 	size_t n_disabled;
 

@@ -18,118 +18,45 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <cuda.h>
+#include "tests/emugpu/random_program.h"
 
-enum {
-	LINES = 40, /* streams that a thread ever makes */
-	BUFFERS = 8,
-	HOST_BUFFERS = 2, /* the first ones are pinned host memory */
-	WORDS = 96,
-	EVENTS = 4,
-	GRAPHS = 4,
-	NODES = 10,
-	THREADS_MAX = 8,
-};
+#define MIX(target, first)                                                                         \
+	target                                                                                     \
+	    ".address_size 64\n"                                                                   \
+	    ".visible .entry mix(.param .u64 dst, .param .u64 src, .param .u32 n, .param .u32 "    \
+	    "a,\n"                                                                                 \
+	    " .param .u32 b, .param .u32 us)\n{\n"                                                 \
+	    " .reg .pred %p<3>;\n .reg .b32 %r<12>;\n .reg .b64 %d<12>;\n" first                   \
+	    " ld.param.u64 %d1, [dst];\n ld.param.u64 %d2, [src];\n ld.param.u32 %r1, [n];\n"      \
+	    " ld.param.u32 %r2, [a];\n ld.param.u32 %r3, [b];\n ld.param.u32 %r4, [us];\n"         \
+	    " cvt.u64.u32 %d3, %r4;\n mul.lo.u64 %d3, %d3, 1000;\n mov.u64 %d4, %globaltimer;\n"   \
+	    "SPIN:\n mov.u64 %d5, %globaltimer;\n sub.u64 %d6, %d5, %d4;\n setp.lt.u64 %p1, %d6, " \
+	    "%d3;\n"                                                                               \
+	    " @%p1 bra SPIN;\n"                                                                    \
+	    " mov.u32 %r5, %ctaid.x;\n mov.u32 %r6, %ntid.x;\n mov.u32 %r7, %tid.x;\n"             \
+	    " mad.lo.u32 %r8, %r5, %r6, %r7;\n setp.ge.u32 %p2, %r8, %r1;\n @%p2 bra DONE;\n"      \
+	    " mul.wide.u32 %d7, %r8, 4;\n add.u64 %d8, %d1, %d7;\n add.u64 %d9, %d2, %d7;\n"       \
+	    " ld.global.u32 %r9, [%d8];\n ld.global.u32 %r10, [%d9];\n xor.b32 %r9, %r9, %r10;\n"  \
+	    " mad.lo.u32 %r9, %r9, %r2, %r3;\n st.global.u32 [%d8], %r9;\n"                        \
+	    "DONE:\n ret;\n}\n"
 
-#define OK(call) must(call, #call, __LINE__)
+static const char ptx[] = MIX(".version 6.4\n.target sm_70\n", "");
+/* May be launched while the kernel before it still runs. */
+static const char ptx_after[] = MIX(".version 7.8\n.target sm_90\n", " griddepcontrol.wait;\n");
 
-static const char ptx[] =
-    ".version 6.4\n.target sm_70\n.address_size 64\n"
-    ".visible .entry mix(.param .u64 dst, .param .u64 src, .param .u32 n, .param .u32 a,\n"
-    " .param .u32 b, .param .u32 us)\n{\n"
-    " .reg .pred %p<3>;\n .reg .b32 %r<12>;\n .reg .b64 %d<12>;\n"
-    " ld.param.u64 %d1, [dst];\n ld.param.u64 %d2, [src];\n ld.param.u32 %r1, [n];\n"
-    " ld.param.u32 %r2, [a];\n ld.param.u32 %r3, [b];\n ld.param.u32 %r4, [us];\n"
-    " cvt.u64.u32 %d3, %r4;\n mul.lo.u64 %d3, %d3, 1000;\n mov.u64 %d4, %globaltimer;\n"
-    "SPIN:\n mov.u64 %d5, %globaltimer;\n sub.u64 %d6, %d5, %d4;\n setp.lt.u64 %p1, %d6, %d3;\n"
-    " @%p1 bra SPIN;\n"
-    " mov.u32 %r5, %ctaid.x;\n mov.u32 %r6, %ntid.x;\n mov.u32 %r7, %tid.x;\n"
-    " mad.lo.u32 %r8, %r5, %r6, %r7;\n setp.ge.u32 %p2, %r8, %r1;\n @%p2 bra DONE;\n"
-    " mul.wide.u32 %d7, %r8, 4;\n add.u64 %d8, %d1, %d7;\n add.u64 %d9, %d2, %d7;\n"
-    " ld.global.u32 %r9, [%d8];\n ld.global.u32 %r10, [%d9];\n xor.b32 %r9, %r9, %r10;\n"
-    " mad.lo.u32 %r9, %r9, %r2, %r3;\n st.global.u32 [%d8], %r9;\n"
-    "DONE:\n ret;\n}\n";
-
-/* How many operations of each line have happened. */
-struct clock {
-	unsigned at[LINES];
-};
-
-enum kind { LEGACY, PER_THREAD, BLOCKING, NON_BLOCKING };
-
-struct stream {
-	enum kind kind;
-	CUstream handle;
-	bool alive, capturing;
-	struct clock clock;  /* what happened before the next operation in it */
-	struct clock passed; /* what did before the end of its latest real operation */
-};
-
-struct buffer {
-	CUdeviceptr at;
-	bool async; /* from a stream-ordered allocation */
-	int writer; /* line of the latest write; -1: none yet */
-	unsigned written;
-	unsigned read[LINES]; /* since then, per line */
-};
-
-struct event {
-	CUevent handle;
-	bool recorded;
-	struct clock clock;
-};
-
-struct graph {
-	CUgraphExec exec; /* NULL: none */
-	bool reads[BUFFERS], writes[BUFFERS];
-	struct clock clock; /* after its latest launch */
-};
-
-/* What one host thread uses, and knows. */
-struct world {
-	uint64_t random;
-	bool captures; /* streams are captured, too */
-	bool alone; /* no other thread: the whole context and blocking streams may be waited for */
-	CUcontext ctx;
-	CUfunction mix;
-	struct stream streams[LINES];
-	int n_streams;
-	struct buffer buffers[BUFFERS];
-	struct event events[EVENTS];
-	struct graph graphs[GRAPHS];
-	struct clock host; /* what this thread knows to have happened */
-	uint64_t hash;
-	unsigned steps, operations;
-	struct call *calls;
-};
-
-/* An operation, about to be made. */
-struct access {
-	int dst, src; /* -1: none */
-};
-
-/* A host function's work; kept to the end. */
-struct call {
-	struct call *next;
-	uint32_t *dst;
-	const uint32_t *src;
-	uint32_t a, b;
-	unsigned us;
-};
-
-static void must(CUresult result, const char *what, int line)
+void must(CUresult result, const char *what, const char *file, int line)
 {
 	const char *name = NULL;
 
 	if (result == CUDA_SUCCESS)
 		return;
 	cuGetErrorName(result, &name);
-	fprintf(stderr, "random_program: line %d: %s: %s (%d)\n", line, what, name ? name : "?",
+	fprintf(stderr, "random_program: %s:%d: %s: %s (%d)\n", file, line, what, name ? name : "?",
 		(int)result);
 	exit(1);
 }
 
-static uint32_t draw(struct world *w, uint32_t n)
+uint32_t draw(struct world *w, uint32_t n)
 {
 	w->random ^= w->random << 13;
 	w->random ^= w->random >> 7;
@@ -143,7 +70,7 @@ static void note(struct world *w, const uint32_t *words)
 		w->hash = (w->hash ^ words[i]) * UINT64_C(0x100000001b3);
 }
 
-static void join(struct clock *to, const struct clock *from)
+void join(struct clock *to, const struct clock *from)
 {
 	for (int i = 0; i < LINES; i++)
 		if (from->at[i] > to->at[i])
@@ -179,7 +106,7 @@ static int in_the_way(const struct buffer *b, const struct clock *c, bool write)
 	return -1;
 }
 
-static void touched(struct buffer *b, int line, unsigned at, bool write)
+void touched(struct buffer *b, int line, unsigned at, bool write)
 {
 	if (write) {
 		b->writer = line;
@@ -192,7 +119,7 @@ static void touched(struct buffer *b, int line, unsigned at, bool write)
 
 /* ---- ordering ---- */
 
-static void record(struct world *w, int s, struct event *e)
+void record(struct world *w, int s, struct event *e)
 {
 	OK(cuEventRecord(e->handle, w->streams[s].handle));
 	e->recorded = true;
@@ -201,7 +128,7 @@ static void record(struct world *w, int s, struct event *e)
 		join(&e->clock, &w->host);
 }
 
-static void wait_for(struct world *w, int s, const struct event *e)
+void wait_for(struct world *w, int s, const struct event *e)
 {
 	OK(cuStreamWaitEvent(w->streams[s].handle, e->handle, 0));
 	join(&w->streams[s].clock, &e->clock);
@@ -226,7 +153,7 @@ static void synchronize_all(struct world *w)
 }
 
 /* Stream `s` shall come after what the stream `line` has done. */
-static void put_after(struct world *w, int s, int line)
+void put_after(struct world *w, int s, int line)
 {
 	struct event e = {0};
 	uint32_t how = draw(w, 10);
@@ -247,7 +174,7 @@ static void put_after(struct world *w, int s, int line)
  * Make sure that stream `s` comes after what this access must come after. `known` (or NULL) will have
  * happened before it anyway.
  */
-static void settle_after(struct world *w, int s, struct access a, const struct clock *known)
+void settle_after(struct world *w, int s, struct access a, const struct clock *known)
 {
 	for (;;) {
 		struct clock c = before(w, s);
@@ -270,7 +197,7 @@ static void settle(struct world *w, int s, struct access a)
 }
 
 /* The operation was made. */
-static void did(struct world *w, int s, struct access a)
+void did(struct world *w, int s, struct access a)
 {
 	struct stream *stream = &w->streams[s];
 
@@ -299,20 +226,40 @@ static void settle_host(struct world *w, int buffer, bool write)
 
 /* ---- operations ---- */
 
-static int any_buffer(struct world *w)
+int any_buffer(struct world *w)
 {
 	return (int)draw(w, BUFFERS);
 }
 
-static int other_buffer(struct world *w, int buffer)
+int other_buffer(struct world *w, int buffer)
 {
 	return (buffer + 1 + (int)draw(w, BUFFERS - 1)) % BUFFERS;
 }
 
 /* Long enough, now and then, that what does not wait comes too early. */
-static unsigned duration_us(struct world *w)
+unsigned duration_us(struct world *w)
 {
 	return draw(w, 4) ? draw(w, 20) : 200 + draw(w, 600);
+}
+
+/* It may begin before the kernel before it is over, and waits for that itself. */
+static void launch_beside(struct world *w, int s, unsigned blocks, void **params)
+{
+	CUlaunchAttribute attribute;
+	const CUlaunchConfig config = {.gridDimX = blocks,
+				       .gridDimY = 1,
+				       .gridDimZ = 1,
+				       .blockDimX = (WORDS + blocks - 1) / blocks,
+				       .blockDimY = 1,
+				       .blockDimZ = 1,
+				       .hStream = w->streams[s].handle,
+				       .attrs = &attribute,
+				       .numAttrs = 1};
+
+	memset(&attribute, 0, sizeof(attribute));
+	attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+	attribute.value.programmaticStreamSerializationAllowed = 1;
+	OK(cuLaunchKernelEx(&config, w->mix_after, params, NULL));
 }
 
 static void kernel(struct world *w, int s)
@@ -323,9 +270,16 @@ static void kernel(struct world *w, int s)
 
 	a.src = other_buffer(w, a.dst);
 	settle(w, s, a);
-	OK(cuLaunchKernel(
-	    w->mix, blocks, 1, 1, (WORDS + blocks - 1) / blocks, 1, 1, 0, w->streams[s].handle,
-	    (void *[]){&w->buffers[a.dst].at, &w->buffers[a.src].at, &n, &x, &y, &us}, NULL));
+	if (draw(w, 3) || !w->mix_after)
+		OK(cuLaunchKernel(
+		    w->mix, blocks, 1, 1, (WORDS + blocks - 1) / blocks, 1, 1, 0,
+		    w->streams[s].handle,
+		    (void *[]){&w->buffers[a.dst].at, &w->buffers[a.src].at, &n, &x, &y, &us},
+		    NULL));
+	else
+		launch_beside(
+		    w, s, blocks,
+		    (void *[]){&w->buffers[a.dst].at, &w->buffers[a.src].at, &n, &x, &y, &us});
 	did(w, s, a);
 }
 
@@ -350,7 +304,7 @@ static void set(struct world *w, int s)
 	did(w, s, a);
 }
 
-static void CUDA_CB host_mix(void *data)
+void CUDA_CB host_mix(void *data)
 {
 	const struct call *c = data;
 
@@ -359,7 +313,7 @@ static void CUDA_CB host_mix(void *data)
 		c->dst[i] = (c->dst[i] ^ c->src[i]) * c->a + c->b;
 }
 
-static struct call *host_call(struct world *w, struct access *a)
+struct call *host_call(struct world *w, struct access *a)
 {
 	struct call *c = calloc(1, sizeof(*c));
 
@@ -463,13 +417,11 @@ static void renew(struct world *w, int s)
 	did(w, s, a);
 	/* Graphs have the old address in them. */
 	for (int g = 0; g < GRAPHS; g++)
-		if (w->graphs[g].exec && (w->graphs[g].reads[b] || w->graphs[g].writes[b])) {
-			OK(cuGraphExecDestroy(w->graphs[g].exec));
-			w->graphs[g].exec = NULL;
-		}
+		if (w->graphs[g].exec && (w->graphs[g].reads[b] || w->graphs[g].writes[b]))
+			forget_graph(&w->graphs[g]);
 }
 
-static void simple(struct world *w, int s)
+void simple(struct world *w, int s)
 {
 	switch (draw(w, 8)) {
 	case 0:
@@ -509,7 +461,7 @@ static void make_stream(struct world *w)
 	add_stream(w, blocking ? BLOCKING : NON_BLOCKING, s);
 }
 
-static int any_stream(struct world *w)
+int any_stream(struct world *w)
 {
 	int s;
 
@@ -535,233 +487,6 @@ static void replace_stream(struct world *w)
 	make_stream(w);
 }
 
-/* ---- graphs ---- */
-
-static struct graph *graph_slot(struct world *w)
-{
-	struct graph *g = &w->graphs[draw(w, GRAPHS)];
-
-	if (g->exec)
-		OK(cuGraphExecDestroy(g->exec));
-	*g = (struct graph){0};
-	return g;
-}
-
-/* While a graph is made nothing runs: order inside it is counted from nothing. */
-static void forget_order(struct world *inner)
-{
-	for (int i = 0; i < BUFFERS; i++) {
-		inner->buffers[i].writer = -1;
-		inner->buffers[i].written = 0;
-		memset(inner->buffers[i].read, 0, sizeof(inner->buffers[i].read));
-	}
-	for (int i = 0; i < inner->n_streams; i++)
-		inner->streams[i].clock = inner->streams[i].passed = (struct clock){{0}};
-	inner->host = (struct clock){{0}};
-}
-
-static void note_accesses(struct graph *g, const struct world *inner)
-{
-	for (int i = 0; i < BUFFERS; i++) {
-		g->writes[i] = inner->buffers[i].writer >= 0;
-		for (int line = 0; line < LINES; line++)
-			g->reads[i] = g->reads[i] || inner->buffers[i].read[line];
-	}
-}
-
-static bool may_capture(const struct world *w, int s)
-{
-	enum kind kind = w->streams[s].kind;
-
-	return kind == NON_BLOCKING || (w->alone && kind != LEGACY);
-}
-
-static int stream_to_capture(struct world *w)
-{
-	for (int tries = 0; tries < 20; tries++) {
-		int s = any_stream(w);
-		if (may_capture(w, s))
-			return s;
-	}
-	return -1;
-}
-
-static void capture(struct world *w)
-{
-	static const CUstreamCaptureMode modes[] = {CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
-						    CU_STREAM_CAPTURE_MODE_RELAXED,
-						    CU_STREAM_CAPTURE_MODE_GLOBAL};
-	int origin = stream_to_capture(w);
-	unsigned n = 2 + draw(w, NODES);
-	struct world *inner;
-	struct graph *g;
-	CUgraph graph;
-
-	if (origin < 0)
-		return;
-	g = graph_slot(w);
-	inner = malloc(sizeof(*inner));
-	if (!inner)
-		abort();
-	*inner = *w;
-	forget_order(inner);
-	OK(cuStreamBeginCapture(w->streams[origin].handle, modes[draw(inner, w->alone ? 3 : 2)]));
-	inner->streams[origin].capturing = true;
-	for (unsigned i = 0; i < n; i++) {
-		int s = draw(inner, 2) ? origin : stream_to_capture(inner);
-		if (s < 0)
-			continue;
-		if (!inner->streams[s].capturing) {
-			struct event fork = {0};
-			OK(cuEventCreate(&fork.handle, CU_EVENT_DISABLE_TIMING));
-			record(inner, origin, &fork);
-			wait_for(inner, s, &fork);
-			inner->streams[s].capturing = true;
-			OK(cuEventDestroy(fork.handle));
-		}
-		simple(inner, s);
-	}
-	for (int s = 0; s < inner->n_streams; s++)
-		if (s != origin && inner->streams[s].capturing)
-			put_after(inner, origin, s);
-	OK(cuStreamEndCapture(w->streams[origin].handle, &graph));
-	OK(cuGraphInstantiate(&g->exec, graph, 0));
-	OK(cuGraphDestroy(graph));
-	note_accesses(g, inner);
-	w->random = inner->random;
-	w->calls = inner->calls;
-	free(inner);
-}
-
-struct made {
-	CUgraphNode node;
-	struct access access;
-	uint32_t after; /* bits: all nodes that come before it */
-};
-
-/* Must `a` and what `b` does be in order? */
-static bool conflict(struct access a, struct access b)
-{
-	return a.dst == b.dst || a.dst == b.src || a.src == b.dst;
-}
-
-static CUgraphNode add_node(struct world *w, CUgraph graph, const CUgraphNode *after, size_t n,
-			    struct access *a)
-{
-	uint32_t words = WORDS, x = draw(w, 1000) * 2 + 3, y = draw(w, 100000);
-	unsigned us = duration_us(w);
-	CUgraphNode node;
-
-	switch (draw(w, 5)) {
-	case 0: {
-		struct call *c = host_call(w, a);
-		OK(cuGraphAddHostNode(&node, graph, after, n,
-				      &(CUDA_HOST_NODE_PARAMS){.fn = host_mix, .userData = c}));
-		return node;
-	}
-	case 1:
-		a->src = -1;
-		OK(cuGraphAddMemsetNode(&node, graph, after, n,
-					&(CUDA_MEMSET_NODE_PARAMS){.dst = w->buffers[a->dst].at,
-								   .value = y,
-								   .elementSize = 4,
-								   .width = 1 + draw(w, WORDS / 4),
-								   .height = 1},
-					w->ctx));
-		return node;
-	case 2:
-		OK(cuGraphAddMemcpyNode(&node, graph, after, n,
-					&(CUDA_MEMCPY3D){.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
-							 .srcDevice = w->buffers[a->src].at,
-							 .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
-							 .dstDevice = w->buffers[a->dst].at,
-							 .WidthInBytes = WORDS,
-							 .Height = 1,
-							 .Depth = 1},
-					w->ctx));
-		return node;
-	default:
-		OK(cuGraphAddKernelNode(
-		    &node, graph, after, n,
-		    &(CUDA_KERNEL_NODE_PARAMS){.func = w->mix,
-					       .gridDimX = 1,
-					       .gridDimY = 1,
-					       .gridDimZ = 1,
-					       .blockDimX = WORDS,
-					       .blockDimY = 1,
-					       .blockDimZ = 1,
-					       .kernelParams = (void *[]){&w->buffers[a->dst].at,
-									  &w->buffers[a->src].at,
-									  &words, &x, &y, &us}}));
-		return node;
-	}
-}
-
-/* Nodes that come after those they must and some more; sometimes all of them inside another graph. */
-static void explicit_graph(struct world *w)
-{
-	struct graph *g = graph_slot(w);
-	struct made made[NODES];
-	CUgraph graph, outer;
-	CUgraphNode node;
-
-	OK(cuGraphCreate(&graph, 0));
-	for (unsigned i = 0; i < NODES; i++) {
-		struct access a = {.dst = any_buffer(w)};
-		CUgraphNode after[NODES];
-		size_t n = 0;
-		a.src = other_buffer(w, a.dst);
-		made[i].after = 0;
-		made[i].node = add_node(w, graph, NULL, 0, &a);
-		made[i].access = a;
-		for (unsigned j = i; j-- > 0;) {
-			bool needed = conflict(a, made[j].access) && !(made[i].after >> j & 1);
-			if (!needed && draw(w, 6))
-				continue;
-			if (made[i].after >> j & 1)
-				continue;
-			made[i].after |= made[j].after | 1u << j;
-			after[n++] = made[j].node;
-		}
-		for (size_t j = 0; j < n; j++)
-			OK(cuGraphAddDependencies(graph, &after[j], &made[i].node, NULL, 1));
-		g->writes[a.dst] = true;
-		if (a.src >= 0)
-			g->reads[a.src] = true;
-	}
-	if (!draw(w, 3)) {
-		OK(cuGraphCreate(&outer, 0));
-		OK(cuGraphAddChildGraphNode(&node, outer, NULL, 0, graph));
-		OK(cuGraphAddChildGraphNode(&node, outer, &node, 1, graph));
-		OK(cuGraphDestroy(graph));
-		graph = outer;
-	}
-	OK(cuGraphInstantiate(&g->exec, graph, 0));
-	OK(cuGraphDestroy(graph));
-}
-
-/* Launches of one executable come one after the other. */
-static void launch_graph(struct world *w, int s)
-{
-	struct graph *g = &w->graphs[draw(w, GRAPHS)];
-
-	if (!g->exec)
-		return;
-	for (int b = 0; b < BUFFERS; b++) {
-		if (g->writes[b])
-			settle_after(w, s, (struct access){.dst = b, .src = -1}, &g->clock);
-		else if (g->reads[b])
-			settle_after(w, s, (struct access){.dst = -1, .src = b}, &g->clock);
-	}
-	OK(cuGraphLaunch(g->exec, w->streams[s].handle));
-	join(&w->streams[s].clock, &g->clock);
-	did(w, s, (struct access){.dst = -1, .src = -1});
-	g->clock = w->streams[s].clock;
-	for (int b = 0; b < BUFFERS; b++)
-		if (g->writes[b] || g->reads[b])
-			touched(&w->buffers[b], s, w->streams[s].clock.at[s], g->writes[b]);
-}
-
 /* ---- programs ---- */
 
 static void step(struct world *w)
@@ -769,7 +494,7 @@ static void step(struct world *w)
 	struct event *e = &w->events[draw(w, EVENTS)];
 	int s = any_stream(w);
 
-	switch (draw(w, 24)) {
+	switch (draw(w, 26)) {
 	case 0:
 		pageable_copy(w, s);
 		break;
@@ -810,19 +535,24 @@ static void step(struct world *w)
 			join(&w->host, &e->clock);
 		}
 		break;
+	case 13:
+	case 14:
+		change_graph(w);
+		break;
 	default:
 		simple(w, s);
 		break;
 	}
 }
 
-static void begin(struct world *w, CUcontext ctx, CUfunction mix, uint64_t seed, unsigned steps,
-		  bool alone)
+static void begin(struct world *w, CUcontext ctx, const CUfunction mix[2], uint64_t seed,
+		  unsigned steps, bool alone)
 {
 	*w = (struct world){.random = (seed + 1) * UINT64_C(0x9e3779b97f4a7c15),
 			    .alone = alone,
 			    .ctx = ctx,
-			    .mix = mix,
+			    .mix = mix[0],
+			    .mix_after = mix[1],
 			    .hash = UINT64_C(0xcbf29ce484222325),
 			    .steps = steps};
 	OK(cuCtxSetCurrent(ctx));
@@ -887,7 +617,7 @@ int main(int argc, char **argv)
 	pthread_t threads[THREADS_MAX];
 	CUcontext ctx;
 	CUmodule module;
-	CUfunction mix;
+	CUfunction mix[2] = {NULL, NULL};
 	CUdevice dev;
 
 	if (!n || n > THREADS_MAX) {
@@ -902,7 +632,9 @@ int main(int argc, char **argv)
 	OK(cuDevicePrimaryCtxRetain(&ctx, dev));
 	OK(cuCtxSetCurrent(ctx));
 	OK(cuModuleLoadData(&module, ptx));
-	OK(cuModuleGetFunction(&mix, module, "mix"));
+	OK(cuModuleGetFunction(&mix[0], module, "mix"));
+	if (cuModuleLoadData(&module, ptx_after) == CUDA_SUCCESS)
+		OK(cuModuleGetFunction(&mix[1], module, "mix"));
 	for (unsigned i = 0; i < n; i++) {
 		begin(&worlds[i], ctx, mix, seed * THREADS_MAX + i, steps, n == 1);
 		worlds[i].captures = argc <= 4 || strcmp(argv[4], "0") != 0;
