@@ -124,7 +124,8 @@ CUresult ds_cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction f, vo
 }
 DS_EXPORT(cuLaunchKernelEx_ptsz);
 
-CUresult ds_cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
+/* On the NULL stream. What is not ours goes to the driver as the call that it was. */
+static CUresult launch_grid(CUfunction f, int width, int height, bool is_grid)
 {
 	struct ds_op op;
 	CUresult result = ds_op_begin_launch(&op, NULL, false, NULL);
@@ -132,25 +133,21 @@ CUresult ds_cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
 	if (result != CUDA_SUCCESS)
 		return result;
 	if (!op.stream)
-		return ds_real.cuLaunchGrid(f, grid_width, grid_height);
-	result = ds_real.cuLaunchGridAsync(f, grid_width, grid_height, op.target);
+		return is_grid ? ds_real.cuLaunchGrid(f, width, height) : ds_real.cuLaunch(f);
+	result = ds_real.cuLaunchGridAsync(f, width, height, op.target);
 	ds_op_launched(&op, f, result);
 	return result;
+}
+
+CUresult ds_cuLaunchGrid(CUfunction f, int grid_width, int grid_height)
+{
+	return launch_grid(f, grid_width, grid_height, true);
 }
 DS_EXPORT(cuLaunchGrid);
 
 CUresult ds_cuLaunch(CUfunction f)
 {
-	struct ds_op op;
-	CUresult result = ds_op_begin_launch(&op, NULL, false, NULL);
-
-	if (result != CUDA_SUCCESS)
-		return result;
-	if (!op.stream)
-		return ds_real.cuLaunch(f);
-	result = ds_real.cuLaunchGridAsync(f, 1, 1, op.target);
-	ds_op_launched(&op, f, result);
-	return result;
+	return launch_grid(f, 1, 1, false);
 }
 DS_EXPORT(cuLaunch);
 

@@ -77,11 +77,9 @@ def test_alone_the_result_is_always_the_same(host):
 # How often each kind of wait is forgotten: rarely enough that the program still runs.
 @pytest.mark.parametrize("forget", ["stream:11", "event:3", "legacy:5", "graph:3", "launch:2"])
 def test_a_driver_that_forgets_to_wait_is_found_out(host, forget):
-    until = time.monotonic() + 30
     for seed in range(SEED, SEED + 200):
         if run(host, seed, 1) != run(host, seed, 1, EMUGPU_DROP=forget):
             return
-        assert time.monotonic() < until, "not found within 30 s"
     pytest.fail("not found in 200 programs")
 
 
