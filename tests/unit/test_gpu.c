@@ -123,9 +123,9 @@ static void uuids(void **state)
 	assert_false(ds_gpu_uuid_valid(UUID_A UUID_A));
 }
 
-static const char whole[] =
-    "boot_id=b\nuuid=" UUID_A "\npci=0000:01:00.0\nname=NVIDIA H200\n"
-    "sm_count=132\nmemory_mib=143360\ncuda=13000\nn_groups=15\ngroup_sms=8\nrest_sms=12\ncpus=0-3,8\n";
+static const char whole[] = "boot_id=b\nuuid=" UUID_A "\npci=0000:01:00.0\nname=NVIDIA H200\n"
+			    "sm_count=132\nmemory_mib=143360\ncuda=13000\nn_groups=15\ngroup_sms="
+			    "8\nrest_sms=12\ncpus=0-3,8\n";
 
 static void topologies_are_read(void **state)
 {

@@ -78,8 +78,8 @@ static void every_row_is_one_entry_point(void **state)
 
 static void other_symbols_are_not_ours(void **state)
 {
-	static const char *const others[] = {"cuInit", "cuMemGetAddressRange_v2", "cuLaunchKernel_v2",
-					     "cuStreamGetId", ""};
+	static const char *const others[] = {"cuInit", "cuMemGetAddressRange_v2",
+					     "cuLaunchKernel_v2", "cuStreamGetId", ""};
 
 	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
 		assert_null(ds_hook_by_symbol(others[i]));
