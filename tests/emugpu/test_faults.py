@@ -2,8 +2,10 @@
 """Whatever dies, hangs or lies: the others go on, groups come back, nothing is left, status tells."""
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 
-LONG_S = 30  # for what takes milliseconds on a machine that is not busy
+LONG_S = 15  # for what takes milliseconds on a machine that is not busy
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ class Bystanders:
     def __init__(self, host):
         self.host = host
         for name in ("job-1", "job-2"):
-            host.begin(name)
+            host.begin(name, share=400)
         self.programs = {name: host.program(name) for name in ("job-1", "job-2")}
         for program in self.programs.values():
             assert program.answer["refused"] == 0
@@ -335,4 +337,156 @@ def test_what_detshare_ends_itself_is_no_fault(host):
     other.wait()
     host.end("job-1")
     assert "fault_code" not in host.record(1) and "fault_code" not in host.record(2)
+    host.assert_clean()
+
+
+# ---- everything else, one after the other -------------------------------------------------------
+#
+# Each does its harm to job-2, or to what both stand on. job-1 must not notice, and nothing may be left.
+
+
+def kill_program(two, host):
+    two.programs["job-2"].kill()
+    wait_for(lambda: host.resident("job-2")["programs"] == [], LONG_S)
+
+
+def kill_runtime(two, host):
+    os.kill(two.runtimes["job-2"], signal.SIGKILL)
+    two.programs["job-2"].kill()
+    wait_for(lambda: not (host.resident("job-2") or {}).get("programs"), LONG_S)
+
+
+def stop_runtime(two, host):
+    """It hangs for ever; `end` gets it out of the way."""
+    os.kill(two.runtimes["job-2"], signal.SIGSTOP)
+
+
+def stop_program(two, host):
+    """It acknowledges nothing more: its own groups stay its own, and nobody waits for it otherwise."""
+    os.kill(two.programs["job-2"].pid, signal.SIGSTOP)
+
+
+def garbage_in_the_port(two, host):
+    program = two.programs["job-2"]
+    for seed in range(8):
+        program.ask("write", [(seed * 37 + i * i) % 256 for i in range(4096)])
+        program.ask("send", list(bytes(range(seed, seed + 24))))
+    program.ask("write", [255] * 4096)
+
+
+def garbage_at_the_port(two, host):
+    for size in (0, 1, 15, 17, 4096):
+        talk = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        talk.connect(str(host.run_dir / "job-2" / "port"))
+        talk.send(bytes(i % 251 for i in range(size)))
+        talk.close()
+
+
+def truncate_the_ledger(two, host):
+    os.truncate(host.run_dir / f"gpu-{host.uuid()}" / "ledger", 0)
+    rejoin(two, host)
+
+
+def corrupt_the_ledger(two, host):
+    with open(host.run_dir / f"gpu-{host.uuid()}" / "ledger", "r+b") as ledger:
+        size = ledger.seek(0, os.SEEK_END)
+        for at in range(0, size, 8):
+            ledger.seek(at)
+            ledger.write(b"\xa5" * 8)
+    rejoin(two, host)
+
+
+def remove_the_ledger(two, host):
+    (host.run_dir / f"gpu-{host.uuid()}" / "ledger").unlink()
+    rejoin(two, host)
+
+
+def rejoin(two, host):
+    """Whoever next has business with it makes a new one, and the residents come back into it."""
+    host.begin("job-3", share=2)
+    wait_for(lambda: {r["allocation"] for r in host.gpu()["residents"]} >= {"job-1", "job-2"}, LONG_S)
+    host.end("job-3")
+    for name in ("job-1", "job-2"):
+        wait_for(lambda name=name: host.resident(name)["programs"], LONG_S)
+
+
+def stop_mps(two, host):
+    """The daemon hangs, its server works on: those that run are not concerned."""
+    os.kill(host.mps_daemon(), signal.SIGSTOP)
+
+
+def kill_slurmd(two, host):
+    """Nothing of a running job hangs on what began it: `begin` again is as if nothing had been."""
+    for name in two.programs:
+        host.begin(name, share=400)
+        assert host.runtime_pid(name) == two.runtimes[name]
+
+
+HARMS = [kill_program, kill_runtime, stop_runtime, stop_program, garbage_in_the_port, garbage_at_the_port, truncate_the_ledger,
+         corrupt_the_ledger, remove_the_ledger, stop_mps, kill_slurmd]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_others_go_on_and_nothing_is_left(two, host, harm):
+    harm(two, host)
+    assert is_running(two.runtimes["job-1"]) and is_running(two.programs["job-1"].pid)
+    assert two.programs["job-1"].ask("page")["groups"]
+    assert "job-1" in host.status_text()
+    assert host.resident("job-1")["runtime_alive"]
+    if harm is not stop_mps:
+        two.check()
+    host.end("job-2")
+    assert host.resident("job-2") is None
+    assert not is_running(two.runtimes["job-2"])
+    if harm is not stop_mps:
+        host.begin("job-5", share=400)
+        assert host.program("job-5").answer["refused"] == 0
+        host.end("job-5")
+    wait_for(lambda: not children(two.runtimes["job-1"]), LONG_S)
+    wait_for(lambda: not Counter(descriptors(two.runtimes["job-1"])) - Counter(two.open), LONG_S)
+    host.end("job-1")
+    host.assert_clean()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system that is full")
+def test_a_runtime_directory_that_is_full_stops_newcomers_only(host):
+    host.run_dir.mkdir(mode=0o755, exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=755", "tmpfs", host.run_dir], check=False, stderr=subprocess.PIPE)
+    if mounted.returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        host.begin("job-1")
+        with open(host.run_dir / "job-1" / "fill", "wb", buffering=0) as fill, pytest.raises(OSError):
+            while True:
+                fill.write(b"x" * 4096)
+        refused = host.begin("job-2", check=False)
+        assert refused.returncode == 1 and "space" in refused.stderr, refused.stderr
+        assert not (host.run_dir / "job-2").exists()
+        program = host.program("job-1")
+        assert program.answer["refused"] == 0
+        assert host.resident("job-1")["programs"]
+        program.kill()
+        wait_for(lambda: not host.resident("job-1")["programs"], LONG_S)
+        host.end("job-1")
+        host.assert_clean()
+    finally:
+        wait_for(lambda: subprocess.run(["umount", host.run_dir], check=False).returncode == 0, LONG_S)
+
+
+def test_forty_eight_residents_come_and_go(host):
+    """As many as MPS serves, each with a program; the next program is refused and the rest go on."""
+    names = [f"run-{i}" for i in range(48)]
+    for name in names:
+        host.begin(name, share=20)
+    programs = {name: host.program(name) for name in names}
+    for program in programs.values():
+        assert program.answer["refused"] == 0, program.answer
+    more = host.program("run-0").answer
+    assert more["refused"] == 1 and "MPS can serve 48" in more["reason"]
+    for i, name in enumerate(names):
+        if i % 3 == 0:
+            os.kill(host.runtime_pid(name), signal.SIGKILL)
+        if i % 3 == 1:
+            programs[name].kill()
+        host.end(name)
     host.assert_clean()
