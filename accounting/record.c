@@ -101,7 +101,18 @@ static json_t *field_to_json(const struct field *field, const void *value)
 
 static bool is_zero(const struct field *field, const void *value)
 {
-	return field->kind == REAL ? *(const double *)value == 0 : *(const uint64_t *)value == 0;
+	switch (field->kind) {
+	case UINT32:
+		return *(const uint32_t *)value == 0;
+	case UINT64:
+		return *(const uint64_t *)value == 0;
+	case REAL:
+		return *(const double *)value == 0;
+	case NAME:
+	case NAME_OR_EMPTY:
+		return *(const char *)value == '\0';
+	}
+	return false;
 }
 
 /* Put those of the n `fields` of `values` that are not zero into `object`. 0 or -1. */

@@ -83,6 +83,14 @@ static struct ds_groups lowest_full(const struct ds_groups *set, const struct ds
 	return lowest;
 }
 
+/* What an idle one keeps: its lowest group, of those that it need not wait for. */
+static struct ds_groups floor_of(const struct ds_lend_resident *r, const struct ds_gpu_shape *shape)
+{
+	struct ds_groups there = ds_groups_intersection(r->own, r->held);
+
+	return lowest_full(ds_groups_has_full(&there, shape) ? &there : &r->own, shape);
+}
+
 /* Everybody has what it owns, or of that what it does not lend. */
 static void collect(struct lending *l)
 {
@@ -98,7 +106,7 @@ static void collect(struct lending *l)
 		l->planned[i] = r->own;
 		if (!is_lending(r))
 			continue;
-		l->planned[i] = lowest_full(&r->own, l->shape);
+		l->planned[i] = floor_of(r, l->shape);
 		offer(l, ds_groups_difference(r->own, l->planned[i]), budget_of(r));
 	}
 	offer(l, unowned, NO_BUDGET);

@@ -11,9 +11,10 @@
  * The second layer of planning: the plan (plan.h) says which groups are whose own, and this says where
  * each may work now. Pure and deterministic, like the plan.
  *
- * An active resident has all that it owns, always. An idle one that lends keeps its lowest full group
- * and offers the rest, and keeps of that what nobody takes; groups that nobody owns are offered,
- * too. They go to active residents that may borrow and wish more than their share:
+ * An active resident has all that it owns, always. An idle one that lends keeps its lowest full group,
+ * of those it holds if it holds any, and offers the rest, and keeps of that what nobody takes; groups
+ * that nobody owns are offered, too. They go to active residents that may borrow and wish more than
+ * their share:
  *   - to kind latency first, then throughput, then besteffort, so that besteffort yields first;
  *   - among those of a kind by Sainte-Lague's divisors of what each wishes beyond its share, then by
  *     arrival: in proportion, and without ever taking a group from one because there is one more to give, as
