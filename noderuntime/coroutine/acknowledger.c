@@ -16,6 +16,7 @@
 #include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/green.h"
 #include "noderuntime/coroutine/mark.h"
+#include "noderuntime/coroutine/nap.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/suspend.h"
@@ -24,8 +25,6 @@
 
 enum {
 	STACK_BYTES = 1 << 20,
-	FIRST_NAP_US = 5,
-	LONGEST_NAP_US = 500,
 	RETRY_US = 1000000,
 	GRAPHS_US = 5000, /* to make graphs ready for a new partition; the others are made later */
 	WHOLE_US = 200,   /* between two looks at launches on the whole GPU */
@@ -54,7 +53,7 @@ static struct {
 struct look {
 	struct ds_granted granted;
 	unsigned generation; /* of the virtual context */
-	unsigned nap_us;
+	uint64_t waited_us;  /* for what is waited for just now */
 };
 
 enum outcome {
@@ -80,13 +79,14 @@ static bool still_about(const struct look *look)
  */
 static bool nap(struct look *look)
 {
-	const struct timespec time = {.tv_nsec = look->nap_us * 1000L};
+	const unsigned nap_us = ds_nap_us(look->waited_us);
+	const struct timespec time = {.tv_nsec = nap_us * 1000L};
 	struct ds_vctx *vctx = the.vctx;
 
 	pthread_mutex_unlock(&vctx->moving);
 	nanosleep(&time, NULL);
 	pthread_mutex_lock(&vctx->moving);
-	look->nap_us = look->nap_us * 2 < LONGEST_NAP_US ? look->nap_us * 2 : LONGEST_NAP_US;
+	look->waited_us += nap_us;
 	return still_about(look);
 }
 
@@ -95,7 +95,7 @@ static bool wait_for_launchers(struct look *look)
 {
 	ds_marks_fence();
 	ds_marks_note();
-	look->nap_us = FIRST_NAP_US;
+	look->waited_us = 0;
 	while (!ds_marks_passed())
 		if (!nap(look))
 			return false;
@@ -392,7 +392,7 @@ static enum outcome suspend(struct ds_vctx *vctx, struct look *look)
 	ds_suspend_begin(vctx);
 	if (!wait_for_launchers(look))
 		return AGAIN;
-	look->nap_us = FIRST_NAP_US;
+	look->waited_us = 0;
 	while (any_work(vctx, every_slot))
 		if (!nap(look))
 			return AGAIN;
@@ -471,7 +471,7 @@ static enum outcome follow(struct look *look)
 	note_moved(&look->granted);
 	if (!wait_for_launchers(look))
 		return AGAIN;
-	look->nap_us = FIRST_NAP_US;
+	look->waited_us = 0;
 	for (;;) {
 		pinned = pinned_groups(vctx);
 		allowed = ds_groups_union(look->granted.groups, pinned);
@@ -568,7 +568,7 @@ static void *run(void *unused)
 	pthread_setname_np(pthread_self(), "detshare");
 	prctl(PR_SET_TIMERSLACK, 1000UL); /* ns: the naps are short */
 	for (;;) {
-		struct look look = {.nap_us = FIRST_NAP_US};
+		struct look look = {.waited_us = 0};
 		unsigned found = 0;
 
 		if (outcome == FAILED && (sleep_us < 0 || sleep_us > retry_us))

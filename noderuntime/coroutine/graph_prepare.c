@@ -156,3 +156,61 @@ void ds_vgraph_prepare_none(void)
 		forget(wish);
 	}
 }
+
+/* ---- a new place ---- */
+
+void ds_vgraph_evict(struct ds_pctx *pctx)
+{
+	size_t n;
+	struct ds_vgraph **graphs = ds_vgraph_all(&n);
+
+	for (size_t i = 0; i < n; i++) {
+		if (pthread_mutex_trylock(&graphs[i]->making) == 0) {
+			struct ds_executable *executable = ds_vgraph_in(graphs[i], pctx);
+
+			if (executable && executable->next)
+				ds_vgraph_discard(graphs[i], executable);
+			pthread_mutex_unlock(&graphs[i]->making);
+		}
+		ds_vgraph_release(graphs[i]);
+	}
+	free(graphs);
+}
+
+static int by_use(const void *a, const void *b)
+{
+	const uint64_t used_a = (*(struct ds_vgraph *const *)a)->sort_key;
+	const uint64_t used_b = (*(struct ds_vgraph *const *)b)->sort_key;
+
+	return (used_a < used_b) - (used_a > used_b);
+}
+
+static uint64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+void ds_vgraph_make_ready(struct ds_pctx *pctx, unsigned budget_us)
+{
+	const uint64_t deadline_us = now_us() + budget_us;
+	size_t n;
+	struct ds_vgraph **graphs = ds_vgraph_all(&n);
+
+	for (size_t i = 0; i < n; i++) {
+		pthread_mutex_lock(&graphs[i]->launching);
+		graphs[i]->sort_key = graphs[i]->used;
+		pthread_mutex_unlock(&graphs[i]->launching);
+	}
+	if (n)
+		qsort(graphs, n, sizeof(struct ds_vgraph *), by_use);
+	for (size_t i = 0; i < n; i++) {
+		if (graphs[i]->sort_key && !atomic_load(&graphs[i]->pinned) &&
+		    now_us() < deadline_us)
+			ds_vgraph_make(graphs[i], pctx, true);
+		ds_vgraph_release(graphs[i]);
+	}
+	free(graphs);
+}

@@ -111,6 +111,11 @@ bool ds_vgraph_enable(struct ds_vgraph *graph, CUgraphNode twin, bool enabled);
  */
 CUresult ds_vgraph_updated(struct ds_vgraph *graph, CUgraph updated);
 
+/* All there are, each with a reference, in a list that the caller frees. NULL: none, or no memory. */
+struct ds_vgraph **ds_vgraph_all(size_t *n);
+
+/* graph_prepare.c */
+
 /* Have another thread make the executable in `pctx`. Marked, or with `pctx` held. */
 void ds_vgraph_prepare(struct ds_vgraph *graph, struct ds_pctx *pctx);
 
