@@ -11,6 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* CU_DEV_SM_RESOURCE_SPLIT_...; the oldest headers do not have it. */
+enum { IGNORE_SM_COSCHEDULING = 1 };
+
 void emu_say(const char *format, ...)
 {
 	char line[600];
@@ -535,14 +538,13 @@ CUresult CUDAAPI cuDevSmResourceSplitByCount(CUdevResource *result, unsigned *n_
 		return CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
 	}
 	dev = &emu.devices[h.device];
-	size =
-	    flags & CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING ? 2 : dev->map.gpu->group_sms;
+	size = flags & IGNORE_SM_COSCHEDULING ? 2 : dev->map.gpu->group_sms;
 	min_count = min_count ? min_count : 1;
 	size = (min_count + size - 1) / size * size;
 	size = size < total ? size : total;
 	possible = total / size;
 	if (size == dev->map.gpu->group_sms && total == dev->map.gpu->n_sms &&
-	    !(flags & CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING))
+	    !(flags & IGNORE_SM_COSCHEDULING))
 		possible = dev->map.gpu->n_groups;
 	if (!result) {
 		*n_groups = possible;

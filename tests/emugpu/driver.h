@@ -121,6 +121,7 @@ EMU_VERSION_OF(cuGraphAddNode,
 EMU_VERSION_OF(cuGraphAddNode_v2, (CUgraphNode *, CUgraph, const CUgraphNode *,
 				   const CUgraphEdgeData *, size_t, CUgraphNodeParams *))
 EMU_VERSION_OF(cuStreamBatchMemOp_v2, (CUstream, unsigned, CUstreamBatchMemOpParams *, unsigned))
+EMU_VERSION_OF(cuGreenCtxStreamCreate, (CUstream *, CUgreenCtx, unsigned, int))
 EMU_VERSION_OF(cuCtxRecordEvent, (CUcontext, CUevent))
 EMU_VERSION_OF(cuCtxWaitEvent, (CUcontext, CUevent))
 EMU_VERSION_OF(cuMemHostRegister_v2, (void *, size_t, unsigned))

@@ -194,6 +194,16 @@ static CUgraphNode add_node(struct world *w, struct graph *g, CUgraph graph,
 	}
 }
 
+/* CUDA 13 gave this name to the form with edges. */
+static CUresult add_dependency(CUgraph graph, CUgraphNode from, CUgraphNode to)
+{
+#if CUDA_VERSION >= 13000
+	return cuGraphAddDependencies(graph, &from, &to, NULL, 1);
+#else
+	return cuGraphAddDependencies(graph, &from, &to, 1);
+#endif
+}
+
 /* Nodes that come after those they must and some more; sometimes all of them inside another graph. */
 void explicit_graph(struct world *w)
 {
@@ -221,7 +231,7 @@ void explicit_graph(struct world *w)
 			after[n++] = made[j].node;
 		}
 		for (size_t j = 0; j < n; j++)
-			OK(cuGraphAddDependencies(graph, &after[j], &made[i].node, NULL, 1));
+			OK(add_dependency(graph, after[j], made[i].node));
 		g->writes[a.dst] = true;
 		if (a.src >= 0)
 			g->reads[a.src] = true;

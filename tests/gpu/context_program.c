@@ -16,6 +16,8 @@
 #define __CUDA_API_VERSION_INTERNAL
 #include <cuda.h>
 
+#include "newer_cuda.h"
+
 #include "kernels_ptx.h"
 
 #define DRIVER_CALLS(X)                   \

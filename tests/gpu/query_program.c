@@ -16,6 +16,8 @@
 #define __CUDA_API_VERSION_INTERNAL
 #include <cuda.h>
 
+#include "newer_cuda.h"
+
 #include "kernels_ptx.h"
 
 /* Those that a driver may lack are asked only if they are there. */

@@ -60,7 +60,8 @@ def test_the_table_is_complete(table):
     ("cuLaunchCooperativeKernelMultiDevice", None),
     ("cuMemcpyHtoDAsync", None),                          # an old form, which libcuda still exports
 ])
-def test_a_missing_call_is_named(table, symbol, twin):
+def test_a_missing_call_is_named(checker, table, symbol, twin):
+    newest_headers(checker)
     found = check(table(symbol))
     assert found.returncode == 1
     for name in filter(None, (symbol, twin)):
@@ -75,7 +76,8 @@ def test_a_missing_call_is_named(table, symbol, twin):
     ("cuArrayDestroy", "memory"),
     ("cuMemcpy3D_v2", "memory"),                           # in the parameters of the copy
 ])
-def test_a_missing_call_with_another_handle_is_named(table, symbol, what):
+def test_a_missing_call_with_another_handle_is_named(checker, table, symbol, what):
+    newest_headers(checker)
     found = check(table(symbol))
     assert found.returncode == 1
     assert f"{symbol} takes {what} and is not in the table" in found.stdout
