@@ -11,6 +11,8 @@ enum {
 	EVENTS = 4,       /* in a ring; three are looked at */
 	OVERLAPPING = 64, /* launches without an event, if each overlaps with the one before */
 	TRIES = 100,      /* for a ring that another thread is in, for some calls of the driver */
+	SPIN_PART = 16,   /* between two questions, of the time waited before, and: */
+	SPIN_LEAST_NS = 500,
 	SPIN_NS = 100000, /* of waiting; then in naps */
 	NAP_PART = 8,     /* as long as one of so many parts of the time waited before */
 	NAP_NS = 10000,   /* at least, and at most: */
@@ -416,9 +418,13 @@ static enum turn look(struct ds_ahead *ring, unsigned user, uint64_t waited_ns)
 
 static void pause_for(uint64_t waited_ns)
 {
+	/* Not without a break: the driver's own threads may want what the question locks. */
 	if (waited_ns < SPIN_NS) {
-		relax();
+		const uint64_t end_ns = now_ns() + waited_ns / SPIN_PART + SPIN_LEAST_NS;
+
 		sched_yield();
+		while (now_ns() < end_ns)
+			relax();
 		return;
 	}
 	const uint64_t ns = at_most(waited_ns / NAP_PART + NAP_NS, NAP_MAX_NS);

@@ -323,6 +323,14 @@ void fake_runtime_start(void)
 	setenv("DETSHARE_PORT", runtime.address.sun_path, 1);
 }
 
+void fake_runtime_ask(uint32_t flags, uint32_t window_us)
+{
+	if (pwrite(runtime.page, &flags, sizeof(flags), offsetof(struct ds_page, flags)) < 0 ||
+	    pwrite(runtime.page, &window_us, sizeof(window_us),
+		   offsetof(struct ds_page, window_us)) < 0)
+		fake_die("page", errno);
+}
+
 void fake_runtime_stop(void)
 {
 	unlink(runtime.address.sun_path);

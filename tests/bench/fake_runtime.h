@@ -48,6 +48,9 @@ const char *fake_library(const char *argument);
 void fake_runtime_start(void);
 void fake_runtime_stop(void);
 
+/* What the page asks of programs that start from now on: enum ds_page_flags. */
+void fake_runtime_ask(uint32_t flags, uint32_t window_us);
+
 /* Grant these groups to programs from now on, the one that runs included. Returns the page's new epoch. */
 uint64_t fake_runtime_grant(const struct ds_groups *groups);
 
