@@ -8,6 +8,8 @@
  * never lowered: what one of them needs is there. The other settings are about speed.
  */
 
+_Static_assert(CU_LIMIT_MAX <= DS_LIMITS, "a limit has no room");
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Under the lock: */
@@ -47,7 +49,7 @@ static void begin(void)
 	ds_real.cuCtxGetFlags(&of_primary.flags);
 	ds_real.cuCtxGetCacheConfig(&of_primary.cache);
 	of_new.cache = CU_FUNC_CACHE_PREFER_NONE;
-	for (unsigned i = 0; i < CU_LIMIT_MAX && i < DS_LIMITS; i++) {
+	for (unsigned i = 0; i < CU_LIMIT_MAX; i++) {
 		ds_real.cuCtxGetLimit(&of_primary.limits[i], (CUlimit)i);
 		of_new.limits[i] = limits_set >> i & 1 ? first_limits[i] : of_primary.limits[i];
 	}
