@@ -8,7 +8,7 @@
  * never lowered: what one of them needs is there. The other settings are about speed.
  */
 
-_Static_assert(CU_LIMIT_MAX <= DS_LIMITS, "a limit has no room");
+_Static_assert((int)CU_LIMIT_MAX <= (int)DS_LIMITS, "a limit has no room");
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
