@@ -15,6 +15,8 @@ CLASSES = ("latency", "throughput", "besteffort")
 WEIGHTS = {"begin": 12, "end": 8, "start": 45, "kill program": 6, "stop program": 5, "stop runtime": 4, "kill runtime": 2,
            "step": 6, "report": 3, "garbage": 4, "liar": 3, "together": 5, "overfull": 2, "crowd": 0.15,
            "kill mps": 0.5, "fault": 0.4}
+# Programs, with how often.
+KINDS = {"reduce": 6, "spin": 6, "random": 10, "stay": 6}
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class Allocation:
 class Script:
     """An endless iterator of events. It is made of rounds; each ends with "settle", when all must be quiet and right."""
 
-    def __init__(self, seed, gpus=2, small_gpu=1, weights=None):
+    def __init__(self, seed, gpus=2, small_gpu=1, weights=None, whole=False):
         self.drawn = random.Random(f"detshare-{seed}")
         self.gpus, self.small_gpu = gpus, small_gpu
         self.weights = WEIGHTS if weights is None else weights
+        self.kinds = KINDS | {"whole": 1} if whole else KINDS
         self.there = {}
+        self.whole = set()  # GPUs where somebody wants the whole of it in this round
         self.count = self.names = self.programs = 0
 
     def __iter__(self):
@@ -65,6 +69,7 @@ class Script:
             yield self.event("settle")
             for allocation in self.there.values():
                 allocation.programs.clear()
+            self.whole.clear()
             if self.drawn.random() < 0.3:
                 for allocation in self.shuffled(self.there.values()):
                     yield self.end(allocation)
@@ -130,7 +135,12 @@ class Script:
         allocation = self.drawn.choice(fit)
         self.programs += 1
         program = f"p{self.programs}"
-        kind = kind or self.drawn.choices(("reduce", "spin", "random", "stay"), (3, 3, 5, 3))[0]
+        kind = kind or self.drawn.choices(list(self.kinds), list(self.kinds.values()))[0]
+        # Whose runtime is killed is not kept suspended for a neighbour's window, and nothing else keeps it off.
+        if kind == "whole" and any(a.gpu == allocation.gpu and not a.living for a in self.there.values()):
+            kind = "reduce"
+        if kind == "whole":
+            self.whole.add(allocation.gpu)
         options = {"kind": kind}
         if kind == "reduce":
             options |= {"n": self.drawn.choice((1 << 12, 1 << 14, 1 << 16)), "launches": self.drawn.randint(1, 40),
@@ -139,6 +149,8 @@ class Script:
         elif kind in ("spin", "stay"):
             options |= {"blocks": self.drawn.choice((1, 8, 60, 132)), "us": self.drawn.choice((500, 5000, 10000)),
                         "launches": self.drawn.choice((1, 5, 20, 60))}
+        elif kind == "whole":
+            options |= {"launches": self.drawn.randint(1, 3), "us": self.drawn.choice((200, 2000))}
         elif kind == "random":
             options |= {"seed": self.drawn.randint(1, 100000), "steps": self.drawn.choice((60, 150, 250)),
                         "threads": self.drawn.choice((1, 1, 2))}
@@ -159,7 +171,7 @@ class Script:
         return self.on_program("stop program", {"ms": self.drawn.choice((1, 20, 100, 400))})
 
     def on_runtime(self, verb, options=None):
-        fit = self.living()
+        fit = [a for a in self.living() if verb != "kill runtime" or a.gpu not in self.whole]
         if not fit:
             return None
         allocation = self.drawn.choice(fit)

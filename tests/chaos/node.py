@@ -41,6 +41,7 @@ class Program:
     want: str  # what it prints, or None
     stays: bool
     excuse: str = ""  # why it may fail
+    whole: bool = False  # it wants the whole GPU, and may be refused
 
 
 class Node:
@@ -103,6 +104,7 @@ class Node:
         self.of_pid[process.pid] = allocation.name
         self.counted["programs"] += 1
         program = Program(event.program, allocation, process, alone, event.options["kind"] == "stay")
+        program.whole = event.options["kind"] == "whole"
         self.programs.append(program)
         if event.options["kind"] == "fault":
             self.excuse(lambda p: p.allocation.gpu == allocation.gpu, "a fault on its GPU", later=True)
@@ -227,7 +229,9 @@ class Node:
             return [gpuwork, "trap"], None
         if kind == "stay":
             return [gpuwork, "spin", "--blocks", options["blocks"], "--block-us", 10000, "--seconds", 10000], None
-        if kind == "random":
+        if kind == "whole":
+            argv = [self.build / "tests/gpu/whole_program", "cooperative", options["launches"], "-0", options["us"]]
+        elif kind == "random":
             argv = [self.build / "tests/emugpu/random_program", options["seed"], options["steps"], options["threads"], 0]
         elif kind == "reduce":
             argv = [gpuwork, "reduce", "--n", options["n"], "--launches", options["launches"], "--stream", options["stream"]]
@@ -348,6 +352,8 @@ class Node:
     def judge(self, program, out, err):
         status = program.process.returncode
         why = program.excuse or next((why for whom, why in self.later_excuses if whom(program)), "")
+        if program.whole and "error 720" in out:
+            return  # refused, with the driver's code
         if status == 0 and program.want is not None:
             got = result_of(out)
             expect(got == program.want, f"program {program.name} of {program.allocation.name}: {got}, alone {program.want}")

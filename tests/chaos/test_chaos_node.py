@@ -48,8 +48,8 @@ def test_a_seed_is_a_script():
 @pytest.mark.parametrize("seed", range(20))
 def test_what_happens_can_happen(seed):
     """Nothing to an allocation before its begin or after its end; never more shares than there is GPU."""
-    there, dead, begun = {}, set(), set()
-    for event in flat(first(1500, seed)):
+    there, dead, begun, whole = {}, set(), set(), set()
+    for event in flat(first(1500, seed, whole=seed % 2 == 1)):
         if event.verb == "begin":
             assert event.name not in begun
             begun.add(event.name)
@@ -70,6 +70,12 @@ def test_what_happens_can_happen(seed):
             assert event.name not in dead or event.verb.endswith("program")
         if event.verb == "kill runtime":
             dead.add(event.name)
+            assert event.gpu not in whole
+        if event.options.get("kind") == "whole":
+            assert not any(there[name].gpu == event.gpu for name in dead & there.keys())
+            whole.add(event.gpu)
+        if event.verb == "settle":
+            whole.clear()
 
 
 def test_everything_happens():
