@@ -213,9 +213,16 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
 	if (self)
 		self->demand = ds_wants_next(rt, &sum, &self->demand);
-	ds_whole_look(rt, state, self, wants_whole);
-	if (settle_ledger(rt, state, err) < 0)
-		return -1;
+	/* What a window takes back, and who it goes to next, shows when that is settled. */
+	for (uint32_t before = state->whole.phase, round = 0; round < DS_WHOLE_PHASES; round++) {
+		ds_whole_look(rt, state, self, wants_whole);
+		if (settle_ledger(rt, state, err) < 0)
+			return -1;
+		self = ds_ledger_find(state, rt->allocation->name);
+		if (state->whole.phase == before)
+			break;
+		before = state->whole.phase;
+	}
 	self = ds_ledger_find(state, rt->allocation->name);
 	for (uint32_t i = 0; self && i < state->n_programs; i++) {
 		struct ds_ledger_program *program = &state->programs[i];

@@ -22,6 +22,8 @@
  */
 enum ds_whole_phase { DS_WHOLE_NONE, DS_WHOLE_GATHERING, DS_WHOLE_OPEN, DS_WHOLE_RETURNING };
 
+enum { DS_WHOLE_PHASES = DS_WHOLE_RETURNING + 1 };
+
 /* In the ledger; no padding. All times are of CLOCK_BOOTTIME. */
 struct ds_whole_window {
 	char owner[32]; /* name of the resident; "" without one */

@@ -19,6 +19,19 @@
  *   4 grant a group on the page before the ledger knows the programs to be on it
  *   5 tell programs before the page is written
  *   6 leave an acknowledgement for the next look at the ledger
+ *   7 open a window before the others are quiet
+ *   8 acknowledge a suspension without shutting the gate
+ *   9 let the others go on before the window's owner has left their groups
+ *  10 forget to tell when a launch on the whole GPU is over
+ *  11 look at the gate before the mark is there
+ *  12 keep the word of a program that it is quiet when it may begin again
+ *
+ * With WINDOWS, both allocations run from the start, and programs of the first one (1) or of both (2)
+ * ask for the GPU as a whole (whole_gpu.c). A window's deadline may pass once, at any time, and with an
+ * owner that is stopped always. Patience with
+ * one that cannot stop is over at any time, and never with others: what is modelled is that they do.
+ * A runtime that dies in a window leaves programs that do not wait for a word that nobody can give any
+ * more, so they may meet the window's owner: the only exception that the invariant has.
  */
 #ifndef FAULT
 #define FAULT 0
@@ -34,6 +47,12 @@
 #endif
 #ifndef EVENTS /* kills, stops, leaves */
 #define EVENTS 1
+#endif
+#ifndef WINDOWS /* allocations whose programs ask for the whole GPU, once for every thread */
+#define WINDOWS 0
+#endif
+#ifndef DEADLINES /* of windows, that pass at any time */
+#define DEADLINES 1
 #endif
 #ifndef PLANS /* times that the plan changes beside that */
 #define PLANS 0
@@ -64,6 +83,26 @@ byte acknowledged[P];	   /* struct ds_port: acknowledged_epoch */
 byte in_use[P];		   /* struct ds_port: in_use */
 bit hello[P], welcomed[P]; /* the connection: said and not answered; answered */
 bit notice[P], said[P];	   /* the connection: unread notices, one way and the other */
+
+#if WINDOWS
+/* The window: struct ds_whole_window, ds_whole_asking, ds_ledger_program.quiet */
+mtype = {NONE, GATHERING, OPEN, RETURNING};
+mtype phase = NONE;
+bit window_of;	     /* its owner */
+bit asking[2];	     /* ds_whole_asking.asked_ns */
+bit first;	     /* who asked first, if both do */
+bit opened[2];
+bit quiet[P];
+bit wanted[P];	     /* struct ds_port: whole_wanted */
+bit suspended[2];    /* struct ds_page: DS_PAGE_SUSPENDED */
+bit shut[P];	     /* suspend.c: the gate */
+byte own[P];	     /* granted last, and not as a window */
+bit deadline_passed = !DEADLINES; /* of a window: once is enough */
+bit broken;	     /* a runtime died in a window */
+#define SUSPENDS(r) (phase != NONE && window_of != (r))
+#else
+#define SUSPENDS(r) 0
+#endif
 
 /* Processes */
 bit runtime_lives[2], lives[P], stopped[P];
@@ -132,10 +171,75 @@ inline plan()
 	planned[1] = (present[1] -> (present[0] -> (middle_is_seconds -> LAST | MIDDLE : LAST) : ALL) : 0)
 }
 
+#if WINDOWS
+/* others_are_quiet() */
+#define UNQUIET(p)    (listed[p] && OWNER(p) != window_of && !quiet[p])
+#if FAULT == 7
+#define OTHERS_QUIET 1
+#else
+#define OTHERS_QUIET (!UNQUIET(0) && !UNQUIET(P - 1) && !UNQUIET(P - 2))
+#endif
+/* is_given_back() */
+#define OUTSIDE(p)    (listed[p] && OWNER(p) == window_of && (may_be_on[p] & ~held[window_of]))
+#if FAULT == 9
+#define GIVEN_BACK 1
+#else
+#define GIVEN_BACK (!OUTSIDE(0) && !OUTSIDE(P - 1) && !OUTSIDE(P - 2))
+#endif
+#define ASKS_ALIVE(r) (asking[r] && present[r] && runtime_lives[r])
+/* take_from_orphans(), when all that they had there is over */
+#define IS_OVER(p)    (OWNER(p) != window_of || !lives[p] || (!(work[p] & ~held[window_of]) && !(target[p] & ~own[p])))
+
+/* ds_whole_step() */
+inline window_step()
+{
+	for (i : 0 .. P - 1) {
+		quiet[i] = quiet[i] && listed[i] && runtime_lives[OWNER(i)] && present[OWNER(i)]
+	}
+	k = phase == NONE; /* the others have their turn first: not_before_ns */
+	if
+	:: phase == GATHERING && !ASKS_ALIVE(window_of) -> phase = NONE
+	:: phase == OPEN && (!ASKS_ALIVE(window_of) || !OTHERS_QUIET) -> phase = RETURNING
+	:: phase == RETURNING && !opened[window_of] ->
+		if
+		:: present[window_of] && !runtime_lives[window_of] && IS_OVER(0) && IS_OVER(P - 1) && IS_OVER(P - 2) ->
+			for (i : 0 .. P - 1) {
+				may_be_on[i] = (OWNER(i) == window_of -> may_be_on[i] & held[window_of] : may_be_on[i])
+			}
+		:: else
+		fi;
+		if
+		:: GIVEN_BACK -> phase = NONE
+		:: else
+		fi
+	:: else
+	fi;
+	if
+	:: k && ASKS_ALIVE(0) && (!ASKS_ALIVE(1) || !first) ->
+		phase = GATHERING;
+		window_of = 0
+	:: k && ASKS_ALIVE(1) && (!ASKS_ALIVE(0) || first) ->
+		phase = GATHERING;
+		window_of = 1
+	:: else
+	fi;
+	if
+	:: phase == GATHERING && OTHERS_QUIET ->
+		phase = OPEN;
+		opened[window_of] = 1
+	:: else
+	fi;
+	i = 0
+}
+#endif
+
 /* ds_ledger_settle(), with used_by_others() and keep_floor() */
 inline settle()
 {
 	remove_dead();
+#if WINDOWS
+	window_step();
+#endif
 	plan();
 	for (i : 0 .. 1) {
 		k = 0;
@@ -143,7 +247,14 @@ inline settle()
 			k = k | (listed[j] && OWNER(j) != i -> may_be_on[j] : 0)
 		}
 		j = held[i];
+#if WINDOWS
+		j = (opened[i] && !(phase == OPEN && window_of == i) -> 0 : j);
+		opened[i] = opened[i] && phase == OPEN && window_of == i;
+#endif
 		held[i] = planned[i] & ~(k & ~j);
+#if WINDOWS
+		held[i] = (opened[i] && present[i] -> ALL : held[i]);
+#endif
 		k = 0;
 		if
 		:: present[i] && !held[i] ->
@@ -163,12 +274,30 @@ inline settle()
 }
 
 /* What others are woken for: a ledger that differs. Our own event would only have us look once more. */
+#if WINDOWS
+#define OF_WINDOW (phase * 16 + window_of * 8 + asking[0] * 4 + asking[1] * 2 + first)
+#define QUIET	  (quiet[0] + quiet[P - 1] * 2 + quiet[P - 2] * 4)
+#else
+#define OF_WINDOW 0
+#define QUIET	  0
+#endif
 #define FINGERPRINT                                                                                   \
-	((((present[0] * 2 + present[1]) * 8 + held[0]) * 8 + held[1]) * 64 + planned[0] * 8 + planned[1])
+	((((present[0] * 2 + present[1]) * 8 + held[0]) * 8 + held[1]) * 64 + planned[0] * 8 + planned[1] + \
+	 (OF_WINDOW * 8 + QUIET) * 16384)
 
 /* ds_note_acknowledged() in follow.c: ds_port_understand(), then ds_ledger_shrink_program() */
-#define NEWS(r, p)                                                                                    \
-	(listed[p] && acknowledged[p] == epoch[r] && (may_be_on[p] & ~(in_use[p] | granted[r])))
+#define ACKNOWLEDGED(r, p) (listed[p] && acknowledged[p] == epoch[r])
+#if WINDOWS
+#define TAKES(r, p) (!suspended[r] && (may_be_on[p] & ~(in_use[p] | granted[r])))
+#define STOPS(r, p) (suspended[r] && !in_use[p] && !quiet[p]) /* ds_whole_note_quiet() */
+#define ANY_WANTED(r) ANY(r, IS_WANTED)
+#define IS_WANTED(p) (listed[p] && lives[p] && wanted[p]) /* its pidfd tells before its port */
+#define NEWS(r, p) \
+	((ACKNOWLEDGED(r, p) && (TAKES(r, p) || STOPS(r, p))) || (asking[r] != ANY_WANTED(r)))
+#else
+#define TAKES(r, p) (may_be_on[p] & ~(in_use[p] | granted[r]))
+#define NEWS(r, p)  (ACKNOWLEDGED(r, p) && TAKES(r, p))
+#endif
 
 /* ds_follow_settle(), under the lock, and what change_settle() and change_admit() commit of it */
 inline look(r)
@@ -177,16 +306,36 @@ inline look(r)
 	differs = 0;
 	for (p : 0 .. P - 1) {
 		if
-		:: OWNER(p) == r && NEWS(r, p) ->
+		:: OWNER(p) == r && ACKNOWLEDGED(r, p) && TAKES(r, p) ->
 			may_be_on[p] = may_be_on[p] & (in_use[p] | granted[r]);
 			differs = 1
+#if WINDOWS
+		:: OWNER(p) == r && ACKNOWLEDGED(r, p) && STOPS(r, p) -> quiet[p] = 1
+#endif
 		:: else
 		fi
 	}
+#if WINDOWS
+	/* ds_whole_enter() */
+	first = (asking[1 - r] -> first : r);
+	first = (!asking[r] && asking[1 - r] -> 1 - r : first);
+	asking[r] = ANY_WANTED(r);
+#endif
 	for (p : 0 .. P - 1) {
 		differs = differs | (listed[p] && !lives[p])
 	}
 	settle();
+#if WINDOWS
+	if
+	:: phase == RETURNING -> settle()
+	:: else
+	fi;
+#endif
+#if WINDOWS && FAULT != 12
+	for (p : 0 .. P - 1) {
+		quiet[p] = quiet[p] && (OWNER(p) != r || SUSPENDS(r))
+	}
+#endif
 	for (p : 0 .. P - 1) {
 		if
 #if FAULT != 4
@@ -198,7 +347,10 @@ inline look(r)
 		fi
 	}
 	p = 0;
-	seen = held[r];
+	seen = (SUSPENDS(r) -> 0 : held[r]);
+#if WINDOWS
+	stop = SUSPENDS(r);
+#endif
 	differs = differs | (before != FINGERPRINT);
 	changed[1 - r] = changed[1 - r] | differs;
 	before = 0;
@@ -209,20 +361,30 @@ inline look(r)
  * ds_publish(): ds_page_publish(), then notify_programs(). A socket that is full has notices
  * waiting already, which is the same.
  */
+#if WINDOWS
+#define STOP	   stop
+#define DIFFERS(r) (granted[r] != seen || suspended[r] != stop)
+#else
+#define STOP	   0
+#define DIFFERS(r) (granted[r] != seen)
+#endif
 inline publish(r)
 {
 #if FAULT == 5
 	d_step {
 		for (p : 0 .. P - 1) {
-			notice[p] = notice[p] | (OWNER(p) == r && welcomed[p] && granted[r] != seen)
+			notice[p] = notice[p] | (OWNER(p) == r && welcomed[p] && DIFFERS(r))
 		}
 		p = 0
 	}
 #endif
 	d_step {
 		if
-		:: granted[r] != seen && (seen || !HAS_PROGRAMS(r)) ->
+		:: DIFFERS(r) && (seen || !HAS_PROGRAMS(r) || STOP) ->
 			granted[r] = seen;
+#if WINDOWS
+			suspended[r] = stop;
+#endif
 			epoch[r]++;
 #if FAULT != 5
 			for (p : 0 .. P - 1) {
@@ -236,11 +398,20 @@ inline publish(r)
 	}
 }
 
+#if WINDOWS
+#define IS_QUIET(p) (quiet[p])
+#define CANNOT(p)   (UNQUIET(p) && (stopped[p] || !runtime_lives[OWNER(p)]))
+#define CANNOT_STOP (CANNOT(0) || CANNOT(P - 1) || CANNOT(P - 2))
+#endif
+
 proctype Runtime(bit r)
 {
 	byte i, j, k, p, seen;
 	int before;
 	bit differs;
+#if WINDOWS
+	bit stop;
+#endif
 
 	{
 		/* set_up() in runtime.c: ds_follow_join(), then ds_follow() */
@@ -262,13 +433,13 @@ follow:			/* follow(); its events are read before the ledger is */
 				look(r)
 			}
 			publish(r);
-			/* greet_waiting() */
+			/* ds_greet_waiting() */
 			if
 			:: held[r] && ANY(r, SAYS_HELLO) -> goto greet
 			:: else
 			fi
 		:: ANY(r, SAYS) ->
-			/* on_welcomed(), has_news() */
+			/* ds_program_said(), has_news() */
 			d_step {
 				for (p : 0 .. P - 1) {
 					if
@@ -314,6 +485,30 @@ greet:			/* admit(): change_admit(), publish(), then take_on() and ds_port_welco
 				}
 				p = 0
 			}
+#if WINDOWS
+		:: phase == OPEN && window_of == r && (!deadline_passed || stopped[r]) ->
+			/* the deadline of a window */
+			d_step {
+				deadline_passed = 1;
+				phase = RETURNING;
+				changed[1 - r] = 1
+			}
+			goto follow
+		:: (phase == GATHERING || phase == OPEN) && !runtime_lives[1 - r] &&
+		   (window_of != r || ANY(1 - r, IS_QUIET)) -> goto follow /* WATCH_NEIGHBOUR */
+		:: phase == NONE && asking[r] -> goto follow /* WATCH_WHOLE: it is its turn */
+		:: phase == GATHERING && window_of == r && CANNOT_STOP ->
+			/* patience is over: bar(), and the library gives up */
+			d_step {
+				wanted[r] = 0;
+				wanted[P - 1] = (r == 1 -> 0 : wanted[P - 1]);
+				phase = NONE;
+				changed[1 - r] = 1
+			}
+			goto follow
+		:: phase == RETURNING && !opened[window_of] && window_of != r && !runtime_lives[window_of] &&
+		   IS_OVER(0) && IS_OVER(P - 1) && IS_OVER(P - 2) -> goto follow
+#endif
 		od
 	} unless {
 		!runtime_lives[r]
@@ -327,9 +522,16 @@ greet:			/* admit(): change_admit(), publish(), then take_on() and ds_port_welco
 #endif
 
 /* session.c, then the library's thread: acknowledger.c. What is in one step, nobody can tell apart. */
+#if WINDOWS
+bit launched[P]; /* the launch that wanted the whole GPU is there */
+#endif
+
 proctype Acknowledger(byte p)
 {
 	byte t, groups, seen_epoch;
+#if WINDOWS
+	bit stop;
+#endif
 
 	{
 		if
@@ -356,10 +558,22 @@ proctype Acknowledger(byte p)
 				notice[p] ->
 				notice[p] = 0;
 				seen_epoch = epoch[OWNER(p)];
-				groups = granted[OWNER(p)]
+				groups = granted[OWNER(p)];
+#if WINDOWS
+				stop = suspended[OWNER(p)];
+				own[p] = (stop || groups == ALL -> own[p] : groups)
+#endif
 			}
 			in_use[p] = in_use[p] | groups;
+#if WINDOWS
+			d_step {
+				/* ds_suspend_begin(), or ds_remap_publish() and ds_suspend_end() */
+				target[p] = (stop -> target[p] : groups);
+				shut[p] = (FAULT == 8 -> 0 : stop)
+			}
+#else
 			target[p] = groups; /* ds_remap_publish() */
+#endif
 #if FAULT != 2
 			d_step {
 				/* ds_marks_fence(), ds_marks_note() */
@@ -381,6 +595,25 @@ proctype Acknowledger(byte p)
 				groups = 0;
 				seen_epoch = 0
 			}
+#if WINDOWS
+		:: d_step {
+				/* go_on_alone() */
+				!runtime_lives[OWNER(p)] && (shut[p] || target[p] != own[p]) ->
+				broken = 1;
+				shut[p] = 0;
+				target[p] = own[p];
+				wanted[p] = 0
+			}
+#if FAULT != 10
+		:: d_step {
+				/* ds_whole_look(): nothing of it is on the whole GPU any more */
+				wanted[p] && launched[p] && !work[p] ->
+				launched[p] = 0;
+				wanted[p] = 0;
+				said[p] = 1
+			}
+#endif
+#endif
 		od
 	} unless {
 		!UP(p)
@@ -392,19 +625,46 @@ proctype Acknowledger(byte p)
 	 (OWNER(P - 2) != OWNER(p) -> work[P - 2] : 0))
 
 /* A thread of the program: launch.c, work.c (ds_op_begin() and its end), the driver's call between. */
+#if WINDOWS
+#define IS_SHUT(p)   shut[p]
+#define BROKEN	     broken
+#define HAS_ASKED(p) (asked || OWNER(p) >= WINDOWS)
+#else
+#define IS_SHUT(p)   0
+#define BROKEN	     0
+#define HAS_ASKED(p) 1
+#endif
 proctype Launcher(byte t)
 {
 	byte n, groups;
+#if WINDOWS
+	bit asked;
+#endif
 
 	{
 		ready[PROC(t)];
-		do
-		:: n < LAUNCHES ->
+again:		do
+		:: n < LAUNCHES && !IS_SHUT(PROC(t)) ->
 #if FAULT == 3
 			groups = target[PROC(t)]; /* read, while the mark is still in a store buffer */
 			marked[t] = 1;
 #else
+#if FAULT == 11
+			!IS_SHUT(PROC(t));
+#endif
 			marked[t] = 1;		  /* ds_mark_begin() */
+#if WINDOWS && FAULT != 11
+			if
+			:: IS_SHUT(PROC(t)) ->
+				/* ds_gate_pass(), ds_suspend_wait() */
+				d_step {
+					marked[t] = 0;
+					noted[t] = 0
+				}
+				goto again
+			:: else
+			fi;
+#endif
 			groups = target[PROC(t)]; /* ds_remap_target() */
 #endif
 			atomic {
@@ -418,14 +678,44 @@ proctype Launcher(byte t)
 				:: groups & LAST -> groups = LAST
 #endif
 				fi;
-				assert(!(OF_OTHERS(PROC(t)) & groups));
+				assert(BROKEN || !(OF_OTHERS(PROC(t)) & groups));
 				work[PROC(t)] = work[PROC(t)] | groups;
 				marked[t] = 0;
 				noted[t] = 0;
 				groups = 0;
 				n++
 			}
-		:: else -> break
+#if WINDOWS
+		:: !asked && OWNER(PROC(t)) < WINDOWS ->
+			/* begin_whole() */
+			d_step {
+				asked = 1;
+				wanted[PROC(t)] = 1;
+				said[PROC(t)] = 1
+			}
+			do
+			:: target[PROC(t)] == ALL && !shut[PROC(t)] && wanted[PROC(t)] ->
+				marked[t] = 1;
+				if
+				:: target[PROC(t)] == ALL && !shut[PROC(t)] ->
+					atomic {
+						assert(BROKEN || !OF_OTHERS(PROC(t)));
+						work[PROC(t)] = work[PROC(t)] | ALL;
+						launched[PROC(t)] = 1;
+						marked[t] = 0;
+						noted[t] = 0
+					}
+					break
+				:: else ->
+					d_step {
+						marked[t] = 0;
+						noted[t] = 0
+					}
+				fi
+			:: !wanted[PROC(t)] -> break /* refused */
+			od
+#endif
+		:: n >= LAUNCHES && HAS_ASKED(PROC(t)) -> break
 		od
 	} unless {
 		!UP(PROC(t))
@@ -490,16 +780,40 @@ proctype World()
 	 ((planned[r] & ~held[r] & ~EXCUSED) == 0 && granted[r] == held[r]))
 #define FOLLOWED(p)                                                                                   \
 	(!UP(p) || !runtime_lives[OWNER(p)] || !welcomed[p] || target[p] == granted[OWNER(p)])
+#if WINDOWS
+/* Nobody waits for the whole GPU, nor for another one's, but for a program that is stopped on it. */
+#define STOPPED_ON_IT (phase == RETURNING && ((stopped[0] && OUTSIDE(0)) || (stopped[P - 1] && OUTSIDE(P - 1))))
+#define SETTLED(p)    (!UP(p) || !runtime_lives[OWNER(p)] || STOPPED_ON_IT || (!shut[p] && !wanted[p]))
+#endif
 
 proctype Checker()
 {
 	timeout;
+#if WINDOWS
+	assert(SETTLED(0) && SETTLED(P - 1) && SETTLED(P - 2));
+	assert(phase == NONE || STOPPED_ON_IT || (!runtime_lives[0] && !runtime_lives[1]));
+	if
+	:: phase != NONE -> goto judged
+	:: else
+	fi;
+#endif
 	assert(SERVED(0));
 	assert(SERVED(1));
-	assert(FOLLOWED(0) && FOLLOWED(P - 1) && FOLLOWED(P - 2))
+	assert(FOLLOWED(0) && FOLLOWED(P - 1) && FOLLOWED(P - 2));
+#if WINDOWS
+judged:	skip
+#endif
 }
 
-/* The first allocation has the GPU and runs; the second one begins. */
+#if WINDOWS
+#define BEGINS_WITH(p) (OWNER(p) == 0 -> 3 : LAST) /* FIRST | MIDDLE */
+#define RUNS(p)	       1
+#else
+#define BEGINS_WITH(p) ALL
+#define RUNS(p)	       (OWNER(p) == 0)
+#endif
+
+/* The first allocation has the GPU and runs; the second one begins. With WINDOWS both run. */
 init
 {
 	byte p;
@@ -511,16 +825,29 @@ init
 			held[0] = ALL;
 			granted[0] = ALL;
 			epoch[0] = 1;
+#if WINDOWS
+			present[1] = 1;
+			planned[0] = FIRST | MIDDLE;
+			planned[1] = LAST;
+			held[0] = planned[0];
+			held[1] = planned[1];
+			granted[0] = held[0];
+			granted[1] = held[1];
+			epoch[1] = 1;
+#endif
 			for (p : 0 .. P - 1) {
 				lives[p] = 1;
 				if
-				:: OWNER(p) == 0 ->
+				:: RUNS(p) ->
 					listed[p] = 1;
-					may_be_on[p] = ALL;
+					may_be_on[p] = BEGINS_WITH(p);
 					welcomed[p] = 1;
-					in_use[p] = ALL;
+					in_use[p] = may_be_on[p];
 					acknowledged[p] = 1;
-					target[p] = ALL;
+					target[p] = may_be_on[p];
+#if WINDOWS
+					own[p] = target[p];
+#endif
 					ready[p] = 1
 				:: else
 				fi

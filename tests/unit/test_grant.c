@@ -56,6 +56,38 @@ static void text_form(void **state)
 	assert_string_equal(text, good);
 }
 
+static void whole_gpu(void **state)
+{
+	static const char *const texts[] = {
+	    "v=1,class=a,kind=latency,share=5,isolation=user,config=0123456789abcdef",
+	    "v=1,class=a,kind=besteffort,share=5,isolation=user,config=0123456789abcdef",
+	    "v=1,class=a,kind=latency,share=5,isolation=user,whole=7,config=0123456789abcdef",
+	    "v=1,class=a,kind=latency,share=5,isolation=user,whole=1001,config=0123456789abcdef",
+	};
+	static const uint32_t ms[] = {500, 100, 7, 0};
+	static const char *const broken[] = {
+	    "v=1,class=a,kind=latency,share=5,isolation=user,whole=0,config=0123456789abcdef",
+	    "v=1,class=a,kind=latency,share=5,isolation=user,whole=1002,config=0123456789abcdef",
+	    "v=1,class=a,kind=latency,share=5,isolation=user,whole=x,config=0123456789abcdef",
+	    "v=1,class=a,kind=latency,share=5,isolation=user,whole=,config=0123456789abcdef",
+	};
+	struct ds_error err = {""};
+	struct ds_grant grant;
+
+	for (size_t i = 0; i < N(texts); i++) {
+		char text[DS_GRANT_TEXT_SIZE];
+
+		assert_int_equal(ds_grant_parse(texts[i], &grant, &err), 0);
+		assert_int_equal(ds_grant_whole_ms(&grant), ms[i]);
+		assert_int_equal(ds_grant_format(&grant, text, sizeof(text), &err), 0);
+		assert_string_equal(text, texts[i]);
+	}
+	for (size_t i = 0; i < N(broken); i++) {
+		assert_int_equal(ds_grant_parse(broken[i], &grant, &err), -1);
+		assert_non_null(strstr(err.text, "'whole='"));
+	}
+}
+
 static void memory(void **state)
 {
 	static const char *const texts[] = {
@@ -241,8 +273,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(there_and_back), cmocka_unit_test(text_form),
-	    cmocka_unit_test(memory),         cmocka_unit_test(refused_texts),
-	    cmocka_unit_test(lending),        cmocka_unit_test(refused_grants),
+	    cmocka_unit_test(whole_gpu),      cmocka_unit_test(memory),
+	    cmocka_unit_test(refused_texts),  cmocka_unit_test(lending),
+	    cmocka_unit_test(refused_grants),
 	};
 
 	alarm(60);

@@ -40,6 +40,9 @@ static void defaults(void **state)
 	assert_string_equal(config.without_partition, "refuse");
 	assert_true(config.move_programs);
 	assert_int_equal(config.sample_launches, 512);
+	assert_string_equal(config.whole_gpu_kernels, "");
+	assert_int_equal(config.whole_gpu_deadline_ms, 2000);
+	assert_int_equal(config.whole_gpu_patience_ms, 60000);
 	assert_int_equal(config.overlong_kernel_s, 5);
 	assert_int_equal(config.memory_reserve_mib, 1024);
 	assert_int_equal(config.memory_per_program_mib, 640);
@@ -128,6 +131,9 @@ static void refused(void **state)
 	    {"usage_port = 65536", "usage_port = 65536 is not a TCP port"},
 	    {"memory_reserve = 1.5G", "node.conf:1: memory_reserve: \"1.5G\" is not a size"},
 	    {"memory_per_program = -1", "node.conf:1: memory_per_program: \"-1\" is not"},
+	    {"whole_gpu_deadline_ms = 0",
+	     "node.conf:1: whole_gpu_deadline_ms = 0 is not within 1 to 3600000 milliseconds"},
+	    {"whole_gpu_patience_ms = 4000000", "is not within 1 to 3600000 milliseconds"},
 	    {"sample_launches = -1", "sample_launches = -1 is not a number of launches"},
 	    {"overlong_kernel_s = 86401", "overlong_kernel_s = 86401 is not a number of seconds"},
 	    {"move_programs = maybe",

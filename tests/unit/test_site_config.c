@@ -49,19 +49,20 @@ static void everything_set(void **state)
 {
 	struct ds_site_config config;
 	struct ds_error err = {""};
-	int rc =
-	    ds_site_config_parse("default_class = batch\n"
-				 "allow_raw_shard = yes\n"
-				 "isolation = none\n"
-				 "policy = lend\n"
-				 "class besteffort { borrow = off reclaim_budget = 10 }\n"
-				 "class latency { lend = no max_share = 0.5 max_memory = 20G }\n"
-				 "class batch {\n"
-				 "  kind = throughput\n"
-				 "  min_share = 100\n"
-				 "  max_share = \"0.75\"\n"
-				 "}\n",
-				 "f", &config, &err);
+	int rc = ds_site_config_parse("default_class = batch\n"
+				      "allow_raw_shard = yes\n"
+				      "isolation = none\n"
+				      "policy = lend\n"
+				      "class besteffort { borrow = off reclaim_budget = 10 "
+				      "whole_gpu_ms = 0 }\n"
+				      "class latency { lend = no max_share = 0.5 max_memory = 20G "
+				      "whole_gpu_ms = 50 }\n"
+				      "class batch {\n"
+				      "  kind = throughput\n"
+				      "  min_share = 100\n"
+				      "  max_share = \"0.75\"\n"
+				      "}\n",
+				      "f", &config, &err);
 
 	assert_string_equal(err.text, "");
 	assert_int_equal(rc, 0);
@@ -79,6 +80,9 @@ static void everything_set(void **state)
 	assert_false(ds_site_config_class(&config, "besteffort")->borrows);
 	assert_int_equal(ds_site_config_class(&config, "besteffort")->reclaim_us, 10);
 	assert_int_equal(ds_site_config_class(&config, "batch")->reclaim_us, 5000);
+	assert_int_equal(ds_site_config_class(&config, "latency")->whole_ms, 50);
+	assert_int_equal(ds_site_config_class(&config, "besteffort")->whole_ms, DS_WHOLE_NEVER);
+	assert_int_equal(ds_site_config_class(&config, "batch")->whole_ms, DS_WHOLE_USUAL);
 	const struct ds_class *batch = ds_site_config_class(&config, "batch");
 	assert_int_equal(batch->kind, DS_KIND_THROUGHPUT);
 	assert_int_equal(batch->min_share_milli, 100);
@@ -92,6 +96,9 @@ static void broken_files(void **state)
 		const char *line; /* how the message starts */
 	} rows[] = {
 	    {"unknown = 1\n", "f:1: "},
+	    {"class latency {\nwhole_gpu_ms = 1001 }\n",
+	     "f:2: whole_gpu_ms = 1001 is not within 0"},
+	    {"class latency { whole_gpu_ms = -1 }\n", "f:1: whole_gpu_ms = -1 is not within 0"},
 	    {"\n\nisolation = all\n", "f:3: isolation = \"all\" is neither user"},
 	    /* libconfuse 3.3 by itself counts lines wrongly behind comments. */
 	    {"# one\n// two\n/* three\n four */ isolation = none # five?\nbad = 1\n",
