@@ -285,7 +285,7 @@ static void order(void)
 				CALL(cuMemsetD32_v2, words, 0, 2);
 				CALL(cuCtxSynchronize);
 				CALL(cuLaunchKernel, spin_us, 1, 1, 1, 1, 1, 1, 0, streams[a],
-				     (void *[]){&(unsigned){4000}, &(CUdeviceptr){0}}, NULL);
+				     (void *[]){&(unsigned){10000}, &(CUdeviceptr){0}}, NULL);
 				CALL(cuMemsetD32Async, flag, 1, 1, streams[a]);
 				switch (how) {
 				case ASYNC:
