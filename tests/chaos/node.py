@@ -113,6 +113,7 @@ class Node:
         program = self.program(event.program)
         if program.process.poll() is None:
             program.excuse = program.excuse or "killed"
+            self.note_cut_off(program)
             program.process.send_signal(event.options["signal"])
             program.process.send_signal(signal.SIGCONT)
             self.counted["kills"] += 1
@@ -209,6 +210,8 @@ class Node:
     def end_one(self, name):
         allocation = self.there.pop(name)
         self.excuse(lambda p: p.allocation is allocation, "its allocation ended")
+        for program in [p for p in self.programs if p.allocation is allocation and p.process.poll() is None]:
+            self.note_cut_off(program)
         done = self.host.node("end", "--allocation", name, "--deadline-ms", DEADLINE_MS, timeout=2 * PATIENCE_S)
         expect(done.returncode == 0, f"end of {name}: {done.stderr.strip()}")
         expect(not (self.host.run_dir / name).exists(), f"{name} is left in the runtime directory")
@@ -274,6 +277,11 @@ class Node:
                 program.excuse = program.excuse or why
         if later:
             self.later_excuses.append((whom, why))
+
+    def note_cut_off(self, program):
+        """Blocks that wait for each other are in a long kernel until all have come: a kill then is a fault of the neighbours."""
+        if program.whole:
+            self.excuse(lambda p: p.allocation.gpu == program.allocation.gpu, "a grid for the whole GPU was cut off", later=True)
 
     def later(self, ms, action, *arguments):
         def act():
@@ -383,6 +391,13 @@ class Node:
         seen = [watch.end() for watch in self.watches]
         self.watches = []
         return self.counted | {"ledger": seen}
+
+    def told(self):
+        """What the node says of itself, for whoever reads of a violation."""
+        done = subprocess.run(self.host.command("status", "--config", self.host.conf), env=self.host.env, text=True,
+                              capture_output=True, check=False, timeout=PATIENCE_S)
+        pids = " ".join(f"{p.name}={p.process.pid}" for p in self.programs if p.process.poll() is None)
+        return f"{done.stdout}{done.stderr}{pids}"
 
     def close(self):
         for timer, _ in self.timers:

@@ -637,6 +637,26 @@ static void want(struct emu_client *client, const struct emu_sms *sms)
 		client->wanted.bits[w] |= sms->bits[w];
 }
 
+/* Its blocks wait on their SMs for those that are still to come. */
+static bool gathers(const struct emu_op *op)
+{
+	return op->work.u.launch.kernel->meet && op->issued &&
+	       op->issued < op->work.u.launch.n_blocks;
+}
+
+/* Two grids that gathered at once on the same SMs would wait for each other for ever. */
+static bool may_issue(const struct emu_device *dev, const struct emu_op *op)
+{
+	return !op->work.u.launch.kernel->meet || gathers(op) ||
+	       emu_may_gather(dev->map.gpu, dev->client);
+}
+
+static void note_gathering(struct emu_device *dev, const struct emu_op *op)
+{
+	if (op->work.u.launch.kernel->meet && op->issued)
+		client_of(dev)->gathers = gathers(op);
+}
+
 /* Take SMs for as many waiting blocks as possible. Returns how many were taken. */
 static unsigned issue(struct emu_device *dev, bool *starved)
 {
@@ -647,6 +667,10 @@ static unsigned issue(struct emu_device *dev, bool *starved)
 	client_of(dev)->wanted = (struct emu_sms){{0}};
 	for (struct emu_op *op = dev->active; op; op = op->queue_next) {
 		struct emu_run *run = &op->work.u.launch.run;
+		if (op->issued < op->work.u.launch.n_blocks && !may_issue(dev, op)) {
+			*starved = true;
+			continue;
+		}
 		while (op->issued < op->work.u.launch.n_blocks && dev->n_running < EMU_SMS_MAX) {
 			struct emu_running *r = &dev->running[dev->n_running];
 			uint64_t i = op->issued;
@@ -670,6 +694,7 @@ static unsigned issue(struct emu_device *dev, bool *starved)
 			dev->n_running++;
 			n++;
 		}
+		note_gathering(dev, op);
 	}
 	return n;
 }
@@ -840,7 +865,9 @@ static void *device_thread(void *arg)
 				start_op(dev, op);
 			emu_exit();
 			emu_lock(gpu);
-			if (!fault)
+			if (fault)
+				client->gathers = 0;
+			else
 				taken = issue(dev, &starved);
 			client->wants_ns = starved ? emu_now_ns() : 0;
 			emu_wake_waiting(gpu, dev->client);

@@ -198,6 +198,7 @@ static void forget_client(struct emu_gpu *gpu, int client)
 	for (unsigned w = 0; w < EMU_SMS_MAX / 64; w++)
 		atomic_store(&gpu->clients[client].active[w], 0);
 	gpu->clients[client].wants_ns = 0;
+	gpu->clients[client].gathers = 0;
 	gpu->clients[client].memory = 0;
 	gpu->clients[client].in_use = 0;
 	emu_wake_waiting(gpu, client);
@@ -370,16 +371,22 @@ static unsigned held_by(const struct emu_gpu *gpu, int client)
 	return held;
 }
 
-/* SMs that `client` leaves to waiting clients (of its tenant) that hold fewer than it does. */
+/*
+ * SMs that `client` leaves to waiting clients (of its tenant) that hold fewer than it does. What a grid
+ * still needs to be on the GPU as a whole comes before that: it would hold the others for ever.
+ */
 static struct emu_sms left_to_others(const struct emu_gpu *gpu, int client, uint64_t now,
 				     unsigned held)
 {
 	struct emu_sms left = {{0}};
 
+	if (gpu->clients[client].gathers)
+		return left;
+
 	for (int i = 0; i < EMU_CLIENTS_MAX; i++) {
 		const struct emu_client *c = &gpu->clients[i];
 		if (i == client || !wants(c, now) || c->tenant != gpu->clients[client].tenant ||
-		    held_by(gpu, i) >= held)
+		    (held_by(gpu, i) >= held && !c->gathers))
 			continue;
 		for (unsigned w = 0; w < EMU_SMS_MAX / 64; w++)
 			left.bits[w] |= c->wanted.bits[w];
@@ -390,6 +397,15 @@ static struct emu_sms left_to_others(const struct emu_gpu *gpu, int client, uint
 static uint64_t max64(uint64_t a, uint64_t b)
 {
 	return a > b ? a : b;
+}
+
+bool emu_may_gather(const struct emu_gpu *gpu, int client)
+{
+	for (int i = 0; i < EMU_CLIENTS_MAX; i++)
+		if (gpu->clients[i].in_use && gpu->clients[i].gathers &&
+		    gpu->clients[i].tenant == gpu->clients[client].tenant)
+			return false;
+	return true;
 }
 
 struct emu_turn emu_turn(struct emu_gpu *gpu, int client)

@@ -18,7 +18,7 @@
  */
 enum {
 	EMU_MAGIC = 0x454d5531,
-	EMU_VERSION = 4,
+	EMU_VERSION = 5,
 	EMU_GPUS_MAX = 16,
 	EMU_SMS_MAX = 256,
 	EMU_CLIENTS_MAX = 128,
@@ -77,6 +77,8 @@ struct emu_client {
 	uint32_t max_slots;     /* SMs at a time (MPS thread percentage); 0: all */
 	uint64_t wants_ns;      /* it had blocks waiting for a slot then; 0: it has none */
 	struct emu_sms wanted;  /* the SMs these blocks may run on */
+	uint32_t gathers; /* blocks of a kernel hold SMs and wait for others of it that hold none yet */
+	uint32_t reserved;
 	uint64_t turn_ns;       /* when its tenant last got the GPU */
 	uint64_t memory;        /* bytes of device memory */
 	_Atomic int32_t fault;  /* a CUresult that every later call returns */
@@ -176,6 +178,12 @@ struct emu_turn {
 	unsigned held; /* SMs it has */
 	uint64_t now_ns;
 };
+
+/*
+ * With the lock held: whether no client of the tenant gathers a grid whose blocks must all be there: they
+ * gather one after the other.
+ */
+bool emu_may_gather(const struct emu_gpu *gpu, int client);
 
 /* With the lock held. Begins a time slice if it is this client's turn. */
 struct emu_turn emu_turn(struct emu_gpu *gpu, int client);

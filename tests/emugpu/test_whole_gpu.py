@@ -98,6 +98,15 @@ def test_two_that_ask_beside_one_that_does_not(host):
     assert_alone_when_meeting(host.trace(0))
 
 
+def test_among_programs_of_its_own_job_that_never_leave_the_gpu(host):
+    """It has all groups anyway, so no window comes of it: the GPU itself has to bring its blocks together."""
+    spinning = f"{host.gpuwork} spin --blocks 60 --block-us 10000 --seconds 10000"
+    run = host.run("--share", "1", "--gpu", "0", "--", "sh", "-c", f"{spinning} & first=$!; {spinning} & second=$!; "
+                   f"{WHOLE} cooperative 3 0 2000; ended=$?; kill $first $second; exit $ended")
+    assert "error 0, sum" in output(run, timeout=90)
+    host.assert_clean()
+
+
 def whole(host, name):
     return host.resident(name)["whole_gpu"]
 
