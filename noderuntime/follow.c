@@ -2,6 +2,7 @@
 #include "noderuntime/follow.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
@@ -19,6 +20,7 @@
 
 enum {
 	RETRY_MS = 500,        /* to look at a ledger again that somebody else held too long */
+	LOOK_MS = 100,         /* to look whether those have come back that a newcomer waits for */
 	LATER_MS = 20,         /* when what programs say is not taken at its word yet */
 	SETTLE_ROUNDS_MAX = 8, /* neighbours that die while we look at them */
 };
@@ -60,15 +62,20 @@ static int check_isolation(const struct ds_ledger_state *state,
 	return 0;
 }
 
+static bool is_self(const struct ds_runtime *rt, const struct ds_process *process)
+{
+	const struct ds_process *self = &rt->allocation->runtime;
+
+	return process->pid == self->pid && process->start_ticks == self->start_ticks;
+}
+
 /*
  * 1 while that process lives, as far as we have heard: to ask /proc takes longer than all the rest of a
  * change, and of those that we watch we hear when they end.
  */
 static int lives(struct ds_runtime *rt, const struct ds_process *process)
 {
-	const struct ds_process *self = &rt->allocation->runtime;
-
-	if (process->pid == self->pid && process->start_ticks == self->start_ticks)
+	if (is_self(rt, process))
 		return 1;
 	return ds_watch_find(rt, DS_WATCH_PROGRAM, process) ||
 	       ds_watch_find(rt, DS_WATCH_NEIGHBOUR, process) || ds_process_alive(process);
@@ -125,12 +132,40 @@ static int settle_ledger(struct ds_runtime *rt, struct ds_ledger_state *state, s
 	return ds_ledger_settle(state, may_use_gpu, &rt->site, err);
 }
 
+/* A ledger that was made anew is complete again when all that live are in it. */
+static bool is_complete(const struct ds_runtime *rt, struct ds_ledger_state *state,
+			char missing[DS_NAME_SIZE])
+{
+	if (state->incomplete && ds_recall_missing(rt->config, state, missing))
+		return false;
+	state->incomplete = 0;
+	return true;
+}
+
+struct joining {
+	struct ds_runtime *rt;
+	bool too_early; /* others have to come back first */
+};
+
 /* Join, first removing what is dead, whose room we may need. */
 static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error *err)
 {
-	struct ds_runtime *rt = arg;
+	struct joining *joining = arg;
+	struct ds_runtime *rt = joining->rt;
 	struct ds_ledger_resident resident = as_resident(rt);
+	char missing[DS_NAME_SIZE];
 
+	joining->too_early = !is_complete(rt, state, missing);
+	if (joining->too_early)
+		return ds_fail(
+		    err,
+		    "the ledger of GPU %s was lost and is made anew, and %s, which is on "
+		    "that GPU, has not come back into it: begin again, or end that one",
+		    state->gpu_uuid, missing);
+	/* Joined in a ledger that was lost just then, and is back. */
+	const struct ds_ledger_resident *self = ds_ledger_find(state, resident.name);
+	if (self && is_self(rt, &self->runtime))
+		ds_ledger_leave(state, resident.name);
 	if (settle_ledger(rt, state, err) < 0 || check_isolation(state, &resident, err) < 0 ||
 	    ds_ledger_join(state, &resident, err) < 0 ||
 	    ds_quota_fits(rt->config, rt->topology->memory_mib, state, resident.name,
@@ -141,9 +176,33 @@ static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error
 	return 0;
 }
 
-int ds_follow_join(struct ds_runtime *rt, struct ds_error *err)
+/* Wait until somebody changes the ledger, and take that as heard; or a moment, since some die silently. */
+static void await_change(const struct ds_runtime *rt, ds_deadline deadline)
 {
-	return ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_join, rt, err);
+	const int left_ms = ds_deadline_left_ms(deadline);
+	struct pollfd ledger = {.fd = -1, .events = POLLIN};
+	char events[4096];
+
+	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
+		if (w->kind == DS_WATCH_LEDGER)
+			ledger.fd = w->fd;
+	}
+	if (poll(&ledger, 1, left_ms < LOOK_MS ? left_ms : LOOK_MS) == 1) {
+		while (read(ledger.fd, events, sizeof(events)) > 0)
+			;
+	}
+}
+
+int ds_follow_join(struct ds_runtime *rt, ds_deadline deadline, struct ds_error *err)
+{
+	struct joining joining = {.rt = rt};
+
+	for (;;) {
+		int rc = ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_join, &joining, err);
+		if (rc == 0 || !joining.too_early || ds_deadline_left_ms(deadline) <= 0)
+			return rc;
+		await_change(rt, deadline);
+	}
 }
 
 /* Our program's watch; NULL for another's, or one of a runtime before us, which keeps what it has. */
@@ -215,7 +274,8 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 		self->demand = ds_wants_next(rt, &sum, &self->demand);
 	/* What a window takes back, and who it goes to next, shows when that is settled. */
 	for (uint32_t before = state->whole.phase, round = 0; round < DS_WHOLE_PHASES; round++) {
-		ds_whole_look(rt, state, self, wants_whole);
+		if (!state->incomplete) /* who is missing would not be asked to make room */
+			ds_whole_look(rt, state, self, wants_whole);
 		if (settle_ledger(rt, state, err) < 0)
 			return -1;
 		self = ds_ledger_find(state, rt->allocation->name);
@@ -239,7 +299,7 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 }
 
 /*
- * The ledger was set aside as broken, or we were taken for dead: come back, with our programs,
+ * We were taken for dead, or the ledger was lost with all copies that had us: come back, with our programs,
  * rather than let others have the groups they run on.
  */
 static int rejoin(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err)
@@ -271,10 +331,12 @@ static int change_settle(struct ds_ledger_state *state, void *arg, struct ds_err
 {
 	struct ds_runtime *rt = arg;
 	static struct ds_ledger_state before;
+	char missing[DS_NAME_SIZE];
 
 	before = *state;
 	if (!ds_ledger_find(state, rt->allocation->name) && rejoin(rt, state, err) < 0)
 		return -1;
+	is_complete(rt, state, missing);
 	if (ds_follow_settle(rt, state, false, err) < 0)
 		return -1;
 	rt->seen = *state;
@@ -461,6 +523,8 @@ void ds_follow(struct ds_runtime *rt)
 	}
 	if (rt->look_again)
 		follow_in(rt, LATER_MS);
+	else if (rt->seen.incomplete)
+		follow_in(rt, RETRY_MS); /* of who is not in it, nobody hears when it ends */
 	ds_whole_arm(rt);
 	ds_greet_waiting(rt);
 }

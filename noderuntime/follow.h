@@ -2,12 +2,16 @@
 #ifndef DETSHARE_NODERUNTIME_FOLLOW_H
 #define DETSHARE_NODERUNTIME_FOLLOW_H
 
+#include "noderuntime/deadline.h"
 #include "noderuntime/watch.h"
 
 /* The runtime and the ledger of its GPU: join, settle, publish what we hold, watch the neighbours. */
 
-/* Become a resident of the GPU. Returns 0, or -1 with a reason. */
-int ds_follow_join(struct ds_runtime *rt, struct ds_error *err);
+/*
+ * Become a resident of the GPU. If its ledger was lost and others are not back in it, waits for them until
+ * the deadline. Returns 0, or -1 with a reason.
+ */
+int ds_follow_join(struct ds_runtime *rt, ds_deadline deadline, struct ds_error *err);
 
 /*
  * Settle, between two steps for our programs: before it, they lose what they have acknowledged, so that

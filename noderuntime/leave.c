@@ -19,6 +19,7 @@
 #include "noderuntime/faults.h"
 #include "noderuntime/gpu.h"
 #include "noderuntime/mps.h"
+#include "noderuntime/recall.h"
 
 /* Beyond that, the next job's record takes the waiting ones along. */
 #define SEND_FOR_S "60"
@@ -292,19 +293,23 @@ int ds_leave(const struct ds_node_config *config, struct ds_allocation *allocati
 	char gpu_dir[PATH_MAX];
 	struct ds_ledger *ledger = NULL;
 	struct ds_error reason = {""};
+	struct ds_recall recall;
 	int rv = 0;
 
+	ds_recall_init(&recall, config);
 	if (allocation->gpu_uuid[0] &&
 	    ds_gpu_dir(config->runtime_dir, allocation->gpu_uuid, gpu_dir, sizeof(gpu_dir)) == 0 &&
 	    access(gpu_dir, F_OK) == 0) {
+		/* First, so that there is one to read. */
+		note(ds_ledger_open_with(gpu_dir, allocation->gpu_uuid, &allocation->shape,
+					 &recall.past, &ledger, &reason),
+		     &reason, &rv, err);
 		note(end_programs(config, allocation, gpu_dir, deadline, &reason), &reason, &rv,
 		     err);
 		await_off_gpu(config, allocation, gpu_dir, deadline);
 		count_held(allocation, gpu_dir);
 		judge_faults(allocation, gpu_dir);
-		if (note(ds_ledger_open(gpu_dir, allocation->gpu_uuid, &allocation->shape, &ledger,
-					&reason),
-			 &reason, &rv, err) == 0) {
+		if (ledger) {
 			unsigned timeout_ms =
 			    (unsigned)ds_deadline_left_ms(ds_deadline_part(deadline, LEDGER_MS));
 			note(

@@ -17,17 +17,18 @@
 #include "common/io.h"
 #include "noderuntime/deadline.h"
 #include "noderuntime/gpu.h"
+#include "noderuntime/ledger_file.h"
 #include "noderuntime/ledger_image.h"
 
-#define FILE_NAME   "ledger"
+#define FILE_NAME   DS_LEDGER_FILE
 #define BROKEN_NAME "ledger.broken"
 
 enum {
 	OPEN_WAIT_MS = 1000, /* a change takes well below a millisecond */
 	REOPEN_ATTEMPTS = 8, /* somebody else may set the file aside between open and lock */
-	READ_ATTEMPTS = 20,  /* a reader may be overtaken by two commits */
-	RESIDENTS_PROBABLE = 4,
 	LOCK_YIELDS = 20,
+	/* A change that was lost with its file may have been kept: no later one has its generation. */
+	GENERATIONS_LOST = 1000000,
 	LOCK_PAUSE_MIN_US = 100,
 	LOCK_PAUSE_MAX_US = 5000,
 };
@@ -35,11 +36,13 @@ enum {
 struct ds_ledger {
 	int dir_fd;
 	int fd;
+	int copy_fd;    /* see ds_ledger_keep_copy(); -1: none */
 	pid_t fd_owner; /* an OFD lock would not hold against the other side of a fork */
 	char gpu_dir[PATH_MAX];
 	char gpu_uuid[48];
 	struct ds_gpu_shape shape;
 	char boot_id[40];
+	const struct ds_ledger_past *past; /* NULL: there is none */
 	struct ds_ledger_image image;
 	struct ds_ledger_state state;
 };
@@ -59,76 +62,6 @@ static void pause_us(int64_t us)
 	struct timespec t = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
 
 	nanosleep(&t, NULL);
-}
-
-/* Returns the bytes read: fewer than `size` only at the end of the file; -1 on an error. */
-static ssize_t read_all(int fd, void *bytes, size_t size)
-{
-	char *next = bytes;
-	size_t used = 0;
-
-	while (used < size) {
-		ssize_t n = pread(fd, next + used, size - used, (off_t)used);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -1;
-		if (!n)
-			break;
-		used += (size_t)n;
-	}
-	return (ssize_t)used;
-}
-
-static bool read_whole_at(int fd, void *bytes, size_t size, off_t offset)
-{
-	ssize_t n;
-
-	do
-		n = pread(fd, bytes, size, offset);
-	while (n < 0 && errno == EINTR);
-	return n == (ssize_t)size;
-}
-
-static off_t copy_offset(uint64_t generation)
-{
-	return (off_t)(offsetof(struct ds_ledger_image, copies) +
-		       generation % 2 * sizeof(struct ds_ledger_copy));
-}
-
-/*
- * As much of the image as is needed: a state is mostly empty. Returns the file's size up to that of an
- * image, or -1.
- */
-static ssize_t read_image(int fd, struct ds_ledger_image *image)
-{
-	struct ds_ledger_part parts[DS_LEDGER_PARTS];
-	struct stat file;
-
-	if (fstat(fd, &file) < 0)
-		return -1;
-	if (file.st_size < (off_t)sizeof(*image) ||
-	    !read_whole_at(fd, image->page, sizeof(image->page), 0))
-		return read_all(fd, image, sizeof(*image));
-	const uint64_t active = image->words[DS_LEDGER_ACTIVE_OFFSET / 8];
-	const off_t offset = copy_offset(active);
-	struct ds_ledger_copy *copy = &image->copies[active % 2];
-	/* As many residents as there probably are, then what is missing. */
-	const size_t guess = offsetof(struct ds_ledger_copy, state.residents[RESIDENTS_PROBABLE]);
-	if (!read_whole_at(fd, copy, guess, offset))
-		return -1;
-	if (ds_ledger_parts(&copy->state, parts) < 0)
-		return sizeof(*image); /* is found to be broken */
-	for (int i = 0; i < DS_LEDGER_PARTS; i++) {
-		size_t begin = offsetof(struct ds_ledger_copy, state) + parts[i].offset;
-		size_t end = begin + parts[i].size;
-		if (begin < guess)
-			begin = guess;
-		if (begin < end &&
-		    !read_whole_at(fd, (char *)copy + begin, end - begin, offset + (off_t)begin))
-			return -1;
-	}
-	return sizeof(*image);
 }
 
 static int unlock(int fd)
@@ -188,12 +121,21 @@ static int check_file(const struct ds_ledger *ledger, int fd, struct stat *file,
 	return 0;
 }
 
+static bool has_the_name(const struct ds_ledger *ledger)
+{
+	struct stat file;
+	struct stat named;
+
+	return !fstat(ledger->fd, &file) &&
+	       !fstatat(ledger->dir_fd, FILE_NAME, &named, AT_SYMLINK_NOFOLLOW) &&
+	       file.st_dev == named.st_dev && file.st_ino == named.st_ino;
+}
+
 /* Open and lock the file that has the name now, which may be another one than last time. */
 static int acquire(struct ds_ledger *ledger, ds_deadline deadline, struct ds_error *err)
 {
 	for (int attempt = 0; attempt < REOPEN_ATTEMPTS; attempt++) {
 		struct stat file;
-		struct stat named;
 
 		if (ledger->fd_owner != getpid())
 			close_fd(&ledger->fd);
@@ -213,9 +155,7 @@ static int acquire(struct ds_ledger *ledger, ds_deadline deadline, struct ds_err
 				strerror(errno));
 			goto fail;
 		}
-		if (!fstat(ledger->fd, &file) &&
-		    !fstatat(ledger->dir_fd, FILE_NAME, &named, AT_SYMLINK_NOFOLLOW) &&
-		    file.st_dev == named.st_dev && file.st_ino == named.st_ino)
+		if (has_the_name(ledger))
 			return 0;
 		close_fd(&ledger->fd);
 	}
@@ -227,44 +167,46 @@ fail:
 	return -1;
 }
 
-static enum ds_ledger_verdict load(int fd, struct ds_ledger_image *image, const char *boot_id,
-				   struct ds_ledger_state *state, struct ds_error *err)
-{
-	ssize_t size = read_image(fd, image);
-
-	if (size < 0) {
-		ds_fail(err, "it cannot be read: %s", strerror(errno));
-		return DS_LEDGER_BROKEN;
-	}
-	return ds_ledger_image_load(image, (size_t)size, boot_id, state, err);
-}
-
 /*
- * Fill the locked, empty file. All of its room is taken first. The header comes last: a creator that
- * dies before leaves an unfinished file, which the next one fills.
+ * Fill an empty file with the image. All of its room is taken first. The header comes last: a creator that
+ * dies before leaves an unfinished file.
  */
-static int create(struct ds_ledger *ledger, struct ds_error *err)
+static int fill(int fd, const struct ds_ledger_image *image, const char *dir, struct ds_error *err)
 {
-	struct ds_ledger_image *image = &ledger->image;
-	off_t header_size = sizeof(image->page);
+	const off_t header_size = sizeof(image->page);
 	int rc;
 
-	ds_ledger_image_init(image, ledger->boot_id, ledger->gpu_uuid, &ledger->shape);
 	do
-		rc = posix_fallocate(ledger->fd, 0, sizeof(*image));
+		rc = posix_fallocate(fd, 0, sizeof(*image));
 	while (rc == EINTR);
 	errno = rc;
-	if (rc || fchmod(ledger->fd, 0644) ||
-	    ds_write_whole_at(ledger->fd, image->copies, sizeof(image->copies), header_size) ||
-	    ds_write_whole_at(ledger->fd, image->page, sizeof(image->page), 0)) {
+	if (rc || fchmod(fd, 0644) ||
+	    ds_write_whole_at(fd, image->copies, sizeof(image->copies), header_size) ||
+	    ds_write_whole_at(fd, image->page, sizeof(image->page), 0)) {
 		ds_fail(err, "cannot write the %zu bytes of %s/" FILE_NAME ": %s", sizeof(*image),
-			ledger->gpu_dir, strerror(errno));
-		if (ftruncate(ledger->fd, 0))
+			dir, strerror(errno));
+		if (ftruncate(fd, 0))
 			return ds_fail_within(err, "and not give their room back");
 		return -1;
 	}
-	ledger->state = image->copies[0].state;
 	return 0;
+}
+
+/* Fill the locked, empty file, with what is known of a former one. */
+static int create(struct ds_ledger *ledger, struct ds_error *err)
+{
+	struct ds_ledger_image *image = &ledger->image;
+	struct ds_ledger_state *state = &ledger->state;
+
+	ds_ledger_image_init(image, ledger->boot_id, ledger->gpu_uuid, &ledger->shape);
+	*state = image->copies[0].state;
+	if (ledger->past && ledger->past->recall(ledger->past->arg, state, err))
+		return -1;
+	if (state->generation)
+		state->generation += GENERATIONS_LOST;
+	ds_ledger_image_store(image, state);
+	image->words[DS_LEDGER_ACTIVE_OFFSET / 8] = state->generation;
+	return fill(ledger->fd, image, ledger->gpu_dir, err);
 }
 
 /* Is the state that of our GPU? A UUID may change its shape: MIG, another driver. */
@@ -287,8 +229,20 @@ static bool is_ours(const struct ds_ledger *ledger, struct ds_error *err)
 	return true;
 }
 
-/* Lock, load, make what is missing. What is broken is set aside if `repair`, with a note in `err`. */
-static int begin(struct ds_ledger *ledger, unsigned timeout_ms, bool repair, struct ds_error *err)
+/*
+ * May a ledger of that verdict be set aside? One that is only opened now finds out what there is. Later it is
+ * done if all that was in it can be had again; but a runtime of another version, or one that takes the GPU for
+ * another one, would do the same to ours, and so on without an end.
+ */
+static bool may_set_aside(const struct ds_ledger *ledger, enum ds_ledger_verdict verdict,
+			  bool opening)
+{
+	return opening ||
+	       (ledger->past && (verdict == DS_LEDGER_BROKEN || verdict == DS_LEDGER_OUTDATED));
+}
+
+/* Lock, load, make what is missing. What is broken is set aside if that may be, with a note in `err`. */
+static int begin(struct ds_ledger *ledger, unsigned timeout_ms, bool opening, struct ds_error *err)
 {
 	ds_deadline deadline = ds_deadline_in(timeout_ms);
 	struct ds_error reason = {""};
@@ -297,8 +251,8 @@ static int begin(struct ds_ledger *ledger, unsigned timeout_ms, bool repair, str
 		if (acquire(ledger, deadline, err))
 			return -1;
 
-		enum ds_ledger_verdict verdict =
-		    load(ledger->fd, &ledger->image, ledger->boot_id, &ledger->state, &reason);
+		enum ds_ledger_verdict verdict = ds_ledger_load(
+		    ledger->fd, &ledger->image, ledger->boot_id, &ledger->state, &reason);
 		if (verdict == DS_LEDGER_VALID && is_ours(ledger, &reason))
 			return 0;
 		if (verdict == DS_LEDGER_UNFINISHED) {
@@ -306,7 +260,7 @@ static int begin(struct ds_ledger *ledger, unsigned timeout_ms, bool repair, str
 				return 0;
 			goto fail;
 		}
-		if (!repair) {
+		if (!may_set_aside(ledger, verdict, opening)) {
 			errno = EIO;
 			ds_fail(err, "cannot use %s/" FILE_NAME ": %s", ledger->gpu_dir,
 				reason.text);
@@ -331,6 +285,13 @@ fail:
 int ds_ledger_open(const char *gpu_dir, const char *gpu_uuid, const struct ds_gpu_shape *shape,
 		   struct ds_ledger **ledger, struct ds_error *err)
 {
+	return ds_ledger_open_with(gpu_dir, gpu_uuid, shape, NULL, ledger, err);
+}
+
+int ds_ledger_open_with(const char *gpu_dir, const char *gpu_uuid, const struct ds_gpu_shape *shape,
+			const struct ds_ledger_past *past, struct ds_ledger **ledger,
+			struct ds_error *err)
+{
 	struct ds_ledger *opened = calloc(1, sizeof(*opened));
 
 	*ledger = NULL;
@@ -338,7 +299,8 @@ int ds_ledger_open(const char *gpu_dir, const char *gpu_uuid, const struct ds_gp
 		err->text[0] = '\0';
 	if (!opened)
 		return ds_fail(err, "cannot open the ledger in %s: %s", gpu_dir, strerror(errno));
-	opened->dir_fd = opened->fd = -1;
+	opened->dir_fd = opened->fd = opened->copy_fd = -1;
+	opened->past = past;
 	opened->shape = *shape;
 	snprintf(opened->gpu_dir, sizeof(opened->gpu_dir), "%s", gpu_dir);
 	if (strlen(gpu_uuid) >= sizeof(opened->gpu_uuid)) {
@@ -377,62 +339,15 @@ void ds_ledger_close(struct ds_ledger *ledger)
 	if (!ledger)
 		return;
 	close_fd(&ledger->fd);
+	close_fd(&ledger->copy_fd);
 	close_fd(&ledger->dir_fd);
 	free(ledger);
 	errno = saved_errno;
 }
 
-int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds_error *err)
-{
-	char boot_id[40];
-	struct ds_ledger_image *image = NULL;
-	int dir_fd = -1;
-	int fd = -1;
-	int rv = -1;
-
-	if (ds_boot_id(boot_id, err))
-		return -1;
-	dir_fd = open(gpu_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (dir_fd >= 0)
-		fd = openat(dir_fd, FILE_NAME, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0) {
-		ds_fail(err, "cannot open %s/" FILE_NAME ": %s", gpu_dir, strerror(errno));
-		goto fail;
-	}
-	image = malloc(sizeof(*image));
-	if (!image) {
-		ds_fail(err, "cannot read %s/" FILE_NAME ": %s", gpu_dir, strerror(errno));
-		goto fail;
-	}
-	for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
-		enum ds_ledger_verdict verdict = load(fd, image, boot_id, state, err);
-
-		if (verdict == DS_LEDGER_VALID) {
-			rv = 0;
-			break;
-		}
-		if (verdict != DS_LEDGER_BROKEN) {
-			ds_fail_within(err, "no ledger in %s", gpu_dir);
-			errno = ENOENT;
-			goto fail;
-		}
-		/* A writer may have been at it. */
-		pause_us(LOCK_PAUSE_MIN_US);
-	}
-	if (rv) {
-		errno = EIO;
-		ds_fail_within(err, "cannot use %s/" FILE_NAME, gpu_dir);
-	}
-fail:
-	free(image);
-	close_fd(&fd);
-	close_fd(&dir_fd);
-	return rv;
-}
-
 static int write_copy(int fd, const struct ds_ledger_copy *copy)
 {
-	const off_t offset = copy_offset(copy->state.generation);
+	const off_t offset = ds_ledger_copy_offset(copy->state.generation);
 	struct ds_ledger_part parts[DS_LEDGER_PARTS];
 
 	ds_ledger_parts(&copy->state, parts);
@@ -451,6 +366,17 @@ static int write_copy(int fd, const struct ds_ledger_copy *copy)
 }
 
 /* The copy first; then, in one store, the word that makes it valid. */
+static int write_state(int fd, const struct ds_ledger_copy *copy)
+{
+	const uint64_t generation = copy->state.generation;
+
+	return write_copy(fd, copy) || ds_write_whole_at(fd, &generation, sizeof(generation),
+							 DS_LEDGER_ACTIVE_OFFSET)
+		   ? -1
+		   : 0;
+}
+
+/* What nobody may forget is kept before it holds. */
 static int commit(struct ds_ledger *ledger, struct ds_error *err)
 {
 	struct ds_ledger_state *state = &ledger->state;
@@ -461,12 +387,44 @@ static int commit(struct ds_ledger *ledger, struct ds_error *err)
 		return ds_fail_within(err, "refused to write %s/" FILE_NAME, ledger->gpu_dir);
 	}
 	ds_ledger_image_store(&ledger->image, state);
-	if (write_copy(ledger->fd, copy) ||
-	    ds_write_whole_at(ledger->fd, &state->generation, sizeof(state->generation),
-			      DS_LEDGER_ACTIVE_OFFSET))
+	if (ledger->copy_fd >= 0 && write_state(ledger->copy_fd, copy))
+		return ds_fail(err, "cannot keep a copy of %s/" FILE_NAME ": %s", ledger->gpu_dir,
+			       strerror(errno));
+	if (write_state(ledger->fd, copy))
 		return ds_fail(err, "cannot write %s/" FILE_NAME ": %s", ledger->gpu_dir,
 			       strerror(errno));
 	return 0;
+}
+
+int ds_ledger_keep_copy(struct ds_ledger *ledger, const char *dir, struct ds_error *err)
+{
+	struct ds_ledger_image *image = calloc(1, sizeof(*image));
+	char path[PATH_MAX];
+	int rv = -1;
+	int fd = -1;
+
+	if (!image)
+		return ds_fail(err, "cannot keep a ledger's copy in %s: %s", dir, strerror(errno));
+	if ((size_t)snprintf(path, sizeof(path), "%s/" FILE_NAME, dir) >= sizeof(path)) {
+		ds_fail(err, "the path of %s is too long", dir);
+		goto fail;
+	}
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+	if (fd < 0) {
+		ds_fail(err, "cannot create %s: %s", path, strerror(errno));
+		goto fail;
+	}
+	ds_ledger_image_init(image, ledger->boot_id, ledger->gpu_uuid, &ledger->shape);
+	if (fill(fd, image, dir, err))
+		goto fail;
+	close_fd(&ledger->copy_fd);
+	ledger->copy_fd = fd;
+	fd = -1;
+	rv = 0;
+fail:
+	close_fd(&fd);
+	free(image);
+	return rv;
 }
 
 uint64_t ds_ledger_generation(const struct ds_ledger *ledger)
@@ -476,16 +434,23 @@ uint64_t ds_ledger_generation(const struct ds_ledger *ledger)
 
 int ds_ledger_peek(const struct ds_ledger *ledger, uint64_t *generation)
 {
-	return ledger->fd >= 0 && read_whole_at(ledger->fd, generation, sizeof(*generation),
-						DS_LEDGER_ACTIVE_OFFSET)
+	struct stat file;
+
+	return ledger->fd >= 0 && !fstat(ledger->fd, &file) &&
+		       file.st_size == (off_t)sizeof(ledger->image) &&
+		       ds_ledger_read_at(ledger->fd, generation, sizeof(*generation),
+					 DS_LEDGER_ACTIVE_OFFSET)
 		   ? 0
 		   : -1;
 }
 
-int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
-		     int (*change)(struct ds_ledger_state *state, void *arg, struct ds_error *err),
-		     void *arg, struct ds_error *err)
+/* 0 or as ds_ledger_change(); `*lost` if the file went away meanwhile, so that the change is nowhere. */
+static int change_once(struct ds_ledger *ledger, unsigned timeout_ms,
+		       int (*change)(struct ds_ledger_state *state, void *arg,
+				     struct ds_error *err),
+		       void *arg, bool *lost, struct ds_error *err)
 {
+	*lost = false;
 	if (begin(ledger, timeout_ms, false, err))
 		return -1;
 
@@ -497,10 +462,29 @@ int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
 		rv = commit(ledger, err);
 		if (rv)
 			ledger->state.generation = generation;
+		else
+			*lost = !has_the_name(ledger);
 	}
 
 	int saved_errno = errno;
 	unlock(ledger->fd);
 	errno = saved_errno;
+	return rv;
+}
+
+int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
+		     int (*change)(struct ds_ledger_state *state, void *arg, struct ds_error *err),
+		     void *arg, struct ds_error *err)
+{
+	bool lost = true;
+	int rv = 0;
+
+	for (int attempt = 0; lost && attempt < REOPEN_ATTEMPTS; attempt++)
+		rv = change_once(ledger, timeout_ms, change, arg, &lost, err);
+	if (lost) {
+		errno = EAGAIN;
+		return ds_fail(err, "cannot change %s/" FILE_NAME ": it is removed again and again",
+			       ledger->gpu_dir);
+	}
 	return rv;
 }

@@ -69,7 +69,8 @@ struct ds_ledger_program {
 struct ds_ledger_state {
 	char gpu_uuid[48];
 	struct ds_gpu_shape shape;
-	uint32_t reserved;
+	/* 1: made anew, and allocations that live are not in it yet: nobody gains a group. */
+	uint32_t incomplete;
 	uint64_t generation; /* changes so far */
 	uint64_t next_arrival;
 	struct ds_whole_window whole;
@@ -91,12 +92,38 @@ struct ds_ledger; /* an open ledger */
 int ds_ledger_open(const char *gpu_dir, const char *gpu_uuid, const struct ds_gpu_shape *shape,
 		   struct ds_ledger **ledger, struct ds_error *err);
 
+/*
+ * What is known of a ledger whose file was lost: removed, cut, or written over by somebody else. `recall` is
+ * given the empty state of a new one and fills in what was in the last, `incomplete` and its generation
+ * included; or leaves it as it is. 0, or -1 with a reason. It runs with the ledger locked.
+ */
+struct ds_ledger_past {
+	int (*recall)(void *arg, struct ds_ledger_state *state, struct ds_error *err);
+	void *arg;
+};
+
+/*
+ * As ds_ledger_open(), for whoever knows the past: a ledger that is made, now or later, is made from it, and
+ * so ds_ledger_change(), too, sets aside a file that somebody else wrote to. `past` must outlive the ledger.
+ */
+int ds_ledger_open_with(const char *gpu_dir, const char *gpu_uuid, const struct ds_gpu_shape *shape,
+			const struct ds_ledger_past *past, struct ds_ledger **ledger,
+			struct ds_error *err);
+
+/*
+ * From now on each change that is made through `ledger` is first written to a copy, DIR/ledger, which
+ * ds_ledger_read(DIR) reads. So the latest change is kept by whoever made it. Its room is reserved here.
+ * Returns 0, or -1 with a reason.
+ */
+int ds_ledger_keep_copy(struct ds_ledger *ledger, const char *dir, struct ds_error *err);
+
 /* NULL is fine. */
 void ds_ledger_close(struct ds_ledger *ledger);
 
 /*
  * A whole copy of the newest valid state of `gpu_dir`, without a lock and without write permission.
- * Returns 0, or -1 (errno ENOENT: no such ledger, or one of an earlier boot). Thread-safe.
+ * Returns 0, or -1 (errno ENOENT: no such ledger, or one of an earlier boot; ENODATA: it was emptied, or its
+ * creator died). Thread-safe.
  */
 int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds_error *err);
 
@@ -106,7 +133,8 @@ int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds
  * errno ETIMEDOUT when that was not enough. A state left as it was costs nothing and wakes nobody.
  * `change` must not block nor fork. Whoever watches the ledger file with inotify (IN_MODIFY) learns
  * of the change: all writing is by pwrite, since stores into a mapping raise no event. A ledger that
- * was set aside and made anew meanwhile is found by itself: `change` then sees the new, empty one.
+ * was set aside and made anew meanwhile is found by itself: `change` then sees the new one. If the file is
+ * removed while it is being changed, `change` is called again with the next one.
  */
 int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
 		     int (*change)(struct ds_ledger_state *state, void *arg, struct ds_error *err),
@@ -114,7 +142,7 @@ int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
 
 /*
  * The generation that the last change left or found, and the one that is in the file now, looked up
- * without a lock (-1: it cannot be). A file that was set aside has another one's place: see inotify.
+ * without a lock (-1: it cannot be, or the file was cut). A file that was set aside has another one's place: see inotify.
  */
 uint64_t ds_ledger_generation(const struct ds_ledger *ledger);
 int ds_ledger_peek(const struct ds_ledger *ledger, uint64_t *generation);
@@ -135,7 +163,8 @@ bool ds_ledger_same(const struct ds_ledger_state *a, const struct ds_ledger_stat
  * two others that are in each other's place, each gets the one that it is in.
  * The owner of an open whole-GPU window (whole_gpu.h) holds all groups, and when that is over what is
  * planned for it again. One of kind besteffort for which nothing is planned is suspended: it holds
- * nothing, its programs end what they are at, and no floor is kept for it.
+ * nothing, its programs end what they are at, and no floor is kept for it. In a ledger that is incomplete
+ * nobody comes to hold a group that neither it held nor its programs are on.
  * Returns 0, or -1 with a reason: the shares do not fit.
  */
 int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define MAGIC UINT64_C(0x333052474c445344) /* "DSDLGR03" */
+enum { MAGIC_NAME_SIZE = 6 };              /* the rest says which */
 
 _Static_assert(sizeof(struct ds_ledger_header) <= DS_LEDGER_ACTIVE_OFFSET, "the header fits");
 _Static_assert(offsetof(struct ds_ledger_state, residents) % 8 == 0 &&
@@ -141,6 +142,8 @@ int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *
 	if (state->n_residents > DS_RESIDENTS_MAX || state->n_programs > DS_PROGRAMS_MAX)
 		return ds_fail(err, "it has %" PRIu32 " residents and %" PRIu32 " programs",
 			       state->n_residents, state->n_programs);
+	if (state->incomplete > 1)
+		return ds_fail(err, "its mark for what is missing makes no sense");
 	if (!window_is_valid(&state->whole))
 		return ds_fail(err, "its whole-GPU window makes no sense");
 	for (uint32_t i = 0; i < state->n_residents; i++) {
@@ -214,15 +217,17 @@ enum ds_ledger_verdict ds_ledger_image_load(const struct ds_ledger_image *image,
 		return DS_LEDGER_UNFINISHED;
 	}
 	if (size < sizeof(*header) || header->magic != MAGIC) {
-		ds_fail(err, "it is no ledger");
-		return DS_LEDGER_BROKEN;
+		const bool other = size >= sizeof(*header) &&
+				   !memcmp(image->page, &(uint64_t){MAGIC}, MAGIC_NAME_SIZE);
+		ds_fail(err, other ? "it is of another version" : "it is no ledger");
+		return other ? DS_LEDGER_FOREIGN : DS_LEDGER_BROKEN;
 	}
 	if (header->version != DS_LEDGER_VERSION ||
 	    header->copy_size != sizeof(struct ds_ledger_copy)) {
 		ds_fail(err, "it has version %" PRIu32 " (%" PRIu32 " bytes), not %d (%zu bytes)",
 			header->version, header->copy_size, DS_LEDGER_VERSION,
 			sizeof(struct ds_ledger_copy));
-		return DS_LEDGER_BROKEN;
+		return DS_LEDGER_FOREIGN;
 	}
 	if (strncmp(header->boot_id, boot_id, sizeof(header->boot_id))) {
 		ds_fail(err, "it is of an earlier boot");

@@ -64,6 +64,7 @@ enum ds_ledger_verdict {
 	DS_LEDGER_VALID,
 	DS_LEDGER_UNFINISHED, /* whoever created it did not get as far as the header */
 	DS_LEDGER_OUTDATED,   /* of another boot: nothing in it lives */
+	DS_LEDGER_FOREIGN,    /* of another version */
 	DS_LEDGER_BROKEN,
 };
 

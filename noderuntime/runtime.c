@@ -144,9 +144,10 @@ static int watch_ledger(struct ds_runtime *rt, struct ds_error *err)
 {
 	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 
-	/* The directory, not the file, so that a ledger made anew is noticed, too. */
-	if (fd >= 0 && inotify_add_watch(fd, rt->gpu_dir,
-					 IN_MODIFY | IN_CREATE | IN_MOVED_TO | IN_ONLYDIR) < 0) {
+	/* The directory, not the file, so that a ledger that is lost or made anew is noticed, too. */
+	if (fd >= 0 &&
+	    inotify_add_watch(fd, rt->gpu_dir,
+			      IN_MODIFY | IN_CREATE | IN_DELETE | IN_MOVE | IN_ONLYDIR) < 0) {
 		int reason = errno;
 		close(fd);
 		fd = -1;
@@ -244,7 +245,7 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 {
 	struct ds_allocation *allocation = start->allocation;
 	struct ds_error note = {""};
-	char port[PATH_MAX];
+	char port[PATH_MAX], copy_dir[PATH_MAX];
 
 	if (ds_process_identify(getpid(), &allocation->runtime, err) < 0)
 		return -1;
@@ -274,14 +275,18 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	if (ds_gpu_dir(rt->config->runtime_dir, allocation->gpu_uuid, rt->gpu_dir,
 		       sizeof(rt->gpu_dir)) < 0)
 		return ds_fail(err, "runtime_dir %s is too long", rt->config->runtime_dir);
-	if (ds_ledger_open(rt->gpu_dir, allocation->gpu_uuid, &rt->topology->shape, &rt->ledger,
-			   &note) < 0)
+	ds_recall_init(&rt->recall, rt->config);
+	if (ds_ledger_open_with(rt->gpu_dir, allocation->gpu_uuid, &rt->topology->shape,
+				&rt->recall.past, &rt->ledger, &note) < 0)
 		return ds_fail(err, "%s", note.text);
 	if (note.text[0])
 		ds_complain(rt, &note);
+	if (ds_allocation_path(rt->config, allocation->name, NULL, copy_dir, err) < 0 ||
+	    ds_ledger_keep_copy(rt->ledger, copy_dir, err) < 0)
+		return -1;
 	choose_policy(rt);
 	/* Before joining, so that no change after it is missed. */
-	if (watch_ledger(rt, err) < 0 || ds_follow_join(rt, err) < 0)
+	if (watch_ledger(rt, err) < 0 || ds_follow_join(rt, start->deadline, err) < 0)
 		return -1;
 	const struct ds_mps_need need = {.alone = is_alone(rt),
 					 .multiuser =

@@ -453,6 +453,7 @@ static void set_held(struct ds_ledger_state *state)
 		const struct ds_groups others = used_by_others(state, owners, r);
 		struct ds_groups blocked = others;
 		struct ds_groups before = r->held;
+		const struct ds_groups had = ds_groups_union(before, used_by(state, owners, r));
 
 		if (ds_whole_is_open_for(state, r)) {
 			r->held = all_groups(&state->shape);
@@ -465,6 +466,8 @@ static void set_held(struct ds_ledger_state *state)
 		/* What it held before nobody was let into, unless it shared it in time then. */
 		blocked = ds_groups_difference(blocked, before);
 		r->held = ds_groups_difference(r->planned, blocked);
+		if (state->incomplete)
+			r->held = ds_groups_intersection(r->held, had);
 		if (!has_nothing_planned(r))
 			keep_floor(state, owners, r, &before, &others);
 	}

@@ -14,6 +14,7 @@
 #include "noderuntime/ledger.h"
 #include "noderuntime/port.h"
 #include "noderuntime/quota.h"
+#include "noderuntime/recall.h"
 
 /*
  * What the runtime of an allocation is made of, for the files that are its rooms: watch (descriptors),
@@ -77,6 +78,7 @@ struct ds_runtime {
 	const struct ds_topology *topology;
 	char gpu_dir[PATH_MAX];
 	struct ds_ledger *ledger;
+	struct ds_recall recall;     /* of what was in it, should it be lost */
 	struct ds_ledger_state seen; /* the ledger as of our last look */
 	uint64_t followed;           /* the generation that we followed last */
 	struct ds_published page;

@@ -48,7 +48,15 @@ static void view_gpu(const char *runtime_dir, const char *folder, struct ds_gpu_
 	if (errno == ENOENT) {
 		view->unused = true;
 		view->reason.text[0] = '\0';
+		return;
 	}
+	if (errno != EIO && errno != ENODATA)
+		return;
+	const size_t used = strlen(view->reason.text);
+	snprintf(view->reason.text + used, sizeof(view->reason.text) - used,
+		 "; whoever joins or leaves next, or a node runtime that goes on, sets it aside as "
+		 "ledger.broken and has it made anew from the runtimes' copies; until then nobody "
+		 "gets groups");
 }
 
 int ds_gpu_list_read(const char *runtime_dir, struct ds_gpu_list *list, struct ds_error *err)

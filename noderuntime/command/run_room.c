@@ -43,7 +43,8 @@ static int has_room(const struct ds_node_config *config, const struct ds_gpu *gp
 	if (ds_gpu_dir(config->runtime_dir, gpu->uuid, dir, sizeof(dir)) < 0)
 		return ds_fail(err, "runtime_dir %s is too long", config->runtime_dir);
 	if (ds_ledger_read(dir, &state, err) < 0) {
-		if (errno != ENOENT)
+		/* One that was written over is put right by whoever joins next: it is to say. */
+		if (errno != ENOENT && errno != ENODATA && errno != EIO)
 			return -1;
 		state.n_residents = 0;
 	}

@@ -223,8 +223,8 @@ static json_t *ledger(const struct ds_gpu_view *view)
 		return NULL;
 	}
 	return json_pack(
-	    "{s:s, s:{s:I, s:I, s:I, s:I}, s:I, s:o, s:I, s:f, s:o, s:o, s:o, s:o, s:o}", "uuid",
-	    view->uuid, "shape", "sms",
+	    "{s:s, s:b, s:{s:I, s:I, s:I, s:I}, s:I, s:o, s:I, s:f, s:o, s:o, s:o, s:o, s:o}",
+	    "uuid", view->uuid, "incomplete", (int)state->incomplete, "shape", "sms",
 	    (json_int_t)shape->n_groups * shape->group_sms + shape->rest_sms, "groups",
 	    (json_int_t)shape->n_groups, "group_sms", (json_int_t)shape->group_sms, "rest_sms",
 	    (json_int_t)shape->rest_sms, "generation", (json_int_t)state->generation, "free_groups",

@@ -264,6 +264,10 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 	if (shape->rest_sms)
 		printf(" and a rest of %" PRIu32, shape->rest_sms);
 	putchar('\n');
+	if (state->incomplete)
+		printf("its ledger was lost, and allocations that live are not back in it: until "
+		       "they are, "
+		       "or have ended, nobody gains groups and nobody can join\n");
 	if (state->n_residents && print_residents(view, err))
 		return -1;
 	print_lending(state);

@@ -14,7 +14,7 @@ CLASSES = ("latency", "throughput", "besteffort")
 # Kinds of events with how often they come.
 WEIGHTS = {"begin": 12, "end": 8, "start": 45, "kill program": 6, "stop program": 5, "stop runtime": 4, "kill runtime": 2,
            "step": 6, "report": 3, "garbage": 4, "liar": 3, "together": 5, "overfull": 2, "crowd": 0.15,
-           "kill mps": 0.5, "fault": 0.4}
+           "kill mps": 0.5, "fault": 0.4, "break ledger": 1}
 # Programs, with how often.
 KINDS = {"reduce": 6, "spin": 6, "random": 10, "stay": 6}
 

@@ -169,12 +169,6 @@ class Node:
                 ledger.write(noise.randbytes(size))
         if event.options["how"] == "gone":
             path.unlink()
-        path.with_name("ledger.touched").touch()  # whoever watches the directory looks now
-        path.with_name("ledger.touched").unlink()
-        # Who is in the ledger again keeps what it has. Until then it is not protected from others.
-        self.resume_all()
-        names = {a.name for a in self.there.values() if a.gpu == event.gpu and a.living}
-        wait_until(lambda: self.missing(event.gpu, names))
 
     def do_kill_mps(self, event):
         wanted = event.options["which"]
@@ -318,13 +312,6 @@ class Node:
             client.connect(str(self.host.run_dir / name / "port"))
             client.send(message)
             return client.recv(65536) if answered else b""
-
-    def missing(self, gpu, names):
-        present = observe.residents(self.host, gpu)
-        if isinstance(present, str):
-            return present
-        left = names - {r["allocation"] for r in present}
-        return f"{sorted(left)} are not in the ledger of GPU {gpu}" if left else None
 
     # Looking
 

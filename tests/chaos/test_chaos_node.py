@@ -81,7 +81,7 @@ def test_what_happens_can_happen(seed):
 def test_everything_happens():
     assert {e.verb for e in flat(first(4000, 1))} >= {
         "begin", "end", "start", "kill program", "stop program", "stop runtime", "kill runtime", "step", "report", "garbage",
-        "overfull", "kill mps", "settle", "empty"}
+        "overfull", "kill mps", "break ledger", "settle", "empty"}
 
 
 # Runtimes and programs in one process (ledger_chaos runs as a test of its own, too)

@@ -313,12 +313,13 @@ def test_status_of_a_broken_ledger(node):
     ledger = node.runtime_dir / "gpu-GPU-a" / "ledger"
     ledger.write_bytes(b"spoilt")
     reason = f"cannot use {ledger}: it is no ledger"
-    assert one_line(node.status(status=1)) == f"detshare status: GPU GPU-a: {reason}"
+    said = one_line(node.status(status=1))
+    assert said.startswith(f"detshare status: GPU GPU-a: {reason}; ") and "made anew" in said
     run = subprocess.run([Path(BUILD) / "noderuntime/command/detshare", "status", "--config", node.config, "--json"],
                          text=True, capture_output=True, check=False, env=ENVIRONMENT, timeout=20)
     assert run.returncode == 1
     first, second = json.loads(run.stdout)["gpus"]
-    assert first == {"uuid": "GPU-a", "error": reason}
+    assert first == {"uuid": "GPU-a", "error": said.partition("GPU-a: ")[2]}
     assert second["residents"][0]["allocation"] == "job-2"
 
 

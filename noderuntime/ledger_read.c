@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/ledger_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "noderuntime/gpu.h"
+
+enum {
+	READ_ATTEMPTS =
+	    20, /* a reader may be overtaken by two commits, or see a ledger being made */
+	READ_PAUSE_NS = 100000,
+	RESIDENTS_PROBABLE = 4,
+};
+
+/* Returns the bytes read: fewer than `size` only at the end of the file; -1 on an error. */
+static ssize_t read_all(int fd, void *bytes, size_t size)
+{
+	char *next = bytes;
+	size_t used = 0;
+
+	while (used < size) {
+		ssize_t n = pread(fd, next + used, size - used, (off_t)used);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -1;
+		if (!n)
+			break;
+		used += (size_t)n;
+	}
+	return (ssize_t)used;
+}
+
+bool ds_ledger_read_at(int fd, void *bytes, size_t size, off_t offset)
+{
+	ssize_t n;
+
+	do
+		n = pread(fd, bytes, size, offset);
+	while (n < 0 && errno == EINTR);
+	return n == (ssize_t)size;
+}
+
+off_t ds_ledger_copy_offset(uint64_t generation)
+{
+	return (off_t)(offsetof(struct ds_ledger_image, copies) +
+		       generation % 2 * sizeof(struct ds_ledger_copy));
+}
+
+/*
+ * As much of the image as is needed: a state is mostly empty. Returns the file's size up to that of an
+ * image, or -1.
+ */
+static ssize_t read_image(int fd, struct ds_ledger_image *image)
+{
+	struct ds_ledger_part parts[DS_LEDGER_PARTS];
+	struct stat file;
+
+	if (fstat(fd, &file) < 0)
+		return -1;
+	if (file.st_size < (off_t)sizeof(*image) ||
+	    !ds_ledger_read_at(fd, image->page, sizeof(image->page), 0))
+		return read_all(fd, image, sizeof(*image));
+	const uint64_t active = image->words[DS_LEDGER_ACTIVE_OFFSET / 8];
+	const off_t offset = ds_ledger_copy_offset(active);
+	struct ds_ledger_copy *copy = &image->copies[active % 2];
+	/* As many residents as there probably are, then what is missing. */
+	const size_t guess = offsetof(struct ds_ledger_copy, state.residents[RESIDENTS_PROBABLE]);
+	if (!ds_ledger_read_at(fd, copy, guess, offset))
+		return -1;
+	if (ds_ledger_parts(&copy->state, parts) < 0)
+		return sizeof(*image); /* is found to be broken */
+	for (int i = 0; i < DS_LEDGER_PARTS; i++) {
+		size_t begin = offsetof(struct ds_ledger_copy, state) + parts[i].offset;
+		size_t end = begin + parts[i].size;
+		if (begin < guess)
+			begin = guess;
+		if (begin < end && !ds_ledger_read_at(fd, (char *)copy + begin, end - begin,
+						      offset + (off_t)begin))
+			return -1;
+	}
+	return sizeof(*image);
+}
+
+enum ds_ledger_verdict ds_ledger_load(int fd, struct ds_ledger_image *image, const char *boot_id,
+				      struct ds_ledger_state *state, struct ds_error *err)
+{
+	ssize_t size = read_image(fd, image);
+
+	if (size < 0) {
+		ds_fail(err, "it cannot be read: %s", strerror(errno));
+		return DS_LEDGER_BROKEN;
+	}
+	return ds_ledger_image_load(image, (size_t)size, boot_id, state, err);
+}
+
+int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds_error *err)
+{
+	const struct timespec pause = {.tv_nsec = READ_PAUSE_NS};
+	char boot_id[40];
+	struct ds_ledger_image *image = NULL;
+	int dir_fd = -1;
+	int fd = -1;
+	bool unfinished = false;
+	int rv = -1;
+
+	if (ds_boot_id(boot_id, err))
+		return -1;
+	dir_fd = open(gpu_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir_fd >= 0)
+		fd = openat(dir_fd, DS_LEDGER_FILE, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0) {
+		ds_fail(err, "cannot open %s/" DS_LEDGER_FILE ": %s", gpu_dir, strerror(errno));
+		goto fail;
+	}
+	image = malloc(sizeof(*image));
+	if (!image) {
+		ds_fail(err, "cannot read %s/" DS_LEDGER_FILE ": %s", gpu_dir, strerror(errno));
+		goto fail;
+	}
+	for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+		enum ds_ledger_verdict verdict = ds_ledger_load(fd, image, boot_id, state, err);
+
+		if (verdict == DS_LEDGER_VALID) {
+			rv = 0;
+			break;
+		}
+		if (verdict == DS_LEDGER_OUTDATED) {
+			ds_fail_within(err, "no ledger in %s", gpu_dir);
+			errno = ENOENT;
+			goto fail;
+		}
+		unfinished = verdict == DS_LEDGER_UNFINISHED;
+		/* A writer may have been at it. */
+		nanosleep(&pause, NULL);
+	}
+	if (rv) {
+		errno = unfinished ? ENODATA : EIO;
+		ds_fail_within(err, "cannot use %s/" DS_LEDGER_FILE, gpu_dir);
+	}
+fail:
+	free(image);
+	if (fd >= 0)
+		close(fd);
+	if (dir_fd >= 0)
+		close(dir_fd);
+	return rv;
+}
