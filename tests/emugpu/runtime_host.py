@@ -29,6 +29,9 @@ NOTICE = struct.Struct("=IHHQ")
 TERMS = struct.Struct("=II")  # of the page: flags, window_us
 TERMS_AT, DEMAND_AT, DRAIN_AT, OVERLONG_AT = 128, 2104, 2136, 2144
 
+# A shell has what it starts in the background ignore this one, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def wait_for(condition, seconds=5):
     """Wait until the condition holds; returns what it gave."""

@@ -103,10 +103,17 @@ def test_nothing_is_lent_without_the_sites_word(host):
     assert host.gpu()["policy"] == {"name": "static", "built_in": True, "failed": False}
 
 
-def test_the_owner_works_in_what_it_has_until_the_rest_is_back(host, pair):
+def lend(host, pair):
+    """Job 1 lends, and job 2's program may be there: until then nothing is to be waited for."""
     latency, training = pair
     latency.ask("demand", IDLE, 100, 0)
     wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    wait_for(lambda: training.ask("page")["groups"] == 0xfffe)
+    return latency, training
+
+
+def test_the_owner_works_in_what_it_has_until_the_rest_is_back(host, pair):
+    latency, training = lend(host, pair)
     os.kill(training.pid, signal.SIGSTOP)
     latency.ask("demand", ACTIVE, 100, 0)
     wait_for(lambda: planned(host, "job-1") == "0-7")
@@ -120,9 +127,7 @@ def test_the_owner_works_in_what_it_has_until_the_rest_is_back(host, pair):
 
 
 def test_a_borrower_that_dies_gives_back(host, pair):
-    latency, training = pair
-    latency.ask("demand", IDLE, 100, 0)
-    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    latency, training = lend(host, pair)
     os.kill(training.pid, signal.SIGSTOP)
     latency.ask("demand", ACTIVE, 100, 0)
     stays(lambda: held(host, "job-1") == "0")
@@ -132,9 +137,7 @@ def test_a_borrower_that_dies_gives_back(host, pair):
 
 
 def test_a_borrower_whose_runtime_died_keeps_what_it_has_until_its_end(host, pair):
-    latency, training = pair
-    latency.ask("demand", IDLE, 100, 0)
-    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    latency, training = lend(host, pair)
     os.kill(host.runtime_pid("job-2"), signal.SIGKILL)
     wait_for(lambda: not host.resident("job-2")["runtime_alive"])
     latency.ask("demand", ACTIVE, 100, 0)
