@@ -92,44 +92,26 @@ static bool is_looked_after(struct ds_runtime *rt, const struct ds_ledger_state 
 	return false;
 }
 
-/* Whose word may_use_gpu() is, which the ledger calls without it. */
-static struct ds_runtime *judge;
-static const struct ds_ledger_state *judged;
-
-static const struct ds_ledger_program *program_of(const struct ds_ledger_state *state,
-						  const struct ds_process *process)
+static int lives_by_us(const struct ds_ledger_state *state, const struct ds_process *process,
+		       void *arg)
 {
-	for (uint32_t i = 0; i < state->n_programs; i++) {
-		const struct ds_ledger_program *program = &state->programs[i];
-		if (program->process.pid == process->pid &&
-		    program->process.start_ticks == process->start_ticks)
-			return program;
-	}
-	return NULL;
+	(void)state;
+	return lives(arg, process);
 }
 
-/*
- * What a process that has ended had on the GPU may run on until MPS lets go of it. Its own runtime
- * looks for that and removes it then, so others leave it to a runtime that lives.
- */
-static int may_use_gpu(const struct ds_process *process)
+/* Of ours, the end is still to be heard of, or being looked after. */
+static int may_use_gpu(const struct ds_ledger_state *state, const struct ds_process *process,
+		       void *arg)
 {
-	const struct ds_ledger_program *program = program_of(judged, process);
-	bool ours = program && !strcmp(program->resident, judge->allocation->name);
+	const struct ds_runtime *rt = arg;
 
-	if (program && !ours && is_looked_after(judge, judged, program->resident))
-		return 1;
-	if (lives(judge, process))
-		return 1;
-	/* Its end is still to be heard of, or being looked after. */
-	return ours && ds_off_gpu_awaits(judge, process);
+	return ds_ledger_may_use_gpu(state, process, rt->allocation->name, lives_by_us, arg) ||
+	       ds_off_gpu_awaits(rt, process);
 }
 
 static int settle_ledger(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err)
 {
-	judge = rt;
-	judged = state;
-	return ds_ledger_settle(state, may_use_gpu, &rt->site, err);
+	return ds_ledger_settle(state, may_use_gpu, rt, &rt->site, err);
 }
 
 /* A ledger that was made anew is complete again when all that live are in it. */

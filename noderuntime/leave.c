@@ -160,27 +160,19 @@ static void await_off_gpu(const struct ds_node_config *config,
 				  ds_deadline_part(deadline, OFF_GPU_MS));
 }
 
-/* Whose ledger may_use_gpu() judges by, which the settlement calls without it. */
-static const struct ds_ledger_state *judged;
-
-/* Those of others that have ended are for their runtimes to remove, as long as these live. */
-static int may_use_gpu(const struct ds_process *process)
+static int lives(const struct ds_ledger_state *state, const struct ds_process *process, void *arg)
 {
-	const char *name = NULL;
+	(void)state;
+	(void)arg;
+	return ds_process_alive(process);
+}
 
-	if (ds_process_alive(process))
-		return 1;
-	for (uint32_t i = 0; i < judged->n_programs && !name; i++) {
-		const struct ds_ledger_program *program = &judged->programs[i];
-		if (program->process.pid == process->pid &&
-		    program->process.start_ticks == process->start_ticks)
-			name = program->resident;
-	}
-	for (uint32_t i = 0; name && i < judged->n_residents; i++) {
-		if (!strcmp(judged->residents[i].name, name))
-			return ds_process_alive(&judged->residents[i].runtime);
-	}
-	return 0;
+static int may_use_gpu(const struct ds_ledger_state *state, const struct ds_process *process,
+		       void *arg)
+{
+	const struct ds_allocation *allocation = arg;
+
+	return ds_ledger_may_use_gpu(state, process, allocation->name, lives, NULL);
 }
 
 static int leave_ledger(struct ds_ledger_state *state, void *arg, struct ds_error *err)
@@ -189,8 +181,7 @@ static int leave_ledger(struct ds_ledger_state *state, void *arg, struct ds_erro
 
 	if (!ds_ledger_leave(state, allocation->name))
 		return 1; /* is not in it: nothing to commit */
-	judged = state;
-	return ds_ledger_settle(state, may_use_gpu, NULL, err);
+	return ds_ledger_settle(state, may_use_gpu, arg, NULL, err);
 }
 
 static bool nobody_left(void *arg)

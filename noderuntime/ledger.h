@@ -150,14 +150,19 @@ int ds_ledger_peek(const struct ds_ledger *ledger, uint64_t *generation);
 /* True if nothing that is in use differs. Pure. */
 bool ds_ledger_same(const struct ds_ledger_state *a, const struct ds_ledger_state *b);
 
+/* 1 if the process, a program or a runtime of that state, may still use the GPU; 0 if not. */
+typedef int ds_ledger_judge(const struct ds_ledger_state *state, const struct ds_process *process,
+			    void *arg);
+
 /*
  * The pure part: recompute own, planned, held, weight and wish of every resident by plan.h and lend.h,
- * after removing what is dead according to `alive` (1: may still use the GPU). A program is removed
+ * after removing what is dead according to `alive`, which is called with `arg`. A program is removed
  * when it is dead, a resident when its runtime is dead and no program of it is left. Wishes are those of
  * the policy of the earliest resident: a built-in one, or `site` if it is that; else they stay
  * what they were, since another runtime asks it. A group comes to be held by a
  * resident only when planned for it and not possibly still used by a program of another one, present
- * or gone; what it held already and is still planned stays; what is no longer planned goes at once,
+ * or gone; what it held already and is still planned stays, as long as no program of another one is there
+ * but those of the owner of a window; what is no longer planned goes at once,
  * though its programs may still be there, except that one with programs is never left without a full
  * group. Residents with less than a group, which share one in time, do not wait for each other; and of
  * two others that are in each other's place, each gets the one that it is in.
@@ -167,8 +172,16 @@ bool ds_ledger_same(const struct ds_ledger_state *a, const struct ds_ledger_stat
  * nobody comes to hold a group that neither it held nor its programs are on.
  * Returns 0, or -1 with a reason: the shares do not fit.
  */
-int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
+int ds_ledger_settle(struct ds_ledger_state *state, ds_ledger_judge *alive, void *arg,
 		     struct ds_policy *site, struct ds_error *err);
+
+/*
+ * The judgement of a runtime or of who ends one: what has ended may run on until MPS lets go of it, and the
+ * runtime that looks after it removes it then. So a program counts as long as its runtime `lives`, unless
+ * that is the one of `ours`; else, and a runtime, as long as it lives itself. Pure, but for `lives`.
+ */
+int ds_ledger_may_use_gpu(const struct ds_ledger_state *state, const struct ds_process *process,
+			  const char *ours, ds_ledger_judge *lives, void *arg);
 
 /* More pure parts, for use in `change`. Pointers returned live until the next join or leave. */
 

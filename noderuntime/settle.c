@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "noderuntime/held.h"
 #include "noderuntime/lend.h"
 
 struct ds_ledger_resident *ds_ledger_find(struct ds_ledger_state *state, const char *name)
@@ -153,6 +154,20 @@ int ds_ledger_remove_program(struct ds_ledger_state *state, const struct ds_proc
 	return 1;
 }
 
+int ds_ledger_may_use_gpu(const struct ds_ledger_state *state, const struct ds_process *process,
+			  const char *ours, ds_ledger_judge *lives, void *arg)
+{
+	const struct ds_ledger_program *program =
+	    ds_ledger_find_program((struct ds_ledger_state *)(uintptr_t)state, process);
+	const struct ds_ledger_resident *owner =
+	    program ? ds_ledger_find((struct ds_ledger_state *)(uintptr_t)state, program->resident)
+		    : NULL;
+
+	if (owner && strcmp(owner->name, ours) != 0 && lives(state, &owner->runtime, arg))
+		return 1;
+	return lives(state, process, arg);
+}
+
 static bool has_programs(const struct ds_ledger_state *state, const char *name)
 {
 	for (uint32_t i = 0; i < state->n_programs; i++) {
@@ -163,14 +178,14 @@ static bool has_programs(const struct ds_ledger_state *state, const char *name)
 }
 
 /* Backwards, since removing closes the gap from behind. */
-static void remove_dead(struct ds_ledger_state *state, int (*alive)(const struct ds_process *))
+static void remove_dead(struct ds_ledger_state *state, ds_ledger_judge *alive, void *arg)
 {
 	for (uint32_t i = state->n_programs; i-- > 0;) {
-		if (!alive(&state->programs[i].process))
+		if (!alive(state, &state->programs[i].process, arg))
 			remove_program(state, i);
 	}
 	for (uint32_t i = state->n_residents; i-- > 0;) {
-		if (!alive(&state->residents[i].runtime) &&
+		if (!alive(state, &state->residents[i].runtime, arg) &&
 		    !has_programs(state, state->residents[i].name))
 			remove_resident(state, i);
 	}
@@ -182,86 +197,6 @@ static void remove_ownerless_window(struct ds_ledger_state *state)
 	if (state->whole.phase != DS_WHOLE_NONE && !ds_ledger_find(state, state->whole.owner) &&
 	    !has_programs(state, state->whole.owner))
 		state->whole = (struct ds_whole_window){.not_before_ns = 0};
-}
-
-/* Whose each program is; NULL when its resident is gone. */
-static void find_owners(struct ds_ledger_state *state, const struct ds_ledger_resident **owners)
-{
-	for (uint32_t i = 0; i < state->n_programs; i++)
-		owners[i] = ds_ledger_find(state, state->programs[i].resident);
-}
-
-/*
- * Less than a group is guaranteed to it: it shares one in time with others of its kind, or is alone in
- * one as long as there is room.
- */
-static bool is_small(const struct ds_ledger_state *state, const struct ds_ledger_resident *r)
-{
-	return r->grant.share_milli * state->shape.n_groups < DS_SHARE_MILLI_MAX;
-}
-
-/*
- * Groups that programs of others than `resident` may use. Small ones do not wait for each other: two that
- * change places, each with its programs where the other is to go, would wait for ever.
- */
-static struct ds_groups used_by_others(const struct ds_ledger_state *state,
-				       const struct ds_ledger_resident *const *owners,
-				       const struct ds_ledger_resident *resident)
-{
-	struct ds_groups used = {{0, 0}};
-
-	for (uint32_t i = 0; i < state->n_programs; i++) {
-		if (owners[i] == resident ||
-		    (owners[i] && is_small(state, resident) && is_small(state, owners[i])))
-			continue;
-		used = ds_groups_union(used, state->programs[i].groups);
-	}
-	return used;
-}
-
-/* The groups that programs of `r` are known to be on. */
-static struct ds_groups used_by(const struct ds_ledger_state *state,
-				const struct ds_ledger_resident *const *owners,
-				const struct ds_ledger_resident *r)
-{
-	struct ds_groups used = {{0, 0}};
-
-	for (uint32_t i = 0; i < state->n_programs; i++) {
-		if (owners[i] == r)
-			used = ds_groups_union(used, state->programs[i].groups);
-	}
-	return used;
-}
-
-static bool add_lowest_full(struct ds_groups *to, const struct ds_groups *from, unsigned n_groups)
-{
-	for (unsigned g = 0; g < n_groups; g++) {
-		if (!ds_groups_has(from, g))
-			continue;
-		ds_groups_add(to, g);
-		return true;
-	}
-	return false;
-}
-
-/*
- * A resident whose programs run keeps a full group to run on, until one of those planned for it is
- * free. It can only be one that a program of it is known to be on: others wait for that one. One that
- * it held comes first; but it may have been given another one and lost it again before its programs
- * heard of that, and then it is one that they are on and nobody else is.
- */
-static void keep_floor(const struct ds_ledger_state *state,
-		       const struct ds_ledger_resident *const *owners, struct ds_ledger_resident *r,
-		       const struct ds_groups *held_before, const struct ds_groups *used_by_others)
-{
-	const struct ds_groups used = used_by(state, owners, r);
-	const struct ds_groups kept = ds_groups_intersection(*held_before, used);
-	const struct ds_groups only = ds_groups_difference(used, *used_by_others);
-
-	if (ds_groups_has_full(&r->held, &state->shape) ||
-	    add_lowest_full(&r->held, &kept, state->shape.n_groups))
-		return;
-	add_lowest_full(&r->held, &only, state->shape.n_groups);
 }
 
 /*
@@ -421,67 +356,21 @@ static void set_planned(struct ds_ledger_state *state)
 		state->residents[i].planned = planned[i];
 }
 
-static struct ds_groups all_groups(const struct ds_gpu_shape *shape)
-{
-	struct ds_groups all = {{0, 0}};
-
-	for (unsigned g = 0; g < shape->n_groups + (shape->rest_sms > 0); g++)
-		ds_groups_add(&all, g);
-	return all;
-}
-
-/* Only besteffort can be left without anything; it has to stop then. */
-static bool has_nothing_planned(const struct ds_ledger_resident *r)
-{
-	return r->grant.kind == DS_KIND_BESTEFFORT && ds_groups_empty(&r->planned);
-}
-
 bool ds_ledger_is_suspended(const struct ds_ledger_state *state,
 			    const struct ds_ledger_resident *resident)
 {
-	return ds_whole_suspends(state, resident) || has_nothing_planned(resident);
+	return ds_whole_suspends(state, resident) || ds_held_is_to_stop(resident);
 }
 
-/* What each may use: what is planned for it, less what others may still be on. */
-static void set_held(struct ds_ledger_state *state)
-{
-	const struct ds_ledger_resident *owners[DS_PROGRAMS_MAX];
-
-	find_owners(state, owners);
-	for (uint32_t i = 0; i < state->n_residents; i++) {
-		struct ds_ledger_resident *r = &state->residents[i];
-		const struct ds_groups others = used_by_others(state, owners, r);
-		struct ds_groups blocked = others;
-		struct ds_groups before = r->held;
-		const struct ds_groups had = ds_groups_union(before, used_by(state, owners, r));
-
-		if (ds_whole_is_open_for(state, r)) {
-			r->held = all_groups(&state->shape);
-			continue;
-		}
-		/* In a window it held what others hold, too: that says nothing of who was let in. */
-		if (r->whole.opened)
-			before = (struct ds_groups){{0, 0}};
-		r->whole.opened = 0;
-		/* What it held before nobody was let into, unless it shared it in time then. */
-		blocked = ds_groups_difference(blocked, before);
-		r->held = ds_groups_difference(r->planned, blocked);
-		if (state->incomplete)
-			r->held = ds_groups_intersection(r->held, had);
-		if (!has_nothing_planned(r))
-			keep_floor(state, owners, r, &before, &others);
-	}
-}
-
-int ds_ledger_settle(struct ds_ledger_state *state, int (*alive)(const struct ds_process *),
+int ds_ledger_settle(struct ds_ledger_state *state, ds_ledger_judge *alive, void *arg,
 		     struct ds_policy *site, struct ds_error *err)
 {
-	remove_dead(state, alive);
+	remove_dead(state, alive, arg);
 	remove_ownerless_window(state);
 	if (set_own(state, err) < 0)
 		return -1;
 	set_wishes(state, site);
 	set_planned(state);
-	set_held(state);
+	ds_held_set(state);
 	return 0;
 }

@@ -84,8 +84,10 @@ static bool is_broken(const char *what)
 	return !strcmp(fault, what);
 }
 
-static int alive(const struct ds_process *process)
+static int alive(const struct ds_ledger_state *state, const struct ds_process *process, void *arg)
 {
+	(void)state;
+	(void)arg;
 	for (int i = 0; i < RUNTIMES; i++)
 		if (runtimes[i].process.pid == process->pid)
 			return runtimes[i].alive;
@@ -129,7 +131,7 @@ static void settle(void)
 {
 	struct ds_error err;
 
-	if (ds_ledger_settle(&ledger, alive, NULL, &err) < 0)
+	if (ds_ledger_settle(&ledger, alive, NULL, NULL, &err) < 0)
 		wrong(&ledger, err.text);
 }
 
@@ -334,7 +336,7 @@ static void rest(void)
 	}
 	for (uint32_t i = 0; i < ledger.n_residents; i++) {
 		const struct ds_ledger_resident *r = &ledger.residents[i];
-		if (alive(&r->runtime) && !ds_groups_equal(&r->held, &r->planned)) {
+		if (alive(&ledger, &r->runtime, NULL) && !ds_groups_equal(&r->held, &r->planned)) {
 			snprintf(text, sizeof(text), "%s does not get what is planned for it",
 				 r->name);
 			wrong(&ledger, text);

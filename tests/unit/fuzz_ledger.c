@@ -5,7 +5,8 @@
 
 #include "noderuntime/ledger_image.h"
 
-static int all_live(const struct ds_process *process)
+static int all_live(const struct ds_ledger_state *state, const struct ds_process *process,
+		    void *arg)
 {
 	return 1;
 }
@@ -21,7 +22,7 @@ static void add_residents(struct ds_ledger_state *state)
 		memcpy(r.grant.class_name, "latency", 8);
 		r.grant.share_milli = 300;
 		if (ds_ledger_join(state, &r, NULL) ||
-		    ds_ledger_settle(state, all_live, NULL, NULL) ||
+		    ds_ledger_settle(state, all_live, NULL, NULL, NULL) ||
 		    ds_ledger_add_program(state, r.name, &process, &state->residents[i].held, NULL))
 			abort();
 	}
@@ -39,7 +40,7 @@ static void use(struct ds_ledger_image *image, size_t size)
 		if (!ds_ledger_find(&state, state.residents[i].name))
 			abort();
 	}
-	if (ds_ledger_settle(&state, all_live, NULL, NULL))
+	if (ds_ledger_settle(&state, all_live, NULL, NULL, NULL))
 		return;
 	state.generation++;
 	ds_ledger_image_store(image, &state);

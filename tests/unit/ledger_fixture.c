@@ -20,7 +20,8 @@
 
 #include "noderuntime/ledger.h"
 
-static int all_live(const struct ds_process *process)
+static int all_live(const struct ds_ledger_state *state, const struct ds_process *process,
+		    void *arg)
 {
 	return 1;
 }
@@ -101,7 +102,7 @@ static int apply(struct ds_ledger_state *state, void *arg, struct ds_error *err)
 	} else {
 		return ds_fail(err, "cannot understand %s", line);
 	}
-	return ds_ledger_settle(state, all_live, NULL, err);
+	return ds_ledger_settle(state, all_live, NULL, NULL, err);
 }
 
 static int open_gpu(const char *dir, const char *line, struct ds_ledger **ledger,

@@ -403,6 +403,12 @@ static void copies_are_kept(void **state)
 	rmdir(copy_dir);
 }
 
+static int really_lives(const struct ds_ledger_state *state, const struct ds_process *process,
+			void *arg)
+{
+	return ds_process_alive(process);
+}
+
 static void nobody_gains_in_an_incomplete_ledger(void **state)
 {
 	static struct ds_ledger_state ledger;
@@ -416,12 +422,12 @@ static void nobody_gains_in_an_incomplete_ledger(void **state)
 	struct ds_ledger_resident *self = ds_ledger_find(&ledger, "job-1");
 	ds_groups_add(&self->held, 3);
 	ledger.incomplete = 1;
-	assert_int_equal(ds_ledger_settle(&ledger, ds_process_alive, NULL, &err), 0);
+	assert_int_equal(ds_ledger_settle(&ledger, really_lives, NULL, NULL, &err), 0);
 	assert_int_equal(ds_groups_sms(&self->planned, &h200), 132);
 	assert_int_equal(ds_groups_sms(&self->held, &h200), 8);
 	assert_true(ds_groups_has(&self->held, 3));
 	ledger.incomplete = 0;
-	assert_int_equal(ds_ledger_settle(&ledger, ds_process_alive, NULL, &err), 0);
+	assert_int_equal(ds_ledger_settle(&ledger, really_lives, NULL, NULL, &err), 0);
 	assert_int_equal(ds_groups_sms(&self->held, &h200), 132);
 }
 
@@ -709,7 +715,7 @@ static void creation_races(void **state)
 static int32_t dead_pids[8];
 static unsigned n_dead;
 
-static int lives(const struct ds_process *process)
+static int lives(const struct ds_ledger_state *state, const struct ds_process *process, void *arg)
 {
 	for (unsigned i = 0; i < n_dead; i++) {
 		if (dead_pids[i] == process->pid)
@@ -722,7 +728,7 @@ static void settle(struct ds_ledger_state *state)
 {
 	struct ds_error err;
 
-	if (ds_ledger_settle(state, lives, NULL, &err) || ds_ledger_state_check(state, &err))
+	if (ds_ledger_settle(state, lives, NULL, NULL, &err) || ds_ledger_state_check(state, &err))
 		fail_msg("%s", err.text);
 }
 
@@ -986,6 +992,24 @@ static void settle_two_that_changed_places(void **unused)
 	expect(state, "b", "0", "0");
 }
 
+/* A runtime that was taken for dead comes back with its programs: who was given their groups waits. */
+static void settle_one_that_came_back(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+
+	add(state, "a", 500, 1);
+	add(state, "b", 500, 2);
+	settle(state);
+	expect(state, "a", "0-7", "0-7");
+	welcome(state, "b", 12);
+	state->programs[0].groups = range(0, 9);
+	settle(state);
+	expect(state, "a", "0-7", "none");
+	state->programs[0].groups = range(8, 9);
+	settle(state);
+	expect(state, "a", "0-7", "0-7");
+}
+
 static void limits(void **unused)
 {
 	struct ds_ledger_state *state = new_state();
@@ -1243,6 +1267,7 @@ int main(void)
 	    cmocka_unit_test(settle_removes_the_dead),
 	    cmocka_unit_test(settle_shared_groups),
 	    cmocka_unit_test(settle_two_that_changed_places),
+	    cmocka_unit_test(settle_one_that_came_back),
 	    cmocka_unit_test(limits),
 	    cmocka_unit_test(settle_histories),
 	    cmocka_unit_test(processes),

@@ -24,6 +24,14 @@ static int alive(const struct ds_process *process)
 	return process->pid != dead_pid;
 }
 
+static int may_use_gpu(const struct ds_ledger_state *of, const struct ds_process *process,
+		       void *arg)
+{
+	(void)of;
+	(void)arg;
+	return alive(process);
+}
+
 static int stopped(const struct ds_process *process)
 {
 	return process->pid == stopped_pid;
@@ -42,7 +50,7 @@ static void settle(void)
 	struct ds_error err;
 
 	ds_whole_step(&state, &rules, now_ns, alive, stopped);
-	assert_int_equal(ds_ledger_settle(&state, alive, NULL, &err), 0);
+	assert_int_equal(ds_ledger_settle(&state, may_use_gpu, NULL, NULL, &err), 0);
 }
 
 static void wait_ms(uint64_t ms)
@@ -370,6 +378,41 @@ static void alone_it_opens_at_once(void **unused)
 	assert_phase(DS_WHOLE_OPEN, "a");
 }
 
+/*
+ * Its own group is one that a program of a neighbour, quiet now, may be on. The owner comes back to a group
+ * that nobody is on; and who was to have that one does not let anybody in there.
+ */
+static void who_comes_back_elsewhere_is_alone_there(void **unused)
+{
+	ask("a");
+	be_quiet("b");
+	assert_phase(DS_WHOLE_OPEN, "a");
+	follow_window("a");
+	program_of("b")->groups = job("a")->own;
+	drop("a");
+	assert_phase(DS_WHOLE_RETURNING, "a");
+	struct ds_groups both = ds_groups_intersection(job("a")->held, job("b")->held);
+	assert_true(ds_groups_has_full(&job("a")->held, &state.shape));
+	assert_true(ds_groups_empty(&both));
+	move_back("a");
+	assert_phase(DS_WHOLE_NONE, "");
+	for (int round = 0; round < 4; round++) {
+		both = ds_groups_intersection(program_of("a")->groups, job("b")->held);
+		assert_true(ds_groups_empty(&both));
+		both = ds_groups_intersection(program_of("b")->groups, job("a")->held);
+		assert_true(ds_groups_empty(&both));
+		if (!ds_ledger_is_suspended(&state, job("b")))
+			resume("b");
+		/* As pages go: nobody is told to be nowhere. */
+		if (ds_groups_has_full(&job("b")->held, &state.shape))
+			move_back("b");
+		if (ds_groups_has_full(&job("a")->held, &state.shape))
+			move_back("a");
+	}
+	assert_true(ds_groups_equal(&job("a")->held, &job("a")->own));
+	assert_true(ds_groups_equal(&job("b")->held, &job("b")->own));
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup(f, begin)
@@ -389,6 +432,7 @@ int main(void)
 	    TEST(what_changes_in_a_window_lets_nobody_in),
 	    TEST(a_site_may_forbid_it),
 	    TEST(alone_it_opens_at_once),
+	    TEST(who_comes_back_elsewhere_is_alone_there),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
