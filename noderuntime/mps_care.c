@@ -30,10 +30,9 @@ static size_t start(const struct ds_runtime *rt, const void *arg,
 	struct ds_process daemon;
 
 	/* Another runtime was quicker. Not even asked: a slow answer must not be taken for none. */
-	if (ds_mps_daemon(rt->config, rt->allocation->gpu_uuid, &daemon) == 0)
-		reason.text[0] = '\0';
-	else if (ds_mps_ensure(rt->config, rt->allocation->gpu_uuid, need, ds_deadline_in(START_MS),
-			       &reason) == 0)
+	if (ds_mps_daemon(rt->config, rt->allocation->gpu_uuid, &daemon) == 0 ||
+	    ds_mps_ensure(rt->config, rt->allocation->gpu_uuid, need, ds_deadline_in(START_MS),
+			  &reason) == 0)
 		reason.text[0] = '\0';
 	size_t length = strlen(reason.text);
 	memcpy(brought, reason.text, length + 1);
