@@ -155,6 +155,7 @@ static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error
 	    settle_ledger(rt, state, err) < 0)
 		return -1;
 	rt->seen = *state;
+	rt->unwritten = true;
 	return 0;
 }
 
@@ -175,12 +176,23 @@ static void await_change(const struct ds_runtime *rt, ds_deadline deadline)
 	}
 }
 
+int ds_follow_change(struct ds_runtime *rt,
+		     int (*change)(struct ds_ledger_state *state, void *arg, struct ds_error *err),
+		     void *arg, struct ds_error *err)
+{
+	int rc = ds_ledger_change(rt->ledger, DS_LEDGER_MS, change, arg, err);
+
+	if (rc >= 0)
+		rt->unwritten = false;
+	return rc;
+}
+
 int ds_follow_join(struct ds_runtime *rt, ds_deadline deadline, struct ds_error *err)
 {
 	struct joining joining = {.rt = rt};
 
 	for (;;) {
-		int rc = ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_join, &joining, err);
+		int rc = ds_follow_change(rt, change_join, &joining, err);
 		if (rc == 0 || !joining.too_early || ds_deadline_left_ms(deadline) <= 0)
 			return rc;
 		await_change(rt, deadline);
@@ -322,6 +334,7 @@ static int change_settle(struct ds_ledger_state *state, void *arg, struct ds_err
 	if (ds_follow_settle(rt, state, false, err) < 0)
 		return -1;
 	rt->seen = *state;
+	rt->unwritten = true;
 	return ds_ledger_same(&before, state) ? 1 : 0;
 }
 
@@ -401,8 +414,8 @@ void ds_publish(struct ds_runtime *rt)
 	 * A program is never told to be nowhere without being told to stop: as long as there is nothing else,
 	 * it keeps what it has.
 	 */
-	if (ds_groups_has_full(&terms.granted, &rt->seen.shape) || !has_programs(rt) ||
-	    terms.flags & DS_PAGE_SUSPENDED)
+	if (!rt->unwritten && (ds_groups_has_full(&terms.granted, &rt->seen.shape) ||
+			       !has_programs(rt) || terms.flags & DS_PAGE_SUSPENDED))
 		ds_page_publish(&rt->page, &terms);
 	notify_programs(rt);
 	ds_note_memory(rt);
@@ -493,7 +506,7 @@ void ds_follow(struct ds_runtime *rt)
 	bool all_live = false;
 
 	for (int round = 0; round < SETTLE_ROUNDS_MAX && !all_live; round++) {
-		if (ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_settle, rt, &reason) < 0) {
+		if (ds_follow_change(rt, change_settle, rt, &reason) < 0) {
 			follow_in(rt, RETRY_MS);
 			ds_complain(rt, &reason);
 			return;

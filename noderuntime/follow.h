@@ -8,6 +8,14 @@
 /* The runtime and the ledger of its GPU: join, settle, publish what we hold, watch the neighbours. */
 
 /*
+ * ds_ledger_change() with a `change` that sets rt->seen and rt->unwritten: what could not be written is then
+ * not published.
+ */
+int ds_follow_change(struct ds_runtime *rt,
+		     int (*change)(struct ds_ledger_state *state, void *arg, struct ds_error *err),
+		     void *arg, struct ds_error *err);
+
+/*
  * Become a resident of the GPU. If its ledger was lost and others are not back in it, waits for them until
  * the deadline. Returns 0, or -1 with a reason.
  */

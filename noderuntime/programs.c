@@ -63,6 +63,7 @@ static int change_admit(struct ds_ledger_state *state, void *arg, struct ds_erro
 	if (ds_ledger_is_suspended(state, self) && rt->page.page->flags & DS_PAGE_SUSPENDED)
 		ds_ledger_find_program(state, &admission->peer->process)->quiet = 1;
 	rt->seen = *state;
+	rt->unwritten = true;
 	return 0;
 }
 
@@ -202,7 +203,7 @@ static bool admit(struct ds_runtime *rt, struct ds_watch *connection, struct ds_
 	struct admission admission = {.rt = rt, .peer = peer};
 	struct ds_error reason;
 
-	if (ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_admit, &admission, &reason) < 0) {
+	if (ds_follow_change(rt, change_admit, &admission, &reason) < 0) {
 		if (admission.no_groups && !connection->waits) {
 			let_wait(rt, connection);
 			return true;

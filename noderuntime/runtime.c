@@ -166,6 +166,8 @@ static int watch_signals(struct ds_runtime *rt, struct ds_error *err)
 	sigprocmask(SIG_BLOCK, &end, NULL);
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ,
+	       SIG_IGN); /* a limit of whoever began us: writing fails, and is tried again */
 	return ds_watch_or_fail(rt, DS_WATCH_SIGNALS, signalfd(-1, &end, SFD_CLOEXEC), "signals",
 				err);
 }

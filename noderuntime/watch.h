@@ -80,7 +80,8 @@ struct ds_runtime {
 	struct ds_ledger *ledger;
 	struct ds_recall recall;     /* of what was in it, should it be lost */
 	struct ds_ledger_state seen; /* the ledger as of our last look */
-	uint64_t followed;           /* the generation that we followed last */
+	bool unwritten; /* what we made of it could not be written: no program may be told of it */
+	uint64_t followed; /* the generation that we followed last */
 	struct ds_published page;
 	struct ds_quota quota;
 	struct ds_policy_id policy; /* whose wishes hold for us */

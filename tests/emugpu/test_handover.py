@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import (ACKNOWLEDGED, BUILD, EPOCH, HELLO, MAGIC, NOTICE, REPORT, VERSION, Host,  # noqa: E402
+from runtime_host import (ACKNOWLEDGED, BUILD, EPOCH, HELLO, MAGIC, NOTICE, REPORT, STEP, VERSION, Host,  # noqa: E402
                           wait_for)
 
 pytestmark = [
@@ -278,6 +279,24 @@ def test_a_ledger_that_could_not_be_had_is_looked_at_again(host, busy):
         busy.ask("acknowledge", epoch, BESIDE)
         time.sleep(1.3)
     wait_for(lambda: held(host, "job-2") == "14")
+
+
+def test_what_the_ledger_does_not_say_no_program_is_told(host, busy):
+    """A runtime that cannot write gives its programs nothing, whatever else it publishes for."""
+    busy.ask("obey", 0)
+    host.begin("job-2", share=50)
+    wait_for(lambda: held(host, "job-2") == "14")
+    pid = host.runtime_pid("job-1")
+    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    host.end("job-2")
+    wait_for(lambda: held(host, "job-1") == "0-14")
+    for _ in range(20):
+        host.program("job-1", hello=HELLO.pack(MAGIC, VERSION, STEP, 0, 10), wait=True)
+        assert busy.ask("page")["groups"] == BESIDE
+        time.sleep(0.02)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+    wait_for(lambda: busy.ask("page")["groups"] == ALONE)
+    assert groups_of(host, busy) == ["0-14"]
 
 
 def test_a_small_share_keeps_a_group_through_joins_and_leaves(host):

@@ -132,7 +132,7 @@ byte work[P];
 #define SAYS(p)	     (said[p])
 #define SAYS_HELLO(p) (hello[p] && lives[p])
 
-/* ---- the ledger's rules: settle.c, plan.c ---- */
+/* ---- the ledger's rules: settle.c, held.c, plan.c ---- */
 
 inline remove_program(p)
 {
@@ -233,7 +233,7 @@ inline window_step()
 }
 #endif
 
-/* ds_ledger_settle(), with used_by_others() and keep_floor() */
+/* ds_ledger_settle(), with used_by_others() and keep_floor() in held.c */
 inline settle()
 {
 	remove_dead();
