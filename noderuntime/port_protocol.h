@@ -158,7 +158,11 @@ struct ds_page {
 	char whole_gpu_kernels[512];
 	/* A launch that asked for the GPU as a whole waits for it at most so long, whatever happens. */
 	uint32_t whole_patience_ms; /* 0: the library's own */
-	uint32_t reserved_3;
+	/*
+	 * A program that is suspended when its runtime dies stays so for so long, in which whoever it is for
+	 * hears of that and leaves; then it goes on where it was. Never changes.
+	 */
+	uint32_t orphan_ms;
 };
 
 /*

@@ -28,6 +28,7 @@ enum {
 	LEAVE_MS = 1500, /* `end` waits longer before it does it itself */
 	PATIENCE_MARGIN_MS =
 	    5000, /* a launch is told no by us, and gives up by itself without us */
+	ORPHAN_DEADLINES = 2,
 };
 
 /* -- the loop ------------------------------------------------------------------------------ */
@@ -303,6 +304,8 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	ds_strays_begin(rt);
 	rt->page.page->sample_launches = rt->config->sample_launches;
 	rt->page.page->overlong_ms = rt->config->overlong_kernel_s * 1000;
+	/* The owner of a window may be in a kernel as long as that, which it has to end. */
+	rt->page.page->orphan_ms = ORPHAN_DEADLINES * rt->config->whole_gpu_deadline_ms;
 	rt->page.page->whole_patience_ms = rt->config->whole_gpu_patience_ms + PATIENCE_MARGIN_MS;
 	snprintf(rt->page.page->whole_gpu_kernels, sizeof(rt->page.page->whole_gpu_kernels), "%s",
 		 rt->config->whole_gpu_kernels);

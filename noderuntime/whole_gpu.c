@@ -13,7 +13,7 @@ enum {
 	BAR_MS = 10000,      /* at least, for one that does not give back in time */
 	BAR_TIMES = 5,       /* or as often as its window was long */
 	ORPHAN_MS = 10000,   /* for programs without a runtime to leave what is not theirs */
-	STOPPED_MS = 500,    /* to look again whether somebody is stopped still */
+	STOPPED_MS = 500,    /* to look again whether somebody still cannot stop */
 	GATHER_DOUBLINGS = 3 /* of the time to gather in, with every try */
 };
 
@@ -55,12 +55,30 @@ static bool others_are_quiet(const struct ds_ledger_state *state, const char *ow
 	return true;
 }
 
-static bool somebody_is_stopped(const struct ds_ledger_state *state, const char *owner,
-				int (*stopped)(const struct ds_process *))
+static bool has_a_runtime(const struct ds_ledger_state *state,
+			  const struct ds_ledger_program *program,
+			  int (*alive)(const struct ds_process *))
+{
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		if (!strcmp(state->residents[i].name, program->resident))
+			return alive(&state->residents[i].runtime);
+	}
+	return false;
+}
+
+/*
+ * A program of another one that would not be quiet: the others would be suspended for nothing. No
+ * `stopped`: only those that have lost their runtime, for good.
+ */
+static bool somebody_cannot_stop(const struct ds_ledger_state *state, const char *owner,
+				 int (*alive)(const struct ds_process *),
+				 int (*stopped)(const struct ds_process *))
 {
 	for (uint32_t i = 0; i < state->n_programs; i++) {
-		if (!state->programs[i].quiet && strcmp(state->programs[i].resident, owner) != 0 &&
-		    stopped(&state->programs[i].process))
+		const struct ds_ledger_program *p = &state->programs[i];
+
+		if (!p->quiet && strcmp(p->resident, owner) != 0 &&
+		    (!has_a_runtime(state, p, alive) || (stopped && stopped(&p->process))))
 			return true;
 	}
 	return false;
@@ -130,14 +148,16 @@ static void end(struct ds_ledger_state *state, struct ds_ledger_resident *owner,
 }
 
 static void gather(struct ds_ledger_state *state, struct ds_ledger_resident *owner,
-		   const struct ds_whole_rules *rules, uint64_t now_ns)
+		   const struct ds_whole_rules *rules, uint64_t now_ns,
+		   int (*alive)(const struct ds_process *))
 {
 	if (others_are_quiet(state, owner->name)) {
 		enter_phase(state, DS_WHOLE_OPEN, now_ns);
 		owner->whole.windows++;
 		owner->whole.tries = 0;
 		owner->whole.opened = 1;
-	} else if (now_ns - state->whole.since_ns >= gather_ns(owner, rules)) {
+	} else if (now_ns - state->whole.since_ns >= gather_ns(owner, rules) ||
+		   somebody_cannot_stop(state, owner->name, alive, NULL)) {
 		owner->whole.tries++;
 		end(state, owner, now_ns);
 	}
@@ -207,7 +227,7 @@ static void begin(struct ds_ledger_state *state, uint64_t now_ns,
 	if (now_ns < state->whole.not_before_ns)
 		return;
 	owner = next_owner(state, now_ns, alive);
-	if (!owner || somebody_is_stopped(state, owner->name, stopped))
+	if (!owner || somebody_cannot_stop(state, owner->name, alive, stopped))
 		return;
 	memcpy(state->whole.owner, owner->name, sizeof(state->whole.owner));
 	state->whole.begun_ns = now_ns;
@@ -220,9 +240,8 @@ static void forget_words_of_the_dead(struct ds_ledger_state *state,
 {
 	for (uint32_t i = 0; i < state->n_programs; i++) {
 		struct ds_ledger_program *p = &state->programs[i];
-		const struct ds_ledger_resident *r = ds_ledger_find(state, p->resident);
 
-		if (p->quiet && (!r || !alive(&r->runtime)))
+		if (p->quiet && !has_a_runtime(state, p, alive))
 			p->quiet = 0;
 	}
 }
@@ -244,7 +263,7 @@ void ds_whole_step(struct ds_ledger_state *state, const struct ds_whole_rules *r
 		if (!asks || !owner->whole.asked_ns)
 			end(state, owner, now_ns);
 		else
-			gather(state, owner, rules, now_ns);
+			gather(state, owner, rules, now_ns, alive);
 	}
 	if (state->whole.phase == DS_WHOLE_OPEN) {
 		const bool over = now_ns - state->whole.since_ns >= rules->deadline_ms * MS;
@@ -259,7 +278,7 @@ void ds_whole_step(struct ds_ledger_state *state, const struct ds_whole_rules *r
 	if (state->whole.phase == DS_WHOLE_GATHERING) {
 		owner = ds_ledger_find(state, state->whole.owner);
 		if (owner)
-			gather(state, owner, rules, now_ns);
+			gather(state, owner, rules, now_ns, alive);
 	}
 }
 
@@ -287,7 +306,7 @@ uint64_t ds_whole_next_ns(const struct ds_ledger_state *state, const struct ds_w
 			continue;
 		sooner(&next, r->whole.not_before_ns, now_ns);
 		sooner(&next, window->not_before_ns, now_ns);
-		/* If it could begin and has not, somebody is stopped. */
+		/* If it could begin and has not, somebody cannot stop. */
 		if (r->whole.not_before_ns <= now_ns && window->not_before_ns <= now_ns)
 			sooner(&next, now_ns + STOPPED_MS * MS, now_ns);
 	}

@@ -66,8 +66,9 @@ void ds_whole_enter(struct ds_ledger_resident *resident, bool wants, uint64_t no
 
 /*
  * Let the window go on to what it can be by now, and the next one begin. Before ds_ledger_settle, which
- * acts on it. A runtime for which `alive` says 0 can neither hold a window nor speak for its programs;
- * programs for which `stopped` says 1 could not get off the GPU, so none is begun because of them.
+ * acts on it. A runtime for which `alive` says 0 can neither hold a window nor speak for its programs: one
+ * beside them is over, and as long as they live none begins. Programs for which `stopped` says 1 could not get off
+ * the GPU, so none is begun because of them.
  */
 void ds_whole_step(struct ds_ledger_state *state, const struct ds_whole_rules *rules,
 		   uint64_t now_ns, int (*alive)(const struct ds_process *),

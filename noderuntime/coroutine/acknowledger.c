@@ -44,6 +44,8 @@ static struct {
 	int wake;       /* eventfd; -1: no thread */
 	bool resetting; /* under vctx->moving */
 	bool alone;     /* the runtime is gone */
+	bool waits;     /* the runtime died while the program was suspended, which lasts */
+	struct timespec suspended_until; /* CLOCK_MONOTONIC; with `waits` */
 	struct ds_groups
 	    own;       /* granted last, and not as the whole GPU for a while; under `moving` */
 	bool on_whole; /* the program has that; only of the thread itself */
@@ -535,9 +537,45 @@ static unsigned wait_for_something(struct pollfd events[2], int64_t us)
 	return found;
 }
 
+/* How long the program is still to be suspended without a runtime, in us. */
+static int64_t suspended_for_us(void)
+{
+	struct timespec now;
+	int64_t us;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	us = (the.suspended_until.tv_sec - now.tv_sec) * 1000000 +
+	     (the.suspended_until.tv_nsec - now.tv_nsec) / 1000 + 1;
+	return us > 0 ? us : 0;
+}
+
+/* Go on, if that was long enough. With `moving` locked. */
+static void end_waiting(void)
+{
+	if (suspended_for_us() > 0)
+		return;
+	the.waits = false;
+	ds_suspend_end(the.vctx);
+}
+
 /*
- * The runtime is gone, and nothing will be granted anew: the program goes on in what it had, suspended or
- * not; but it leaves the whole GPU, which is its neighbours' again. With `moving` locked.
+ * For whoever has the whole GPU, whose runtime hears that ours has died, and takes it back. With `moving`
+ * locked.
+ */
+static void stay_suspended(void)
+{
+	const uint32_t ms = the.session->page->orphan_ms;
+
+	clock_gettime(CLOCK_MONOTONIC, &the.suspended_until);
+	the.suspended_until.tv_sec += ms / 1000;
+	the.suspended_until.tv_nsec += ms % 1000 * 1000000L;
+	the.waits = true;
+	end_waiting();
+}
+
+/*
+ * The runtime is gone, and nothing will be granted anew: the program goes on in what it had, a while later
+ * if it is suspended; but it leaves the whole GPU, which is its neighbours' again. With `moving` locked.
  */
 static void go_on_alone(void)
 {
@@ -555,7 +593,10 @@ static void go_on_alone(void)
 		move_to(vctx, &own);
 	}
 	the.on_whole = false;
-	ds_suspend_end(the.vctx);
+	if (ds_suspended(the.vctx))
+		stay_suspended();
+	else
+		ds_suspend_end(the.vctx);
 }
 
 static void *run(void *unused)
@@ -587,12 +628,16 @@ static void *run(void *unused)
 			ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 			if (found & HEARD && the.alone)
 				go_on_alone();
+			if (the.waits)
+				end_waiting();
 			if (found & (HEARD | LOOK) || outcome == AGAIN ||
 			    (outcome == FAILED && retry_us <= 0)) {
 				outcome = follow(&look);
 				retry_us = RETRY_US;
 			}
 			sleep_us = watch();
+			if (the.waits && (sleep_us < 0 || sleep_us > suspended_for_us()))
+				sleep_us = suspended_for_us();
 		}
 		pthread_mutex_unlock(&the.vctx->moving);
 	}

@@ -55,7 +55,6 @@ class Script:
         self.weights = WEIGHTS if weights is None else weights
         self.kinds = KINDS | {"whole": 1} if whole else KINDS
         self.there = {}
-        self.whole = set()  # GPUs where somebody wants the whole of it in this round
         self.count = self.names = self.programs = 0
 
     def __iter__(self):
@@ -69,7 +68,6 @@ class Script:
             yield self.event("settle")
             for allocation in self.there.values():
                 allocation.programs.clear()
-            self.whole.clear()
             if self.drawn.random() < 0.3:
                 for allocation in self.shuffled(self.there.values()):
                     yield self.end(allocation)
@@ -136,11 +134,6 @@ class Script:
         self.programs += 1
         program = f"p{self.programs}"
         kind = kind or self.drawn.choices(list(self.kinds), list(self.kinds.values()))[0]
-        # Whose runtime is killed is not kept suspended for a neighbour's window, and nothing else keeps it off.
-        if kind == "whole" and any(a.gpu == allocation.gpu and not a.living for a in self.there.values()):
-            kind = "reduce"
-        if kind == "whole":
-            self.whole.add(allocation.gpu)
         options = {"kind": kind}
         if kind == "reduce":
             options |= {"n": self.drawn.choice((1 << 12, 1 << 14, 1 << 16)), "launches": self.drawn.randint(1, 40),
@@ -171,7 +164,7 @@ class Script:
         return self.on_program("stop program", {"ms": self.drawn.choice((1, 20, 100, 400))})
 
     def on_runtime(self, verb, options=None):
-        fit = [a for a in self.living() if verb != "kill runtime" or a.gpu not in self.whole]
+        fit = self.living()
         if not fit:
             return None
         allocation = self.drawn.choice(fit)

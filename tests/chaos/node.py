@@ -49,8 +49,8 @@ class Node:
 
     def __init__(self, build, gpus=2, policy=None, say=lambda text: None, sabotage=None):
         self.build, self.gpus, self.say = Path(build), gpus, say
-        # Contexts take no memory of an emulated GPU.
-        self.host, self.policy = Host(gpus=gpus, memory_per_program="1M"), policy
+        # Contexts take no memory of an emulated GPU. A launch may wait for the whole of it in vain.
+        self.host, self.policy = Host(gpus=gpus, memory_per_program="1M", whole_gpu_patience_ms=10000), policy
         self.there, self.programs, self.of_pid, self.alone = {}, [], {}, {}
         self.timers, self.small, self.sabotage = [], set(), sabotage or {}
         self.later_excuses = []

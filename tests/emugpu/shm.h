@@ -73,11 +73,12 @@ struct emu_client {
 	int32_t pid;
 	uint64_t
 	    tenant; /* clients of one tenant run at the same time: a process, or an MPS server */
-	int32_t server_pid;     /* MPS server; 0: none */
-	uint32_t max_slots;     /* SMs at a time (MPS thread percentage); 0: all */
-	uint64_t wants_ns;      /* it had blocks waiting for a slot then; 0: it has none */
-	struct emu_sms wanted;  /* the SMs these blocks may run on */
-	uint32_t gathers; /* blocks of a kernel hold SMs and wait for others of it that hold none yet */
+	int32_t server_pid;    /* MPS server; 0: none */
+	uint32_t max_slots;    /* SMs at a time (MPS thread percentage); 0: all */
+	uint64_t wants_ns;     /* it had blocks waiting for a slot then; 0: it has none */
+	struct emu_sms wanted; /* the SMs these blocks may run on */
+	uint32_t
+	    gathers; /* blocks of a kernel hold SMs and wait for others of it that hold none yet */
 	uint32_t reserved;
 	uint64_t turn_ns;       /* when its tenant last got the GPU */
 	uint64_t memory;        /* bytes of device memory */

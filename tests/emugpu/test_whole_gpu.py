@@ -172,14 +172,39 @@ def test_who_waits_for_a_window_is_killed(host):
     host.assert_clean()
 
 
+def assert_none_could_meet(host):
+    """A block waits for its SM on this GPU, so the trace does not show who might have been there, too."""
+    done = subprocess.run([Path(BUILD) / "tests" / "emugpu" / "emugpu-host", "check", host.dir / "host", "0"], text=True,
+                          capture_output=True, check=False)
+    assert json.loads(done.stdout).get("met", []) == []
+
+
 def test_the_runtime_of_a_suspended_neighbour_is_killed(host):
     neighbour = spin(host, 0.5, 2)
     run = ask(host, "cooperative", 1, 0, 300000)
     wait_for(lambda: window(host) and window(host)["phase"] == "open", 30)
+    pid, = [p["pid"] for p in host.resident(f"run-{neighbour.pid}")["programs"]]
     os.kill(host.runtime_pid(f"run-{neighbour.pid}"), signal.SIGKILL)
     assert ALL_MET in output(run)
+    assert_none_could_meet(host)
+    # It goes on, although nobody tells it to.
+    seen = len([block for block in host.trace(0) if block["pid"] == pid])
+    wait_for(lambda: len([block for block in host.trace(0) if block["pid"] == pid]) > seen, 30)
     neighbour.communicate(timeout=60)
     wait_for(lambda: window(host) is None, 30)
+
+
+def test_nobody_has_the_gpu_beside_a_program_without_a_runtime(hasty):
+    """It could not be told to stop, so nobody else is suspended for that either."""
+    orphan = hasty.run("--share", "0.3", "--gpu", "0", "--", "sh", "-c", f"{hasty.gpuwork} spin --blocks 8 --block-us 2000 "
+                       "--seconds 8")
+    name = f"run-{orphan.pid}"
+    wait_for(lambda: hasty.resident(name) and hasty.resident(name)["programs"], 30)
+    os.kill(hasty.runtime_pid(name), signal.SIGKILL)
+    line = output(ask(hasty, "cooperative", 1, 0, 0, share=0.3)).splitlines()[-1]
+    assert line.endswith("error 720, sum 0")
+    assert window(hasty) is None
+    orphan.communicate(timeout=60)
 
 
 def test_one_that_joins_in_a_window_begins_after_it(host):

@@ -25,13 +25,14 @@
  *  10 forget to tell when a launch on the whole GPU is over
  *  11 look at the gate before the mark is there
  *  12 keep the word of a program that it is quiet when it may begin again
+ *  13 go on at once, suspended, when the runtime is gone
  *
  * With WINDOWS, both allocations run from the start, and programs of the first one (1) or of both (2)
  * ask for the GPU as a whole (whole_gpu.c). A window's deadline may pass once, at any time, and with an
  * owner that is stopped always. Patience with
  * one that cannot stop is over at any time, and never with others: what is modelled is that they do.
- * A runtime that dies in a window leaves programs that do not wait for a word that nobody can give any
- * more, so they may meet the window's owner: the only exception that the invariant has.
+ * A program that is suspended when its runtime dies stays so for a time in which the window's owner leaves,
+ * or is known to be dead: what is modelled is that it does.
  */
 #ifndef FAULT
 #define FAULT 0
@@ -44,6 +45,9 @@
 #endif
 #ifndef LAUNCHES /* of every thread */
 #define LAUNCHES 1
+#endif
+#ifndef LESS /* who asks for the whole GPU launches nothing else */
+#define LESS 0
 #endif
 #ifndef EVENTS /* kills, stops, leaves */
 #define EVENTS 1
@@ -97,8 +101,8 @@ bit wanted[P];	     /* struct ds_port: whole_wanted */
 bit suspended[2];    /* struct ds_page: DS_PAGE_SUSPENDED */
 bit shut[P];	     /* suspend.c: the gate */
 byte own[P];	     /* granted last, and not as a window */
+bit alone[P];	     /* it knows that its runtime is dead */
 bit deadline_passed = !DEADLINES; /* of a window: once is enough */
-bit broken;	     /* a runtime died in a window */
 #define SUSPENDS(r) (phase != NONE && window_of != (r))
 #else
 #define SUSPENDS(r) 0
@@ -113,6 +117,14 @@ bit ready[P];	/* it may launch */
 byte target[P]; /* where new work goes: ds_remap_target() */
 bit marked[T];	/* mark.h: between ds_mark_begin() and ds_mark_end() */
 bit noted[T];	/* ds_marks_note(), and not ended since */
+
+#if THREADS == 1
+#define NONE_NOTED(p)  (!noted[p])
+#define NONE_MARKED(p) (!marked[p])
+#else
+#define NONE_NOTED(p)  (!noted[2 * (p)] && !noted[2 * (p) + 1])
+#define NONE_MARKED(p) (!marked[2 * (p)] && !marked[2 * (p) + 1])
+#endif
 
 /* The GPU: groups on which a process has work. */
 byte work[P];
@@ -132,7 +144,7 @@ byte work[P];
 #define SAYS(p)	     (said[p])
 #define SAYS_HELLO(p) (hello[p] && lives[p])
 
-/* ---- the ledger's rules: settle.c, held.c, plan.c ---- */
+/* ---- the ledger's rules: settle.c, plan.c ---- */
 
 inline remove_program(p)
 {
@@ -187,8 +199,10 @@ inline plan()
 #define GIVEN_BACK (!OUTSIDE(0) && !OUTSIDE(P - 1) && !OUTSIDE(P - 2))
 #endif
 #define ASKS_ALIVE(r) (asking[r] && present[r] && runtime_lives[r])
+/* somebody_cannot_stop(), of those without a runtime */
+#define ORPHANS_OF(r) (HAS_PROGRAMS(r) && (!runtime_lives[r] || !present[r]))
 /* take_from_orphans(), when all that they had there is over */
-#define IS_OVER(p)    (OWNER(p) != window_of || !lives[p] || (!(work[p] & ~held[window_of]) && !(target[p] & ~own[p])))
+#define IS_OVER(p)    (OWNER(p) != window_of || !lives[p] || (alone[p] && !(work[p] & ~held[window_of]) && NONE_MARKED(p)))
 
 /* ds_whole_step() */
 inline window_step()
@@ -198,7 +212,7 @@ inline window_step()
 	}
 	k = phase == NONE; /* the others have their turn first: not_before_ns */
 	if
-	:: phase == GATHERING && !ASKS_ALIVE(window_of) -> phase = NONE
+	:: phase == GATHERING && (!ASKS_ALIVE(window_of) || ORPHANS_OF(1 - window_of)) -> phase = NONE
 	:: phase == OPEN && (!ASKS_ALIVE(window_of) || !OTHERS_QUIET) -> phase = RETURNING
 	:: phase == RETURNING && !opened[window_of] ->
 		if
@@ -215,10 +229,10 @@ inline window_step()
 	:: else
 	fi;
 	if
-	:: k && ASKS_ALIVE(0) && (!ASKS_ALIVE(1) || !first) ->
+	:: k && ASKS_ALIVE(0) && !ORPHANS_OF(1) && (!ASKS_ALIVE(1) || !first) ->
 		phase = GATHERING;
 		window_of = 0
-	:: k && ASKS_ALIVE(1) && (!ASKS_ALIVE(0) || first) ->
+	:: k && ASKS_ALIVE(1) && !ORPHANS_OF(0) && (!ASKS_ALIVE(0) || first) ->
 		phase = GATHERING;
 		window_of = 1
 	:: else
@@ -233,7 +247,7 @@ inline window_step()
 }
 #endif
 
-/* ds_ledger_settle(), with used_by_others() and keep_floor() in held.c */
+/* ds_ledger_settle(), with used_by_others() and keep_floor() */
 inline settle()
 {
 	remove_dead();
@@ -496,8 +510,9 @@ greet:			/* admit(): change_admit(), publish(), then take_on() and ds_port_welco
 			goto follow
 		:: (phase == GATHERING || phase == OPEN) && !runtime_lives[1 - r] &&
 		   (window_of != r || ANY(1 - r, IS_QUIET)) -> goto follow /* WATCH_NEIGHBOUR */
-		:: phase == NONE && asking[r] -> goto follow /* WATCH_WHOLE: it is its turn */
-		:: phase == GATHERING && window_of == r && CANNOT_STOP ->
+		:: phase == NONE && asking[r] && !ORPHANS_OF(1 - r) -> goto follow /* WATCH_WHOLE: it is its turn */
+		:: (phase == GATHERING && window_of == r && CANNOT_STOP) ||
+		   (phase == NONE && asking[r] && ORPHANS_OF(1 - r)) ->
 			/* patience is over: bar(), and the library gives up */
 			d_step {
 				wanted[r] = 0;
@@ -515,15 +530,12 @@ greet:			/* admit(): change_admit(), publish(), then take_on() and ds_port_welco
 	}
 }
 
-#if THREADS == 1
-#define NONE_NOTED(p) (!noted[p])
-#else
-#define NONE_NOTED(p) (!noted[2 * (p)] && !noted[2 * (p) + 1])
-#endif
-
 /* session.c, then the library's thread: acknowledger.c. What is in one step, nobody can tell apart. */
 #if WINDOWS
 bit launched[P]; /* the launch that wanted the whole GPU is there */
+#define IS_ALONE(p) (alone[p])
+#else
+#define IS_ALONE(p) 0
 #endif
 
 proctype Acknowledger(byte p)
@@ -555,7 +567,7 @@ proctype Acknowledger(byte p)
 		do
 		:: d_step {
 				/* ds_session_hear(), then follow() and ds_session_look() */
-				notice[p] ->
+				notice[p] && !IS_ALONE(p) ->
 				notice[p] = 0;
 				seen_epoch = epoch[OWNER(p)];
 				groups = granted[OWNER(p)];
@@ -598,11 +610,16 @@ proctype Acknowledger(byte p)
 #if WINDOWS
 		:: d_step {
 				/* go_on_alone() */
-				!runtime_lives[OWNER(p)] && (shut[p] || target[p] != own[p]) ->
-				broken = 1;
-				shut[p] = 0;
+				!runtime_lives[OWNER(p)] && !alone[p] ->
+				alone[p] = 1;
 				target[p] = own[p];
 				wanted[p] = 0
+			}
+		:: d_step {
+				/* stay_suspended(), and it was long enough */
+				alone[p] && shut[p] &&
+				(FAULT == 13 || phase == NONE || phase == GATHERING || window_of == OWNER(p)) ->
+				shut[p] = 0
 			}
 #if FAULT != 10
 		:: d_step {
@@ -627,13 +644,12 @@ proctype Acknowledger(byte p)
 /* A thread of the program: launch.c, work.c (ds_op_begin() and its end), the driver's call between. */
 #if WINDOWS
 #define IS_SHUT(p)   shut[p]
-#define BROKEN	     broken
 #define HAS_ASKED(p) (asked || OWNER(p) >= WINDOWS)
 #else
 #define IS_SHUT(p)   0
-#define BROKEN	     0
 #define HAS_ASKED(p) 1
 #endif
+#define MOST(p) (LESS && OWNER(p) < WINDOWS -> 0 : LAUNCHES)
 proctype Launcher(byte t)
 {
 	byte n, groups;
@@ -644,7 +660,7 @@ proctype Launcher(byte t)
 	{
 		ready[PROC(t)];
 again:		do
-		:: n < LAUNCHES && !IS_SHUT(PROC(t)) ->
+		:: n < MOST(PROC(t)) && !IS_SHUT(PROC(t)) ->
 #if FAULT == 3
 			groups = target[PROC(t)]; /* read, while the mark is still in a store buffer */
 			marked[t] = 1;
@@ -678,7 +694,7 @@ again:		do
 				:: groups & LAST -> groups = LAST
 #endif
 				fi;
-				assert(BROKEN || !(OF_OTHERS(PROC(t)) & groups));
+				assert(!(OF_OTHERS(PROC(t)) & groups));
 				work[PROC(t)] = work[PROC(t)] | groups;
 				marked[t] = 0;
 				noted[t] = 0;
@@ -699,7 +715,7 @@ again:		do
 				if
 				:: target[PROC(t)] == ALL && !shut[PROC(t)] ->
 					atomic {
-						assert(BROKEN || !OF_OTHERS(PROC(t)));
+						assert(!OF_OTHERS(PROC(t)));
 						work[PROC(t)] = work[PROC(t)] | ALL;
 						launched[PROC(t)] = 1;
 						marked[t] = 0;
@@ -715,7 +731,7 @@ again:		do
 			:: !wanted[PROC(t)] -> break /* refused */
 			od
 #endif
-		:: n >= LAUNCHES && HAS_ASKED(PROC(t)) -> break
+		:: n >= MOST(PROC(t)) && HAS_ASKED(PROC(t)) -> break
 		od
 	} unless {
 		!UP(PROC(t))

@@ -303,6 +303,45 @@ static void one_without_a_runtime_is_never_quiet(void **unused)
 	assert_int_equal(program_of("b")->quiet, 0);
 }
 
+static void none_begins_beside_one_without_a_runtime(void **unused)
+{
+	ask("a");
+	assert_phase(DS_WHOLE_GATHERING, "a");
+	dead_pid = 102;
+	settle();
+	assert_phase(DS_WHOLE_NONE, "");
+	wait_ms(4999);
+	assert_phase(DS_WHOLE_NONE, "");
+	wait_ms(1);
+	assert_true(ds_whole_refuses(job("a"), now_ns));
+	/* Its program has ended. */
+	assert_int_equal(ds_ledger_remove_program(&state, &(struct ds_process){.pid = 202}), 1);
+	wait_ms(10000);
+	ds_whole_enter(ds_ledger_find(&state, "a"), true, now_ns);
+	settle();
+	assert_int_equal(state.whole.phase, DS_WHOLE_OPEN);
+}
+
+/*
+ * What is left to the owner after its window, when nothing planned for it is free, must not be what
+ * another one holds and has no program on yet.
+ */
+static void the_floor_after_a_window_is_nobody_elses(void **unused)
+{
+	struct ds_groups all;
+
+	/* The program of b may be where a is at home, and a third one is where nobody runs yet. */
+	program_of("b")->groups = job("a")->own;
+	ask("a");
+	be_quiet("b");
+	follow_window("a");
+	all = program_of("a")->groups;
+	drop("a");
+	assert_int_equal(ds_groups_count(&all), 5);
+	struct ds_groups shared = ds_groups_intersection(job("a")->held, job("b")->held);
+	assert_true(ds_groups_empty(&shared));
+}
+
 static void the_owners_runtime_dies(void **unused)
 {
 	const struct ds_groups own = job("a")->own;
@@ -426,6 +465,8 @@ int main(void)
 	    TEST(who_does_not_stop_is_not_waited_for_long),
 	    TEST(nobody_is_suspended_for_one_that_is_stopped),
 	    TEST(one_without_a_runtime_is_never_quiet),
+	    TEST(none_begins_beside_one_without_a_runtime),
+	    TEST(the_floor_after_a_window_is_nobody_elses),
 	    TEST(the_owners_runtime_dies),
 	    TEST(the_owners_program_dies),
 	    TEST(the_owner_leaves),
