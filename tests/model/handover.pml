@@ -265,9 +265,11 @@ inline settle()
 		j = (opened[i] && !(phase == OPEN && window_of == i) -> 0 : j);
 		opened[i] = opened[i] && phase == OPEN && window_of == i;
 #endif
-		held[i] = planned[i] & ~(k & ~j);
 #if WINDOWS
+		held[i] = planned[i] & ~(k & ~((phase == OPEN || phase == RETURNING) && window_of != i -> j : 0));
 		held[i] = (opened[i] && present[i] -> ALL : held[i]);
+#else
+		held[i] = planned[i] & ~k;
 #endif
 		k = 0;
 		if
