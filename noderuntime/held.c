@@ -152,7 +152,7 @@ static struct ds_groups contested(const struct ds_ledger_state *state,
 
 void ds_held_set(struct ds_ledger_state *state)
 {
-	const struct ds_ledger_resident *owners[DS_PROGRAMS_MAX];
+	const struct ds_ledger_resident *owners[DS_PROGRAMS_MAX] = {NULL};
 	struct ds_groups before[DS_RESIDENTS_MAX];
 	bool again = true;
 
