@@ -12,6 +12,7 @@ import struct
 import subprocess
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,8 @@ class Runtime:
         self.heard = threading.Condition()
         self.page = self._memfd("page", page_size)
         self.book = self._memfd("book", BOOK_SIZE)
+        for descriptor in (self.page, self.book):
+            weakref.finalize(self, os.close, descriptor)
         page = struct.pack("<IHHQIIIIQQ48s32sIIQQI", MAGIC, version, 0, epoch, *shape, 500,
                            *bits_of(groups), uuid.encode(), b"throughput", flags, 0, 0, 0, sample)
         if page_size >= len(page):
@@ -104,7 +107,7 @@ class Runtime:
         self.open += 1
         self.hellos.append(struct.unpack("<IHHII", connection.recv(100)))
         welcome = struct.pack("<IHH248sII", MAGIC, version, bool(refuse), (refuse or "").encode(), 0, 0)
-        descriptors, memory = [], None
+        port, descriptors, memory = -1, [], None
         if not refuse:
             port = self._memfd("port", SIZE)
             memory = mmap.mmap(port, SIZE)
@@ -113,6 +116,8 @@ class Runtime:
         try:
             with self.sending:  # the welcome comes first, and no notice after it is left out
                 connection.sendmsg([welcome], descriptors)
+                if port >= 0:
+                    os.close(port)
                 self.connections.append(connection)
             while notice := connection.recv(100):
                 magic, said, kind, epoch = self.NOTICE.unpack(notice)
@@ -173,6 +178,7 @@ class Runtime:
         return Port(self.ports[index])
 
     def close(self):
+        self.socket.shutdown(socket.SHUT_RDWR)  # so that the thread that accepts ends, and lets go of us
         self.socket.close()
 
 
