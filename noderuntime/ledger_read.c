@@ -10,12 +10,17 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "noderuntime/deadline.h"
 #include "noderuntime/gpu.h"
 
 enum {
-	READ_ATTEMPTS =
-	    20, /* a reader may be overtaken by two commits, or see a ledger being made */
-	READ_PAUSE_NS = 100000,
+	/*
+	 * A reader may be overtaken by two commits, or see a ledger being made by one who has lost the CPU:
+	 * then it looks again, in pauses that grow, for so long.
+	 */
+	READ_MS = 150,
+	PAUSE_MIN_NS = 100000,
+	PAUSE_MAX_NS = 5000000,
 	RESIDENTS_PROBABLE = 4,
 };
 
@@ -103,7 +108,8 @@ enum ds_ledger_verdict ds_ledger_load(int fd, struct ds_ledger_image *image, con
 
 int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds_error *err)
 {
-	const struct timespec pause = {.tv_nsec = READ_PAUSE_NS};
+	const ds_deadline deadline = ds_deadline_in(READ_MS);
+	struct timespec pause = {.tv_nsec = PAUSE_MIN_NS};
 	char boot_id[40];
 	struct ds_ledger_image *image = NULL;
 	int dir_fd = -1;
@@ -125,7 +131,7 @@ int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds
 		ds_fail(err, "cannot read %s/" DS_LEDGER_FILE ": %s", gpu_dir, strerror(errno));
 		goto fail;
 	}
-	for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+	for (;;) {
 		enum ds_ledger_verdict verdict = ds_ledger_load(fd, image, boot_id, state, err);
 
 		if (verdict == DS_LEDGER_VALID) {
@@ -138,8 +144,10 @@ int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds
 			goto fail;
 		}
 		unfinished = verdict == DS_LEDGER_UNFINISHED;
-		/* A writer may have been at it. */
+		if (!ds_deadline_left_ms(deadline))
+			break;
 		nanosleep(&pause, NULL);
+		pause.tv_nsec = 2 * pause.tv_nsec < PAUSE_MAX_NS ? 2 * pause.tv_nsec : PAUSE_MAX_NS;
 	}
 	if (rv) {
 		errno = unfinished ? ENODATA : EIO;
