@@ -319,6 +319,7 @@ def test_the_runtime_goes_while_it_has_the_gpu(host, runtime):
         program.stdin.flush()
         wait_for(lambda: granter.ports and struct.unpack_from("<I", granter.ports[0], WANTED) == (1,), 30)
         granter.wait_for(granter.grant(ALL, WHOLE))
+        wait_for(lambda: granter.port().launches == 1, 30)
         for connection in granter.connections:
             connection.shutdown(socket.SHUT_RDWR)
         assert "error 0" in program.communicate(timeout=30)[0]
