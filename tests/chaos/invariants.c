@@ -109,6 +109,18 @@ static void check_two(struct look *look, const struct ds_ledger_resident *a,
 	check_both(look, a, b, "hold", a->held, b->held);
 }
 
+/* Suspended for the window of another one: as it said, or without a runtime by itself, for a time. */
+static bool is_suspended(const struct look *look, const struct ds_ledger_program *p)
+{
+	if (owns_window(look, p->resident) || p->quiet)
+		return p->quiet;
+	for (uint32_t i = 0; i < look->state->n_residents; i++) {
+		if (!strcmp(look->state->residents[i].name, p->resident))
+			return !ds_process_alive(&look->state->residents[i].runtime);
+	}
+	return true;
+}
+
 static void check_two_programs(struct look *look, const struct ds_ledger_program *a,
 			       const struct ds_ledger_program *b)
 {
@@ -118,7 +130,7 @@ static void check_two_programs(struct look *look, const struct ds_ledger_program
 		say(look, "process %d is there twice", a->process.pid);
 	if (!strcmp(a->resident, b->resident) || ds_groups_empty(&both) ||
 	    ((owns_window(look, a->resident) || owns_window(look, b->resident)) &&
-	     (a->quiet || b->quiet)) ||
+	     (is_suspended(look, a) || is_suspended(look, b))) ||
 	    (invariants_in_time(a->resident) && invariants_in_time(b->resident)))
 		return;
 	say(look, "process %d of %s and process %d of %s may both be on %s", a->process.pid,
