@@ -12,8 +12,9 @@ FUZZ_S = 5
 # gcc's flow analysis loses its way in instrumented code; the plain build has this warning on.
 SANITIZER_CFLAGS = "-O1 -g -Wno-maybe-uninitialized"
 # test_gres_plugin runs itself under slurmd's name, test_ledger asserts how much is done in a time,
-# test_mps runs programs against deadlines of milliseconds: none of it holds under valgrind.
-NOT_UNDER_VALGRIND = ("test_gres_plugin", "test_ledger", "test_mps")
+# test_mps runs programs against deadlines of milliseconds, test_deadly looks at which signals its children
+# handle, and valgrind handles them all: none of it holds under valgrind.
+NOT_UNDER_VALGRIND = ("test_deadly", "test_gres_plugin", "test_ledger", "test_mps")
 
 
 def build(run: Runner) -> Results:
