@@ -123,7 +123,7 @@ void ds_ledger_close(struct ds_ledger *ledger);
 /*
  * A whole copy of the newest valid state of `gpu_dir`, without a lock and without write permission.
  * Returns 0, or -1 (errno ENOENT: no such ledger, or one of an earlier boot; ENODATA: it was emptied, or its
- * creator died). Thread-safe.
+ * creator died); `err` has a text only then. Thread-safe.
  */
 int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds_error *err);
 

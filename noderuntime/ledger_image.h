@@ -66,6 +66,7 @@ enum ds_ledger_verdict {
 	DS_LEDGER_OUTDATED,   /* of another boot: nothing in it lives */
 	DS_LEDGER_FOREIGN,    /* of another version */
 	DS_LEDGER_BROKEN,
+	DS_LEDGER_ABSENT, /* there is no file to load */
 };
 
 /* Make `image` that of a new ledger, generation 0, nobody in it. */

@@ -16,9 +16,10 @@
 enum {
 	/*
 	 * A reader may be overtaken by two commits, or see a ledger being made by one who has lost the CPU:
-	 * then it looks again, in pauses that grow, for so long.
+	 * then it looks again, in pauses that grow, for so long, and so often if it loses the CPU itself.
 	 */
 	READ_MS = 150,
+	LOOKS_MIN = 10,
 	PAUSE_MIN_NS = 100000,
 	PAUSE_MAX_NS = 5000000,
 	RESIDENTS_PROBABLE = 4,
@@ -106,57 +107,72 @@ enum ds_ledger_verdict ds_ledger_load(int fd, struct ds_ledger_image *image, con
 	return ds_ledger_image_load(image, (size_t)size, boot_id, state, err);
 }
 
+/* Look once at the file that has the name now. DS_LEDGER_ABSENT: it cannot be opened, with errno. */
+static enum ds_ledger_verdict look(int dir_fd, struct ds_ledger_image *image, const char *boot_id,
+				   struct ds_ledger_state *state, struct ds_error *reason)
+{
+	int fd = openat(dir_fd, DS_LEDGER_FILE, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0) {
+		ds_fail(reason, "%s", strerror(errno));
+		return DS_LEDGER_ABSENT;
+	}
+	enum ds_ledger_verdict verdict = ds_ledger_load(fd, image, boot_id, state, reason);
+	close(fd);
+	return verdict;
+}
+
+static bool may_change_soon(enum ds_ledger_verdict verdict)
+{
+	return verdict != DS_LEDGER_VALID && verdict != DS_LEDGER_ABSENT &&
+	       verdict != DS_LEDGER_OUTDATED;
+}
+
+/* `err` is left as it is where nothing failed in the end: callers take a text for a failure. */
 int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds_error *err)
 {
 	const ds_deadline deadline = ds_deadline_in(READ_MS);
 	struct timespec pause = {.tv_nsec = PAUSE_MIN_NS};
+	enum ds_ledger_verdict verdict = DS_LEDGER_ABSENT;
+	struct ds_error reason = {""};
 	char boot_id[40];
-	struct ds_ledger_image *image = NULL;
-	int dir_fd = -1;
-	int fd = -1;
-	bool unfinished = false;
 	int rv = -1;
 
 	if (ds_boot_id(boot_id, err))
 		return -1;
-	dir_fd = open(gpu_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (dir_fd >= 0)
-		fd = openat(dir_fd, DS_LEDGER_FILE, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0) {
+	struct ds_ledger_image *image = malloc(sizeof(*image));
+	int dir_fd = open(gpu_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (!image || dir_fd < 0) {
 		ds_fail(err, "cannot open %s/" DS_LEDGER_FILE ": %s", gpu_dir, strerror(errno));
 		goto fail;
 	}
-	image = malloc(sizeof(*image));
-	if (!image) {
-		ds_fail(err, "cannot read %s/" DS_LEDGER_FILE ": %s", gpu_dir, strerror(errno));
-		goto fail;
-	}
-	for (;;) {
-		enum ds_ledger_verdict verdict = ds_ledger_load(fd, image, boot_id, state, err);
-
-		if (verdict == DS_LEDGER_VALID) {
-			rv = 0;
-			break;
-		}
-		if (verdict == DS_LEDGER_OUTDATED) {
-			ds_fail_within(err, "no ledger in %s", gpu_dir);
-			errno = ENOENT;
-			goto fail;
-		}
-		unfinished = verdict == DS_LEDGER_UNFINISHED;
-		if (!ds_deadline_left_ms(deadline))
+	for (int n = 1;; n++) {
+		verdict = look(dir_fd, image, boot_id, state, &reason);
+		if (!may_change_soon(verdict) || (n >= LOOKS_MIN && !ds_deadline_left_ms(deadline)))
 			break;
 		nanosleep(&pause, NULL);
 		pause.tv_nsec = 2 * pause.tv_nsec < PAUSE_MAX_NS ? 2 * pause.tv_nsec : PAUSE_MAX_NS;
 	}
-	if (rv) {
-		errno = unfinished ? ENODATA : EIO;
-		ds_fail_within(err, "cannot use %s/" DS_LEDGER_FILE, gpu_dir);
+	switch (verdict) {
+	case DS_LEDGER_VALID:
+		rv = 0;
+		break;
+	case DS_LEDGER_ABSENT:
+		ds_fail(err, "cannot open %s/" DS_LEDGER_FILE ": %s", gpu_dir, reason.text);
+		break;
+	case DS_LEDGER_OUTDATED:
+		errno = ENOENT;
+		ds_fail(err, "no ledger in %s: %s", gpu_dir, reason.text);
+		break;
+	case DS_LEDGER_UNFINISHED:
+	case DS_LEDGER_BROKEN:
+	case DS_LEDGER_FOREIGN:
+		errno = verdict == DS_LEDGER_UNFINISHED ? ENODATA : EIO;
+		ds_fail(err, "cannot use %s/" DS_LEDGER_FILE ": %s", gpu_dir, reason.text);
+		break;
 	}
 fail:
 	free(image);
-	if (fd >= 0)
-		close(fd);
 	if (dir_fd >= 0)
 		close(dir_fd);
 	return rv;

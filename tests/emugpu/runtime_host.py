@@ -154,14 +154,17 @@ class Host:
 
     # What can be seen of them
 
+    def status(self, *options):
+        done = subprocess.run(self.command("status", *options, "--config", self.conf), env=self.env, text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def gpus(self):
-        done = subprocess.run(self.command("status", "--json", "--config", self.conf), env=self.env, text=True,
-                              capture_output=True, check=True, timeout=20)
-        return json.loads(done.stdout)["gpus"]
+        return json.loads(self.status("--json"))["gpus"]
 
     def status_text(self):
-        return subprocess.run(self.command("status", "--config", self.conf), env=self.env, text=True,
-                              capture_output=True, check=True, timeout=20).stdout
+        return self.status()
 
     def gpu(self, index=0):
         return self.gpus()[index]

@@ -675,6 +675,38 @@ static void readers_need_no_lock(void **state)
 	}
 }
 
+static unsigned char kept[sizeof(struct ds_ledger_image)];
+static int written_fd;
+
+static void write_it(int signal_number)
+{
+	(void)!pwrite(written_fd, kept, sizeof(kept), 0);
+}
+
+/* A ledger that is not whole at the first look is looked at again; that it was not is nobody's business then. */
+static void readers_look_again(void **state)
+{
+	const struct itimerspec soon = {.it_value.tv_nsec = 5000000};
+	struct sigevent usr1 = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+	timer_t timer;
+	static struct ds_ledger_state read;
+	struct ds_error err = {""};
+
+	ds_ledger_close(open_ledger());
+	written_fd = open(file, O_RDWR | O_CLOEXEC);
+	assert_int_equal(pread(written_fd, kept, sizeof(kept), 0), sizeof(kept));
+	signal(SIGUSR1, write_it);
+	assert_int_equal(timer_create(CLOCK_MONOTONIC, &usr1, &timer), 0);
+	for (int round = 0; round < 10; round++) {
+		assert_int_equal(ftruncate(written_fd, round % 2 ? 1000 : 0), 0);
+		assert_int_equal(timer_settime(timer, 0, &soon, NULL), 0);
+		assert_int_equal(ds_ledger_read(dir, &read, &err), 0);
+		assert_string_equal(err.text, "");
+	}
+	timer_delete(timer);
+	close(written_fd);
+}
+
 /* Many create the same ledger at once: one file, nobody's join is lost. */
 static void creation_races(void **state)
 {
@@ -1257,6 +1289,7 @@ int main(void)
 	    IN_DIR(watchers_learn_of_changes),
 	    IN_DIR(kill_at_any_instant),
 	    IN_DIR(readers_need_no_lock),
+	    IN_DIR(readers_look_again),
 	    IN_DIR(creation_races),
 	    cmocka_unit_test(settle_two_halves),
 	    cmocka_unit_test(settle_waits_for_programs),
