@@ -184,12 +184,13 @@ static int leave_ledger(struct ds_ledger_state *state, void *arg, struct ds_erro
 	return ds_ledger_settle(state, may_use_gpu, arg, NULL, err);
 }
 
+/* Where there is no ledger that says so, who is left is not known. */
 static bool nobody_left(void *arg)
 {
 	struct ds_ledger_state state;
 
 	if (ds_ledger_read(arg, &state, NULL) < 0)
-		return errno == ENOENT;
+		return false;
 	for (uint32_t i = 0; i < state.n_programs; i++) {
 		if (ds_process_alive(&state.programs[i].process))
 			return false;

@@ -5,13 +5,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/io.h"
@@ -26,11 +24,8 @@
 enum {
 	OPEN_WAIT_MS = 1000, /* a change takes well below a millisecond */
 	REOPEN_ATTEMPTS = 8, /* somebody else may set the file aside between open and lock */
-	LOCK_YIELDS = 20,
 	/* A change that was lost with its file may have been kept: no later one has its generation. */
 	GENERATIONS_LOST = 1000000,
-	LOCK_PAUSE_MIN_US = 100,
-	LOCK_PAUSE_MAX_US = 5000,
 };
 
 struct ds_ledger {
@@ -57,13 +52,6 @@ static void close_fd(int *fd)
 	errno = saved_errno;
 }
 
-static void pause_us(int64_t us)
-{
-	struct timespec t = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
-
-	nanosleep(&t, NULL);
-}
-
 static int unlock(int fd)
 {
 	struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
@@ -71,86 +59,30 @@ static int unlock(int fd)
 	return fcntl(fd, F_OFD_SETLK, &lock);
 }
 
-/*
- * The wait is by short sleeps that grow, since the blocking form knows no timeout and a signal for
- * one would be the whole process's. A lock is held for some 10 us, and who is woken by a change comes
- * when its writer is about to let go: the first tries only let others run.
- */
-static int lock_until(int fd, ds_deadline deadline)
-{
-	int64_t pause = LOCK_PAUSE_MIN_US;
-
-	for (int attempt = 0;; attempt++) {
-		struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-
-		if (!fcntl(fd, F_OFD_SETLK, &lock))
-			return 0;
-		if (errno != EAGAIN && errno != EACCES && errno != EINTR)
-			return -1;
-		if (attempt < LOCK_YIELDS) {
-			sched_yield();
-			continue;
-		}
-		int64_t left = (deadline - ds_now_ns(CLOCK_MONOTONIC)) / 1000;
-		if (left <= 0) {
-			errno = ETIMEDOUT;
-			return -1;
-		}
-		pause_us(pause < left ? pause : left);
-		pause = 2 * pause < LOCK_PAUSE_MAX_US ? 2 * pause : LOCK_PAUSE_MAX_US;
-	}
-}
-
-/* Refuse what somebody else may have planted or could write to. */
-static int check_file(const struct ds_ledger *ledger, int fd, struct stat *file,
-		      struct ds_error *err)
-{
-	if (fstat(fd, file))
-		return ds_fail(err, "cannot look at %s/" FILE_NAME ": %s", ledger->gpu_dir,
-			       strerror(errno));
-	errno = EPERM;
-	if (!S_ISREG(file->st_mode))
-		return ds_fail(err, "%s/" FILE_NAME " is no plain file: remove it",
-			       ledger->gpu_dir);
-	if (file->st_uid != geteuid() || (file->st_mode & (S_IWGRP | S_IWOTH)))
-		return ds_fail(err,
-			       "%s/" FILE_NAME " belongs to uid %u with mode %03o, not to uid %u "
-			       "alone: remove it",
-			       ledger->gpu_dir, (unsigned)file->st_uid, file->st_mode & 0777,
-			       (unsigned)geteuid());
-	return 0;
-}
-
 static bool has_the_name(const struct ds_ledger *ledger)
 {
-	struct stat file;
-	struct stat named;
-
-	return !fstat(ledger->fd, &file) &&
-	       !fstatat(ledger->dir_fd, FILE_NAME, &named, AT_SYMLINK_NOFOLLOW) &&
-	       file.st_dev == named.st_dev && file.st_ino == named.st_ino;
+	return ds_ledger_has_name(ledger->dir_fd, ledger->fd, FILE_NAME);
 }
 
-/* Open and lock the file that has the name now, which may be another one than last time. */
+/* Open and lock the file that has the name now, which may be another one than last time. 1: there is none. */
 static int acquire(struct ds_ledger *ledger, ds_deadline deadline, struct ds_error *err)
 {
 	for (int attempt = 0; attempt < REOPEN_ATTEMPTS; attempt++) {
-		struct stat file;
-
 		if (ledger->fd_owner != getpid())
 			close_fd(&ledger->fd);
 		if (ledger->fd < 0) {
-			ledger->fd =
-			    openat(ledger->dir_fd, FILE_NAME,
-				   O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+			ledger->fd = openat(ledger->dir_fd, FILE_NAME,
+					    O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+			if (ledger->fd < 0 && errno == ENOENT)
+				return 1;
 			if (ledger->fd < 0)
 				return ds_fail(err, "cannot open %s/" FILE_NAME ": %s",
 					       ledger->gpu_dir, strerror(errno));
 			ledger->fd_owner = getpid();
-			if (check_file(ledger, ledger->fd, &file, err))
+			if (ds_ledger_check_file(ledger->fd, ledger->gpu_dir, FILE_NAME, err))
 				goto fail;
 		}
-		if (lock_until(ledger->fd, deadline)) {
+		if (ds_ledger_lock(ledger->fd, deadline)) {
 			ds_fail(err, "cannot lock %s/" FILE_NAME ": %s", ledger->gpu_dir,
 				strerror(errno));
 			goto fail;
@@ -168,45 +100,40 @@ fail:
 }
 
 /*
- * Fill an empty file with the image. All of its room is taken first. The header comes last: a creator that
- * dies before leaves an unfinished file.
+ * Make a ledger, with what is known of a former one, in the place of the file that is open and locked, or
+ * where there is none. The new one is locked, too. 1: somebody else was faster.
  */
-static int fill(int fd, const struct ds_ledger_image *image, const char *dir, struct ds_error *err)
-{
-	const off_t header_size = sizeof(image->page);
-	int rc;
-
-	do
-		rc = posix_fallocate(fd, 0, sizeof(*image));
-	while (rc == EINTR);
-	errno = rc;
-	if (rc || fchmod(fd, 0644) ||
-	    ds_write_whole_at(fd, image->copies, sizeof(image->copies), header_size) ||
-	    ds_write_whole_at(fd, image->page, sizeof(image->page), 0)) {
-		ds_fail(err, "cannot write the %zu bytes of %s/" FILE_NAME ": %s", sizeof(*image),
-			dir, strerror(errno));
-		if (ftruncate(fd, 0))
-			return ds_fail_within(err, "and not give their room back");
-		return -1;
-	}
-	return 0;
-}
-
-/* Fill the locked, empty file, with what is known of a former one. */
-static int create(struct ds_ledger *ledger, struct ds_error *err)
+static int create(struct ds_ledger *ledger, ds_deadline deadline, struct ds_error *err)
 {
 	struct ds_ledger_image *image = &ledger->image;
 	struct ds_ledger_state *state = &ledger->state;
+	int fd = ds_ledger_new(ledger->dir_fd, ledger->gpu_dir, deadline, err);
 
+	if (fd < 0)
+		return errno == EAGAIN ? 1 : -1;
+	/* From here on nobody else makes one. */
+	if (ledger->fd >= 0 ? !has_the_name(ledger)
+			    : !faccessat(ledger->dir_fd, FILE_NAME, F_OK, AT_SYMLINK_NOFOLLOW)) {
+		ds_ledger_discard(ledger->dir_fd, fd);
+		return 1;
+	}
 	ds_ledger_image_init(image, ledger->boot_id, ledger->gpu_uuid, &ledger->shape);
 	*state = image->copies[0].state;
 	if (ledger->past && ledger->past->recall(ledger->past->arg, state, err))
-		return -1;
+		goto fail;
 	if (state->generation)
 		state->generation += GENERATIONS_LOST;
 	ds_ledger_image_store(image, state);
 	image->words[DS_LEDGER_ACTIVE_OFFSET / 8] = state->generation;
-	return fill(ledger->fd, image, ledger->gpu_dir, err);
+	if (ds_ledger_publish(ledger->dir_fd, ledger->gpu_dir, fd, image, err))
+		goto fail;
+	close_fd(&ledger->fd);
+	ledger->fd = fd;
+	ledger->fd_owner = getpid();
+	return 0;
+fail:
+	ds_ledger_discard(ledger->dir_fd, fd);
+	return -1;
 }
 
 /* Is the state that of our GPU? A UUID may change its shape: MIG, another driver. */
@@ -241,45 +168,60 @@ static bool may_set_aside(const struct ds_ledger *ledger, enum ds_ledger_verdict
 	       (ledger->past && (verdict == DS_LEDGER_BROKEN || verdict == DS_LEDGER_OUTDATED));
 }
 
+/* Give it the other name as well: it keeps its own until there is another one, so that it is never absent. */
+static int set_aside(const struct ds_ledger *ledger, const char *reason, struct ds_error *err)
+{
+	const int dir_fd = ledger->dir_fd;
+
+	if ((unlinkat(dir_fd, BROKEN_NAME, 0) && errno != ENOENT) ||
+	    linkat(dir_fd, FILE_NAME, dir_fd, BROKEN_NAME, 0))
+		return ds_fail(err, "cannot set %s/" FILE_NAME " aside (%s): %s", ledger->gpu_dir,
+			       reason, strerror(errno));
+	ds_fail(err, "%s/" FILE_NAME " was set aside as " BROKEN_NAME ": %s", ledger->gpu_dir,
+		reason);
+	return 0;
+}
+
+/* Load the file that is locked. 0: it is usable; 1: another one is to be made in its place; or -1. */
+static int load(struct ds_ledger *ledger, bool opening, struct ds_error *err)
+{
+	struct ds_error reason = {""};
+	enum ds_ledger_verdict verdict =
+	    ds_ledger_load(ledger->fd, &ledger->image, ledger->boot_id, &ledger->state, &reason);
+
+	if (verdict == DS_LEDGER_VALID && is_ours(ledger, &reason))
+		return 0;
+	if (verdict == DS_LEDGER_UNFINISHED)
+		return 1;
+	if (!may_set_aside(ledger, verdict, opening)) {
+		errno = EIO;
+		return ds_fail(err, "cannot use %s/" FILE_NAME ": %s", ledger->gpu_dir,
+			       reason.text);
+	}
+	return set_aside(ledger, reason.text, err) ? -1 : 1;
+}
+
 /* Lock, load, make what is missing. What is broken is set aside if that may be, with a note in `err`. */
 static int begin(struct ds_ledger *ledger, unsigned timeout_ms, bool opening, struct ds_error *err)
 {
 	ds_deadline deadline = ds_deadline_in(timeout_ms);
-	struct ds_error reason = {""};
 
 	for (int attempt = 0; attempt < REOPEN_ATTEMPTS; attempt++) {
-		if (acquire(ledger, deadline, err))
-			return -1;
+		int rc = acquire(ledger, deadline, err);
 
-		enum ds_ledger_verdict verdict = ds_ledger_load(
-		    ledger->fd, &ledger->image, ledger->boot_id, &ledger->state, &reason);
-		if (verdict == DS_LEDGER_VALID && is_ours(ledger, &reason))
+		if (!rc)
+			rc = load(ledger, opening, err);
+		if (rc > 0)
+			rc = create(ledger, deadline, err);
+		if (!rc)
 			return 0;
-		if (verdict == DS_LEDGER_UNFINISHED) {
-			if (!create(ledger, err))
-				return 0;
-			goto fail;
-		}
-		if (!may_set_aside(ledger, verdict, opening)) {
-			errno = EIO;
-			ds_fail(err, "cannot use %s/" FILE_NAME ": %s", ledger->gpu_dir,
-				reason.text);
-			goto fail;
-		}
-		if (renameat(ledger->dir_fd, FILE_NAME, ledger->dir_fd, BROKEN_NAME)) {
-			ds_fail(err, "cannot set %s/" FILE_NAME " aside (%s): %s", ledger->gpu_dir,
-				reason.text, strerror(errno));
-			goto fail;
-		}
-		ds_fail(err, "%s/" FILE_NAME " was set aside as " BROKEN_NAME ": %s",
-			ledger->gpu_dir, reason.text);
 		close_fd(&ledger->fd);
+		if (rc < 0)
+			return -1;
 	}
-	errno = EIO;
-	return -1;
-fail:
-	close_fd(&ledger->fd);
-	return -1;
+	errno = EAGAIN;
+	return ds_fail(err, "cannot make %s/" FILE_NAME ": it is replaced again and again",
+		       ledger->gpu_dir);
 }
 
 int ds_ledger_open(const char *gpu_dir, const char *gpu_uuid, const struct ds_gpu_shape *shape,
@@ -399,30 +341,27 @@ static int commit(struct ds_ledger *ledger, struct ds_error *err)
 int ds_ledger_keep_copy(struct ds_ledger *ledger, const char *dir, struct ds_error *err)
 {
 	struct ds_ledger_image *image = calloc(1, sizeof(*image));
-	char path[PATH_MAX];
 	int rv = -1;
 	int fd = -1;
+	int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
-	if (!image)
-		return ds_fail(err, "cannot keep a ledger's copy in %s: %s", dir, strerror(errno));
-	if ((size_t)snprintf(path, sizeof(path), "%s/" FILE_NAME, dir) >= sizeof(path)) {
-		ds_fail(err, "the path of %s is too long", dir);
+	if (!image || dir_fd < 0) {
+		ds_fail(err, "cannot keep a ledger's copy in %s: %s", dir, strerror(errno));
 		goto fail;
 	}
-	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
-	if (fd < 0) {
-		ds_fail(err, "cannot create %s: %s", path, strerror(errno));
+	fd = ds_ledger_new(dir_fd, dir, ds_deadline_in(OPEN_WAIT_MS), err);
+	if (fd < 0)
 		goto fail;
-	}
 	ds_ledger_image_init(image, ledger->boot_id, ledger->gpu_uuid, &ledger->shape);
-	if (fill(fd, image, dir, err))
+	if (ds_ledger_publish(dir_fd, dir, fd, image, err)) {
+		ds_ledger_discard(dir_fd, fd);
 		goto fail;
+	}
 	close_fd(&ledger->copy_fd);
 	ledger->copy_fd = fd;
-	fd = -1;
 	rv = 0;
 fail:
-	close_fd(&fd);
+	close_fd(&dir_fd);
 	free(image);
 	return rv;
 }

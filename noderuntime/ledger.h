@@ -86,8 +86,8 @@ struct ds_ledger; /* an open ledger */
  * Open (create if absent) the ledger in `gpu_dir`. A file of another version, another GPU, another
  * boot or with a broken checksum is set aside as ledger.broken and a new one made; `err` then holds a
  * note although 0 is returned (empty text: nothing to say). The file's room is reserved here, so that
- * no later change fails for want of space. Returns 0 or -1. One thread at a time per open ledger;
- * it may be used on both sides of a fork.
+ * no later change fails for want of space. A new one gets its name when it is whole, so nobody reads half of
+ * one. Returns 0 or -1. One thread at a time per open ledger; it may be used on both sides of a fork.
  */
 int ds_ledger_open(const char *gpu_dir, const char *gpu_uuid, const struct ds_gpu_shape *shape,
 		   struct ds_ledger **ledger, struct ds_error *err);
@@ -122,8 +122,8 @@ void ds_ledger_close(struct ds_ledger *ledger);
 
 /*
  * A whole copy of the newest valid state of `gpu_dir`, without a lock and without write permission.
- * Returns 0, or -1 (errno ENOENT: no such ledger, or one of an earlier boot; ENODATA: it was emptied, or its
- * creator died); `err` has a text only then. Thread-safe.
+ * Returns 0, or -1 (errno ENOENT: no such ledger, or one of an earlier boot; ENODATA: it was emptied);
+ * `err` has a text only then. Thread-safe.
  */
 int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds_error *err);
 

@@ -15,8 +15,8 @@
 
 enum {
 	/*
-	 * A reader may be overtaken by two commits, or see a ledger being made by one who has lost the CPU:
-	 * then it looks again, in pauses that grow, for so long, and so often if it loses the CPU itself.
+	 * A reader may be overtaken by two commits: then it looks again, in pauses that grow, for so long, and
+	 * so often if it loses the CPU itself. What is broken may be replaced meanwhile.
 	 */
 	READ_MS = 150,
 	LOOKS_MIN = 10,

@@ -142,7 +142,8 @@ def left_over(host, build, gpus):
     for entry in sorted(host.run_dir.iterdir(), key=lambda entry: entry.name.startswith("gpu-")):
         if not entry.name.startswith("gpu-"):
             return f"{entry} is left"
-        odd = {f.name for f in entry.iterdir()} - {"ledger", "ledger.broken", "topology", "mps.lock", "faults"}
+        known = {"ledger", "ledger.broken", "ledger.new", "topology", "mps.lock", "faults"}  # .new: of a killed maker
+        odd = {f.name for f in entry.iterdir()} - known
         if odd:
             return f"{entry}: {sorted(odd)} are left"
     if present := residents(host):
