@@ -89,6 +89,8 @@ static void add_reported(struct ds_usage_reported *sum, const struct ds_usage_re
 	sum->launches += one->launches;
 	sum->remaps += one->remaps;
 	sum->stalls += one->stalls;
+	sum->held_back += one->held_back;
+	sum->held_back_s += one->held_back_s;
 	sum->samples += one->samples;
 	if (one->memory_peak_mib > sum->memory_peak_mib)
 		sum->memory_peak_mib = one->memory_peak_mib;
@@ -181,6 +183,7 @@ char *ds_usage_summary_format(const struct ds_usage_summary *summary)
 		return NULL;
 	json_t *object = json_object_get(line, "detshare");
 	reported.busy_gpu_s = milliseconds(reported.busy_gpu_s);
+	reported.held_back_s = milliseconds(reported.held_back_s);
 	if ((summary->nodes_missing == 0 ||
 	     json_object_set_new(object, "nodes_missing", json_integer(summary->nodes_missing)) ==
 		 0) &&

@@ -66,6 +66,8 @@ static const struct field REPORTED[] = {
 	{"launches",               AT(launches),               UINT64,        0, COUNT_MAX},
 	{"remaps",                 AT(remaps),                 UINT64,        0, COUNT_MAX},
 	{"stalls",                 AT(stalls),                 UINT64,        0, COUNT_MAX},
+	{"held_back",              AT(held_back),              UINT64,        0, COUNT_MAX},
+	{"held_back_s",            AT(held_back_s),            REAL,          0, SECONDS_MAX},
 	{"samples",                AT(samples),                UINT64,        0, COUNT_MAX},
 	{"busy_gpu_s",             AT(busy_gpu_s),             REAL,          0, SECONDS_MAX},
 	{"steps",                  AT(steps),                  UINT64,        0, COUNT_MAX},

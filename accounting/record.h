@@ -23,9 +23,11 @@ enum { DS_USAGE_RECORD_MAX = 4096 }; /* bytes of its JSON */
  * when nothing was measured; a figure that is zero is left out of the JSON.
  */
 struct ds_usage_reported {
-	uint64_t launches; /* of kernels and graphs */
-	uint64_t remaps;   /* times that a stream went to another partition */
-	uint64_t stalls;   /* launches that had to wait for the library */
+	uint64_t launches;  /* of kernels and graphs */
+	uint64_t remaps;    /* times that a stream went to another partition */
+	uint64_t stalls;    /* launches that had to wait for the library */
+	uint64_t held_back; /* launches that waited for a neighbour's step to end, */
+	double held_back_s; /* and how long together */
 	uint64_t
 	    samples; /* launches whose time on the GPU was measured; busy_gpu_s follows from them */
 	double busy_gpu_s;  /* time that kernels ran, all programs together */

@@ -54,6 +54,7 @@ static const struct key {
     KEY(mps_pipe_dir, "", KEY_OPTIONAL),
     KEY(program_without_port, "warn", KEY_ACTION),
     KEY(whole_gpu_kernels, "", KEY_OPTIONAL),
+    KEY(hold_back_kernels, "", KEY_OPTIONAL),
     KEY(cgroup_root, "/sys/fs/cgroup", KEY_DIRECTORY),
 #undef KEY
 };
@@ -65,6 +66,9 @@ enum {
 	WHOLE_GPU_DEADLINE_MS = 2000,
 	WHOLE_GPU_PATIENCE_MS = 60000,
 	WHOLE_GPU_MS_MAX = 3600000,
+	HOLD_BACK_MILLI = 250,
+	HOLD_BACK_US = 5000,
+	HOLD_BACK_US_MAX = 1000000,
 };
 
 /* Sizes of memory, written as ds_size_parse() reads them; "0": none. */
@@ -208,6 +212,34 @@ static int check_whole_gpu(cfg_t *cfg, cfg_opt_t *opt)
 	return 0;
 }
 
+static uint32_t milli_of(double part)
+{
+	return part > 0 && part <= 1 ? (uint32_t)(part * 1000 + 0.5) : 0;
+}
+
+static int check_hold_back_most(cfg_t *cfg, cfg_opt_t *opt)
+{
+	double part = cfg_opt_getnfloat(opt, 0);
+
+	if (!milli_of(part)) {
+		cfg_error(cfg, "hold_back_most = %g is not a part of the time (0.001 to 1)", part);
+		return -1;
+	}
+	return 0;
+}
+
+static int check_hold_back_us(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long us = cfg_opt_getnint(opt, 0);
+
+	if (us < 1 || us > HOLD_BACK_US_MAX) {
+		cfg_error(cfg, "hold_back_us = %ld is not within 1 to %d microseconds", us,
+			  HOLD_BACK_US_MAX);
+		return -1;
+	}
+	return 0;
+}
+
 static int parse_size(const char *text, uint32_t *mib, struct ds_error *err)
 {
 	*mib = 0;
@@ -240,6 +272,9 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	    CFG_BOOL("move_programs", cfg_true, CFGF_NONE),
 	    CFG_INT("whole_gpu_deadline_ms", WHOLE_GPU_DEADLINE_MS, CFGF_NONE),
 	    CFG_INT("whole_gpu_patience_ms", WHOLE_GPU_PATIENCE_MS, CFGF_NONE),
+	    CFG_BOOL("hold_back", cfg_false, CFGF_NONE),
+	    CFG_FLOAT("hold_back_most", HOLD_BACK_MILLI / 1000.0, CFGF_NONE),
+	    CFG_INT("hold_back_us", HOLD_BACK_US, CFGF_NONE),
 	    CFG_END(),
 	};
 	cfg_opt_t options[N_KEYS + N_SIZE_KEYS + sizeof(others) / sizeof(others[0])];
@@ -267,6 +302,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	cfg_set_validate_func(cfg, "overlong_kernel_s", check_overlong);
 	cfg_set_validate_func(cfg, "whole_gpu_deadline_ms", check_whole_gpu);
 	cfg_set_validate_func(cfg, "whole_gpu_patience_ms", check_whole_gpu);
+	cfg_set_validate_func(cfg, "hold_back_most", check_hold_back_most);
+	cfg_set_validate_func(cfg, "hold_back_us", check_hold_back_us);
 
 	int rc = cfg_parse_buf(cfg, text);
 	if (rc != CFG_SUCCESS) {
@@ -292,6 +329,9 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	config->move_programs = cfg_getbool(cfg, "move_programs") != cfg_false;
 	config->whole_gpu_deadline_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_deadline_ms");
 	config->whole_gpu_patience_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_patience_ms");
+	config->hold_back = cfg_getbool(cfg, "hold_back") != cfg_false;
+	config->hold_back_milli = milli_of(cfg_getfloat(cfg, "hold_back_most"));
+	config->hold_back_us = (uint32_t)cfg_getint(cfg, "hold_back_us");
 	cfg_free(cfg);
 	parse_error = NULL;
 	return 0;
@@ -332,6 +372,8 @@ void ds_node_config_defaults(struct ds_node_config *config, const char *node_nam
 	config->move_programs = true;
 	config->whole_gpu_deadline_ms = WHOLE_GPU_DEADLINE_MS;
 	config->whole_gpu_patience_ms = WHOLE_GPU_PATIENCE_MS;
+	config->hold_back_milli = HOLD_BACK_MILLI;
+	config->hold_back_us = HOLD_BACK_US;
 }
 
 int ds_node_config_parse(const char *text, const char *name, const char *node_name,

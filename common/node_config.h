@@ -75,6 +75,15 @@ struct ds_node_config {
 	uint32_t whole_gpu_deadline_ms;
 	/* whole_gpu_patience_ms = 60000: that a launch which needs the whole of a GPU waits for it */
 	uint32_t whole_gpu_patience_ms;
+	/* hold_back = no: kernels that saturate memory bandwidth wait while a neighbour of kind latency is in a
+	 * step */
+	bool hold_back;
+	/* hold_back_most = 0.25: of the time that a program may be held back, 0.001 to 1 */
+	uint32_t hold_back_milli;
+	/* hold_back_us = 5000: that one launch may wait, up to a second */
+	uint32_t hold_back_us;
+	/* hold_back_kernels = "": patterns of kernels that are known to saturate it, with commas */
+	char hold_back_kernels[512];
 	/* cgroup_root = "/sys/fs/cgroup": v2, or v1 hierarchies with or without /unified */
 	char cgroup_root[PATH_MAX];
 };

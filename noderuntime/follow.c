@@ -406,6 +406,11 @@ void ds_publish(struct ds_runtime *rt)
 
 	if (self)
 		ds_terms(&rt->seen, self, &terms);
+	if (self && rt->config->hold_back) {
+		if (ds_terms_is_held_for(&rt->seen, self))
+			terms.flags |= DS_PAGE_TELL_IDLE;
+		ds_page_step(&rt->page, ds_terms_neighbour_steps(&rt->seen, self));
+	}
 	if (!rt->config->move_programs)
 		terms.flags = DS_PAGE_FIXED;
 	else if (self)

@@ -23,6 +23,14 @@ static double busy_s(uint64_t launches, uint64_t samples, uint64_t sampled_ns, d
 	return busy < lifetime_s ? busy : lifetime_s;
 }
 
+/* Threads are held back side by side, too; more than this is no time that it lost. */
+static double held_back_s(uint64_t ns, double lifetime_s)
+{
+	const double s = (double)ns / 1e9;
+
+	return s < lifetime_s ? s : lifetime_s;
+}
+
 void ds_measured_add(struct ds_measured *sum, const void *bytes, size_t size, double lifetime_s)
 {
 	struct ds_port port;
@@ -38,6 +46,8 @@ void ds_measured_add(struct ds_measured *sum, const void *bytes, size_t size, do
 	sum->launches = sum_of(sum->launches, launches);
 	sum->remaps = sum_of(sum->remaps, atomic_load(&port.remaps));
 	sum->stalls = sum_of(sum->stalls, atomic_load(&port.stalls));
+	sum->held_back = sum_of(sum->held_back, atomic_load(&port.held_back));
+	sum->held_back_s += held_back_s(atomic_load(&port.held_back_ns), lifetime_s);
 	if (samples <= launches) {
 		sum->samples = sum_of(sum->samples, samples);
 		sum->busy_gpu_s +=
@@ -52,6 +62,8 @@ void ds_measured_report(const struct ds_measured *sum, struct ds_usage_reported 
 	    .launches = sum->launches,
 	    .remaps = sum->remaps,
 	    .stalls = sum->stalls,
+	    .held_back = sum->held_back,
+	    .held_back_s = sum->held_back_s,
 	    .samples = sum->samples,
 	    .busy_gpu_s = sum->busy_gpu_s,
 	    .steps = ds_sketch_count(&sum->steps),

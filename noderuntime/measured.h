@@ -18,6 +18,8 @@ struct ds_measured {
 	uint64_t remaps;
 	uint64_t stalls;
 	uint64_t samples;
+	uint64_t held_back;
+	double held_back_s;
 	double busy_gpu_s;
 	struct ds_sketch steps;
 };

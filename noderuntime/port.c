@@ -106,6 +106,15 @@ void ds_page_publish(struct ds_published *published, const struct ds_page_terms 
 	atomic_store_explicit(&page->epoch, epoch + 2, memory_order_release);
 }
 
+void ds_page_step(struct ds_published *published, bool in_step)
+{
+	_Atomic uint32_t *word = &published->page->neighbours_step;
+	const uint32_t step = atomic_load_explicit(word, memory_order_relaxed);
+
+	if ((step & 1) != in_step)
+		atomic_store_explicit(word, step + 1, memory_order_relaxed);
+}
+
 uint64_t ds_page_epoch(const struct ds_published *published)
 {
 	return atomic_load_explicit(&published->page->epoch, memory_order_relaxed);
@@ -210,6 +219,8 @@ void ds_port_describe(const struct ds_port *port, struct ds_port_reported *repor
 	reported->unread_modules = atomic_load(&port->unread_modules);
 	reported->window_waits = atomic_load(&port->window_waits);
 	reported->window_expired = atomic_load(&port->window_expired);
+	reported->held_back = atomic_load(&port->held_back);
+	reported->held_back_ns = atomic_load(&port->held_back_ns);
 	reported->overlong_since_ns = atomic_load(&port->overlong_since_ns);
 	copy_printable(reported->overlong_kernel, port->overlong_kernel,
 		       sizeof(reported->overlong_kernel));

@@ -41,6 +41,9 @@ struct ds_page_terms {
 /* Publish these terms. Raises the epoch only if they differ from what was published. */
 void ds_page_publish(struct ds_published *published, const struct ds_page_terms *terms);
 
+/* Say on the page whether a neighbour is in a step, for which others hold back. Programs see it at once. */
+void ds_page_step(struct ds_published *published, bool in_step);
+
 /* A program's port: a descriptor of DS_PORT_SIZE zero bytes that cannot change its size, or -1. */
 int ds_port_create(struct ds_error *err);
 

@@ -163,6 +163,19 @@ struct ds_page {
 	 * hears of that and leaves; then it goes on where it was. Never changes.
 	 */
 	uint32_t orphan_ms;
+	/*
+	 * Kernels that saturate memory bandwidth are held back while a neighbour is in a step: one launch at
+	 * most for hold_back_us, and all together for so many thousandths of the time. Never change. 0
+	 * thousandths: nothing is held back.
+	 */
+	uint32_t hold_back_milli, hold_back_us;
+	char hold_back_kernels[512]; /* known to be such: patterns with commas between */
+	/*
+	 * Odd while a neighbour of kind latency is in a step. Goes up by one whenever that begins or ends, without a
+	 * new epoch and without a notice: who launches looks.
+	 */
+	_Atomic uint32_t neighbours_step;
+	uint32_t unused;
 };
 
 /*
@@ -214,6 +227,8 @@ struct ds_port {
 	_Atomic uint32_t fault;
 	uint32_t unused;
 	_Atomic uint64_t fault_ns; /* CLOCK_BOOTTIME, before `fault` */
+	/* Launches that were held back for a neighbour's step, and how long together. */
+	_Atomic uint64_t held_back, held_back_ns;
 };
 
 enum { DS_PORT_REPORTED_MAX = 64, DS_PORT_STRAYS_MAX = 8 };
@@ -235,6 +250,8 @@ struct ds_port_reported {
 	uint64_t unread_modules;
 	uint64_t window_waits;
 	uint64_t window_expired;
+	uint64_t held_back;
+	uint64_t held_back_ns;
 	uint64_t overlong_since_ns; /* CLOCK_BOOTTIME; 0: no such kernel */
 	char overlong_kernel[128];  /* printable */
 };

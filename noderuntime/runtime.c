@@ -309,6 +309,14 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	rt->page.page->whole_patience_ms = rt->config->whole_gpu_patience_ms + PATIENCE_MARGIN_MS;
 	snprintf(rt->page.page->whole_gpu_kernels, sizeof(rt->page.page->whole_gpu_kernels), "%s",
 		 rt->config->whole_gpu_kernels);
+	/* Of programs that stay where they are nothing is measured, nor do they keep within anything. */
+	if (rt->config->hold_back && rt->config->move_programs &&
+	    allocation->grant.kind != DS_KIND_LATENCY) {
+		rt->page.page->hold_back_milli = rt->config->hold_back_milli;
+		rt->page.page->hold_back_us = rt->config->hold_back_us;
+		snprintf(rt->page.page->hold_back_kernels, sizeof(rt->page.page->hold_back_kernels),
+			 "%s", rt->config->hold_back_kernels);
+	}
 	rt->page.page->memory_quota = rt->quota.limit;
 	rt->page.page->memory_per_program = rt->quota.per_program;
 	if (ds_allocation_path(rt->config, allocation->name, "port", port, err) < 0)

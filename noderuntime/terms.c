@@ -40,3 +40,28 @@ void ds_terms(const struct ds_ledger_state *state, const struct ds_ledger_reside
 		terms->window_us = reclaim_us > 1 ? reclaim_us / 2 : 1;
 	}
 }
+
+bool ds_terms_is_held_for(const struct ds_ledger_state *state,
+			  const struct ds_ledger_resident *self)
+{
+	if (self->grant.kind != DS_KIND_LATENCY || !ds_ledger_is_lending(state))
+		return false;
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		if (state->residents[i].grant.kind != DS_KIND_LATENCY)
+			return true;
+	return false;
+}
+
+bool ds_terms_neighbour_steps(const struct ds_ledger_state *state,
+			      const struct ds_ledger_resident *self)
+{
+	if (self->grant.kind == DS_KIND_LATENCY)
+		return false;
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *other = &state->residents[i];
+
+		if (other->demand.active && ds_terms_is_held_for(state, other))
+			return true;
+	}
+	return false;
+}

@@ -18,4 +18,15 @@
 void ds_terms(const struct ds_ledger_state *state, const struct ds_ledger_resident *self,
 	      struct ds_page_terms *terms);
 
+/*
+ * Whether `self` is one for whom others are held back while it is in a step: of kind latency, beside others that are
+ * not, while anything may be lent. Only then does the ledger say when it is active.
+ */
+bool ds_terms_is_held_for(const struct ds_ledger_state *state,
+			  const struct ds_ledger_resident *self);
+
+/* Whether `self` is to hold back now: one for whom it is held back is active. */
+bool ds_terms_neighbour_steps(const struct ds_ledger_state *state,
+			      const struct ds_ledger_resident *self);
+
 #endif

@@ -33,7 +33,7 @@ static json_t *reported(const struct ds_port_reported *said, const struct ds_gpu
 		overlong = json_pack("{s:s, s:f}", "kernel", said->overlong_kernel, "seconds",
 				     ds_reported_overlong_s(said));
 	return json_pack(
-	    "{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}",
+	    "{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:o}",
 	    "acknowledged_epoch", count(said->acknowledged_epoch), "in_use",
 	    groups(&said->in_use, shape), "pinned", groups(&said->pinned, shape), "launches",
 	    count(said->launches), "remaps", count(said->remaps), "pinned_graphs",
@@ -42,7 +42,8 @@ static json_t *reported(const struct ds_port_reported *said, const struct ds_gpu
 	    count(said->export_tables), "launching_modules", count(said->launching_modules),
 	    "unread_modules", count(said->unread_modules), "not_believed", count(said->unfit),
 	    "window_waits", count(said->window_waits), "window_expired",
-	    count(said->window_expired), "overlong", overlong);
+	    count(said->window_expired), "held_back", count(said->held_back), "held_back_s",
+	    (double)said->held_back_ns / 1e9, "overlong", overlong);
 }
 
 static json_t *program(const struct ds_gpu_view *view, uint32_t p)

@@ -222,6 +222,11 @@ static void print_reported(const struct ds_gpu_view *view)
 			       "groups are not lent, and come back when it ends\n",
 			       program->resident, program->process.pid, said->overlong_kernel,
 			       ds_reported_overlong_s(said));
+		if (said->held_back)
+			printf("%s: process %" PRId32 " reports %" PRIu64
+			       " launches held back for a neighbour, %.3f s in all\n",
+			       program->resident, program->process.pid, said->held_back,
+			       (double)said->held_back_ns / 1e9);
 		if (said->unfit)
 			printf("%s: process %" PRId32 " said %" PRIu32
 			       " times what cannot be, and was not believed\n",

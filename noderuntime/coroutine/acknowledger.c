@@ -15,6 +15,7 @@
 #include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/green.h"
+#include "noderuntime/coroutine/hold.h"
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/nap.h"
 #include "noderuntime/coroutine/remap.h"
@@ -585,6 +586,7 @@ static void go_on_alone(void)
 	if (atomic_load(&ends))
 		return;
 	ds_demand_tell(vctx, false);
+	ds_hold_stop();
 	ds_whole_refuse(true);
 	if (the.on_whole)
 		ds_whole_close();
@@ -654,6 +656,7 @@ static void end(void)
 	if (the.wake < 0)
 		return;
 	atomic_store(&ends, true);
+	ds_hold_stop();
 	ds_suspend_give_up();
 	ds_whole_refuse(true);
 	ds_acknowledger_look();

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/graph_retarget.h"
+#include "noderuntime/coroutine/hold.h"
 #include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/vgraph.h"
+#include "noderuntime/coroutine/whole.h"
 
 /* Graphs are made executable, uploaded and launched. */
 
@@ -374,6 +376,8 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 		result = CUDA_SUCCESS;
 	if (ds_likely(result == CUDA_SUCCESS))
 		result = ds_op_begin_launch(&op, stream, per_thread, NULL);
+	if (ds_unlikely(ds_whole_watched() & DS_WHOLE_HOLD) && result == CUDA_SUCCESS)
+		result = ds_hold_launch(&op, stream, per_thread, NULL);
 	if (ds_unlikely(result != CUDA_SUCCESS)) {
 		ds_pools_launch_end(&memory);
 		return result;

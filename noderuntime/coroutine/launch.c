@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "noderuntime/coroutine/whole.h"
-#include "noderuntime/coroutine/whole_names.h"
 
 /* Launches whose stream hides in a struct, and old ones that name none. */
 
@@ -41,10 +40,10 @@ whole_ex(struct ds_op *op, CUlaunchConfig *mapped, CUstream handle, CUfunction f
 	 bool refused)
 {
 	const struct ds_whole_kernel kernel = kernel_of(mapped, f);
-	struct ds_whole_verdict verdict = {.result = CUDA_SUCCESS};
+	struct ds_whole_verdict verdict;
 
-	if (refused || ds_whole_is_named(f))
-		verdict = ds_whole_begin(op, handle, per_thread, &kernel, refused);
+	verdict = refused ? ds_whole_begin(op, handle, per_thread, &kernel, true)
+			  : ds_whole_before(op, handle, per_thread, &kernel);
 	mapped->hStream = op->target;
 	return verdict;
 }
@@ -70,7 +69,7 @@ static inline __attribute__((always_inline)) CUresult launch_ex(const CUlaunchCo
 	}
 	mapped = *config;
 	mapped.hStream = op.target;
-	if (ds_unlikely(watched & DS_WHOLE_NAMED)) {
+	if (ds_unlikely(watched & DS_WHOLE_BEFORE)) {
 		struct ds_op named = op;
 
 		verdict = whole_ex(&named, &mapped, config->hStream, f, per_thread, false);

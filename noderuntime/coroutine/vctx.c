@@ -11,6 +11,7 @@
 #include "noderuntime/coroutine/acknowledger.h"
 #include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/demand.h"
+#include "noderuntime/coroutine/hold.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/memory.h"
@@ -130,6 +131,7 @@ static void after_fork_in_child(void)
 	session.book = NULL;
 	ds_memory_forked();
 	ds_session_close(&session);
+	ds_hold_forget();
 	ds_measure_forget();
 	ds_whole_forget();
 	atomic_store(&ds_vctx, NULL);
@@ -179,6 +181,7 @@ static void decide(void)
 		the_vctx.chaos.every = 0;
 	name_site_kernels();
 	ds_whole_start(&session);
+	ds_hold_start(&session);
 	if (the_vctx.fixed)
 		ds_whole_refuse(true); /* it would have to move there */
 	ds_memory_open(&session);

@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <time.h>
 
+#include "noderuntime/coroutine/hold.h"
 #include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/op.h"
+#include "noderuntime/coroutine/whole_names.h"
 
 enum {
 	PATIENCE_MS = 60000, /* unless the page says something else */
@@ -257,6 +259,19 @@ static void note_launched(const struct ds_op *op)
 		return;
 	last->stream = op->target;
 	last->pending = true;
+}
+
+struct ds_whole_verdict ds_whole_before(struct ds_op *op, CUstream handle, bool per_thread,
+					const struct ds_whole_kernel *kernel)
+{
+	struct ds_whole_verdict verdict = {.result = CUDA_SUCCESS};
+
+	if (ds_whole_watched() & DS_WHOLE_HOLD)
+		verdict.result = ds_hold_launch(op, handle, per_thread, kernel);
+	if (verdict.result != CUDA_SUCCESS || !(ds_whole_watched() & DS_WHOLE_NAMED) ||
+	    !ds_whole_is_named(kernel->function))
+		return verdict;
+	return ds_whole_begin(op, handle, per_thread, kernel, false);
 }
 
 void ds_whole_end(const struct ds_op *op, CUresult result)

@@ -29,6 +29,8 @@ struct ds_op;
 enum {
 	DS_WHOLE_NAMED = 1 << 0, /* kernels are named (whole_names.h) */
 	DS_WHOLE_OPEN = 1 << 1,  /* the program has the GPU as a whole now */
+	DS_WHOLE_HOLD = 1 << 2,  /* kernels may have to be held back (hold.h) */
+	DS_WHOLE_BEFORE = DS_WHOLE_NAMED | DS_WHOLE_HOLD, /* of the launch: ds_whole_before() */
 };
 extern _Atomic unsigned ds_whole_watch __attribute__((visibility("hidden")));
 
@@ -51,6 +53,14 @@ struct ds_whole_verdict {
  */
 struct ds_whole_verdict ds_whole_begin(struct ds_op *op, CUstream handle, bool per_thread,
 				       const struct ds_whole_kernel *kernel, bool refused);
+
+/*
+ * What DS_WHOLE_BEFORE asks for: the operation, marked, is about to launch `kernel`, which is held back if it is to
+ * be, and then begun on the whole GPU if it is named. As ds_whole_begin().
+ */
+__attribute__((cold)) struct ds_whole_verdict ds_whole_before(struct ds_op *op, CUstream handle,
+							      bool per_thread,
+							      const struct ds_whole_kernel *kernel);
 
 /* After the driver's answer to a launch on the whole GPU, before the operation ends. */
 void ds_whole_end(const struct ds_op *op, CUresult result);

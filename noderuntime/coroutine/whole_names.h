@@ -8,9 +8,7 @@
 
 /*
  * Kernels whose blocks wait for each other without saying so to the driver (a barrier of their own):
- * the site names them in detshare-node.conf, the user in DETSHARE_WHOLE_GPU; patterns as in a shell,
- * with commas between, for the name that the driver knows or, in a C++ program, for the one in its
- * source.
+ * the site names them in detshare-node.conf, the user in DETSHARE_WHOLE_GPU (kernel_list.h).
  */
 
 /* Add `patterns`, and set DS_WHOLE_NAMED if there are any (whole.h). Not while another thread launches. */

@@ -4,7 +4,6 @@
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/reach.h"
 #include "noderuntime/coroutine/whole.h"
-#include "noderuntime/coroutine/whole_names.h"
 
 /*
  * The stand-ins that follow from the table alone. Each finds the stream that really does the work,
@@ -119,11 +118,11 @@ static void end_CAPTURE(const struct ds_op *op, CUfunction none, CUresult result
 #define SAMPLE_MAP     NULL
 #define SAMPLE_CAPTURE NULL
 
-/* Kernels that need the GPU as a whole, if any are named: the operation is begun there then. */
+/* Kernels that may be held back, or need the GPU as a whole: the operation is begun anew then. */
 #define WHOLE_KERNEL(handle, per_thread)                                                           \
-	if (ds_unlikely(ds_whole_watched() & DS_WHOLE_NAMED)) {                                    \
+	if (ds_unlikely(ds_whole_watched() & DS_WHOLE_BEFORE)) {                                   \
 		struct ds_op named = op;                                                           \
-		const struct ds_whole_verdict verdict = begin_named(                               \
+		const struct ds_whole_verdict verdict = ds_whole_before(                           \
 		    &named, handle, per_thread,                                                    \
 		    &(struct ds_whole_kernel){f, (uint64_t)gridDimX * gridDimY * gridDimZ,         \
 					      blockDimX * blockDimY * blockDimZ, sharedMemBytes}); \
@@ -139,15 +138,6 @@ static void end_CAPTURE(const struct ds_op *op, CUfunction none, CUresult result
 #define WHOLE_AWAIT(handle, per_thread)
 #define WHOLE_MAP(handle, per_thread)
 #define WHOLE_CAPTURE(handle, per_thread)
-
-static __attribute__((cold, noinline)) struct ds_whole_verdict
-begin_named(struct ds_op *op, CUstream handle, bool per_thread,
-	    const struct ds_whole_kernel *kernel)
-{
-	if (!ds_whole_is_named(kernel->function))
-		return (struct ds_whole_verdict){.result = CUDA_SUCCESS};
-	return ds_whole_begin(op, handle, per_thread, kernel, false);
-}
 
 static __attribute__((cold, noinline)) void end_whole(const struct ds_op op, CUresult result)
 {

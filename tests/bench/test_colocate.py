@@ -132,6 +132,7 @@ def test_a_repetition_has_every_run_once_and_goes_both_ways():
     back = repetition(1, list(GROUPS.values()), list(ROWS.values()))
     assert [(run.row, run.group, run.works) for run in reversed(back)] == [(run.row, run.group, run.works) for run in runs]
     assert {run.works for run in runs if run.row.name == "in its share"} == {(0,), (1,)}
+    assert {run.group.name for run in runs if run.row.latency_only} == {"decode+train", "prefill+decode"}
 
 
 def test_the_plan_keeps_to_the_time():
@@ -160,8 +161,8 @@ def test_static_partitions_cover_the_gpu_once():
 
 
 def test_rows_of_ones_own():
-    row = custom_row("quick=site.policy=lend,site.latency.reclaim_us=100,node.memory_reserve=1G")
-    assert row.kind == "detshare" and row.site == {"policy": "lend", "latency.reclaim_us": "100"} and row.node == {"memory_reserve": "1G"}
+    row = custom_row("quick=site.policy=lend,site.latency.reclaim_budget=100,node.memory_reserve=1G")
+    assert row.kind == "detshare" and row.site == {"policy": "lend", "latency.reclaim_budget": "100"} and row.node == {"memory_reserve": "1G"}
     assert row.must_equal
     for wrong in "", "MPS=site.policy=lend", "x=policy=lend", "x=site.policy", "=site.policy=lend":
         with pytest.raises(ValueError):
@@ -225,7 +226,7 @@ def left(tmp_path):
 @emulated
 def test_every_row_runs_and_leaves_nothing(place):
     """Bars of a GPU mean nothing here; that all was measured, and outputs are equal, does."""
-    process = colocate(place, "--minutes", "0.3", "--groups", "decode+train", "--row", "wrong=site.no_such_key=1",
+    process = colocate(place, "--minutes", "0.6", "--groups", "decode+train", "--row", "wrong=site.no_such_key=1",
                        "--row", "quick=site.policy=static,site.latency.max_share=1")
     status, out, err = finish(process)
     made = json.loads((place / "out/colocate.json").read_text())

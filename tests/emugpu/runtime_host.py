@@ -28,6 +28,8 @@ PORT = struct.Struct("=IHHQQQQ")  # magic .. launches
 NOTICE = struct.Struct("=IHHQ")
 TERMS = struct.Struct("=II")  # of the page: flags, window_us
 TERMS_AT, DEMAND_AT, DRAIN_AT, OVERLONG_AT = 128, 2104, 2136, 2144
+HOLDING = struct.Struct("=II512sI")  # of the page: hold_back_milli, hold_back_us, hold_back_kernels, neighbours_step
+HOLDING_AT = 680
 
 # A shell has what it starts in the background ignore this one, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -354,8 +356,10 @@ def _follow_notices(port, view, client):
 def _page(view):
     _, _, _, epoch, n_groups, group_sms, rest, share, low, high = PAGE.unpack(view[:PAGE.size])
     flags, window_us = TERMS.unpack(view[TERMS_AT:TERMS_AT + TERMS.size])
+    milli, us, kernels, step = HOLDING.unpack(view[HOLDING_AT:HOLDING_AT + HOLDING.size])
     return {"epoch": epoch, "n_groups": n_groups, "group_sms": group_sms, "rest": rest, "share": share,
-            "groups": low | high << 64, "flags": flags, "window_us": window_us}
+            "groups": low | high << 64, "flags": flags, "window_us": window_us,
+            "hold_back": [milli, us, kernels.rstrip(b"\0").decode()], "step": step % 2}
 
 
 def _obey(verb, arguments, port, page, view, client):

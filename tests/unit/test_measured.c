@@ -57,6 +57,8 @@ static void programs_add_up(void **state)
 
 	port.remaps = 3;
 	port.stalls = 1;
+	port.held_back = 5;
+	port.held_back_ns = 800000000;
 	for (unsigned i = 0; i < 99; i++)
 		ds_sketch_add(&port.steps, 2000000);
 	ds_measured_add(&sum, &port, sizeof(port), 1);
@@ -68,6 +70,8 @@ static void programs_add_up(void **state)
 	assert_int_equal(reported.launches, 14);
 	assert_int_equal(reported.remaps, 6);
 	assert_int_equal(reported.stalls, 2);
+	assert_int_equal(reported.held_back, 10);
+	assert_true(reported.held_back_s > 1.5999 && reported.held_back_s < 1.6001);
 	assert_int_equal(reported.samples, 0);
 	assert_int_equal(reported.steps, 200);
 	assert_true(reported.step_p50_us > 8000 * 31 / 32 && reported.step_p50_us < 8000 * 33 / 32);

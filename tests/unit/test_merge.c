@@ -154,12 +154,14 @@ static void reports_add_up_and_the_slowest_node_counts(void **state)
 	struct ds_usage_summary summary;
 	struct ds_error err = {""};
 
-	records[0].reported = (struct ds_usage_reported){1, 2, 3, 4, 1.5, 6, 100, 500, 70};
-	records[1].reported = (struct ds_usage_reported){10, 20, 30, 40, 2, 60, 200, 300, 50};
+	records[0].reported = (struct ds_usage_reported){1, 2, 3, 5, 0.5, 4, 1.5, 6, 100, 500, 70};
+	records[1].reported =
+	    (struct ds_usage_reported){10, 20, 30, 50, 1, 40, 2, 60, 200, 300, 50};
 	assert_int_equal(ds_usage_merge(records, 2, &summary, &err), 0);
-	assert_memory_equal(&summary.reported,
-			    (&(struct ds_usage_reported){11, 22, 33, 44, 3.5, 66, 200, 500, 70}),
-			    sizeof(summary.reported));
+	assert_memory_equal(
+	    &summary.reported,
+	    (&(struct ds_usage_reported){11, 22, 33, 55, 1.5, 44, 3.5, 66, 200, 500, 70}),
+	    sizeof(summary.reported));
 }
 
 /* A row of job 7, user 1000; `name` differs for a job that got the id by chance. */

@@ -44,6 +44,10 @@ static void defaults(void **state)
 	assert_int_equal(config.whole_gpu_deadline_ms, 2000);
 	assert_int_equal(config.whole_gpu_patience_ms, 60000);
 	assert_int_equal(config.overlong_kernel_s, 5);
+	assert_false(config.hold_back);
+	assert_int_equal(config.hold_back_milli, 250);
+	assert_int_equal(config.hold_back_us, 5000);
+	assert_string_equal(config.hold_back_kernels, "");
 	assert_int_equal(config.memory_reserve_mib, 1024);
 	assert_int_equal(config.memory_per_program_mib, 640);
 	assert_int_equal(parse("", &empty, &err), 0);
@@ -95,6 +99,10 @@ static void values(void **state)
 			       "without_partition = run\n"
 			       "move_programs = no\n"
 			       "sample_launches = 0\n"
+			       "hold_back = yes\n"
+			       "hold_back_most = 0.4\n"
+			       "hold_back_us = 700\n"
+			       "hold_back_kernels = \"*norm*, copy_*\"\n"
 			       "overlong_kernel_s = 90\n",
 			       &config, &err),
 			 0);
@@ -111,6 +119,10 @@ static void values(void **state)
 	assert_false(config.move_programs);
 	assert_int_equal(config.sample_launches, 0);
 	assert_int_equal(config.overlong_kernel_s, 90);
+	assert_true(config.hold_back);
+	assert_int_equal(config.hold_back_milli, 400);
+	assert_int_equal(config.hold_back_us, 700);
+	assert_string_equal(config.hold_back_kernels, "*norm*, copy_*");
 }
 
 static void refused(void **state)
@@ -134,6 +146,9 @@ static void refused(void **state)
 	    {"whole_gpu_deadline_ms = 0",
 	     "node.conf:1: whole_gpu_deadline_ms = 0 is not within 1 to 3600000 milliseconds"},
 	    {"whole_gpu_patience_ms = 4000000", "is not within 1 to 3600000 milliseconds"},
+	    {"hold_back_most = 0", "node.conf:1: hold_back_most = 0 is not a part of the time"},
+	    {"hold_back_most = 1.5", "hold_back_most = 1.5 is not a part of the time"},
+	    {"hold_back_us = 0", "hold_back_us = 0 is not within 1 to 1000000 microseconds"},
 	    {"sample_launches = -1", "sample_launches = -1 is not a number of launches"},
 	    {"overlong_kernel_s = 86401", "overlong_kernel_s = 86401 is not a number of seconds"},
 	    {"move_programs = maybe",

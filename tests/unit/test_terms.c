@@ -101,6 +101,32 @@ static void nothing_of_it_while_nothing_is_lent(void **unused)
 	expect(second, 0, 0);
 }
 
+static void held_back_for_a_neighbours_step(void **unused)
+{
+	new_state();
+	struct ds_ledger_resident *latency = add(DS_KIND_LATENCY, 0xff, 0xff);
+	struct ds_ledger_resident *training = add(DS_KIND_THROUGHPUT, 0xf00, 0xf00);
+	struct ds_ledger_resident *other = add(DS_KIND_LATENCY, 0xf000, 0xf000);
+
+	assert_true(ds_terms_is_held_for(&state, latency));
+	assert_false(ds_terms_is_held_for(&state, training));
+	assert_false(ds_terms_neighbour_steps(&state, training));
+	other->demand.active = 1;
+	assert_true(ds_terms_neighbour_steps(&state, training));
+	/* Not for one's like, nor for who is not in a hurry. */
+	assert_false(ds_terms_neighbour_steps(&state, latency));
+	other->grant.kind = DS_KIND_BESTEFFORT;
+	assert_false(ds_terms_neighbour_steps(&state, training));
+	latency->demand.active = 1;
+	assert_true(ds_terms_neighbour_steps(&state, training));
+	assert_true(ds_terms_neighbour_steps(&state, other));
+	strcpy(latency->policy.name, "static");
+	assert_false(ds_terms_neighbour_steps(&state, training));
+	strcpy(latency->policy.name, "lend");
+	training->grant.kind = other->grant.kind = DS_KIND_LATENCY;
+	assert_false(ds_terms_is_held_for(&state, latency));
+}
+
 /* -- what programs say of their demand -------------------------------------------------------- */
 
 static struct ds_demand demand_of(const struct ds_port *ports, size_t n)
@@ -182,6 +208,7 @@ int main(void)
 	    cmocka_unit_test(alone),
 	    cmocka_unit_test(two),
 	    cmocka_unit_test(nothing_of_it_while_nothing_is_lent),
+	    cmocka_unit_test(held_back_for_a_neighbours_step),
 	    cmocka_unit_test(demands),
 	    cmocka_unit_test(drains_are_rounded_up_by_a_quarter_at_most),
 	    cmocka_unit_test(measured),

@@ -29,20 +29,27 @@ def solos(groups):
     return [Run(ALONE, group, (0,)) for group in found.values()]
 
 
+def of_row(row, group):
+    """The runs of a row in a group."""
+    if not row.idle:
+        return [Run(row, group, tuple(range(len(group.programs))))]
+    runs, seen = [], set()
+    for index, program in enumerate(group.programs):
+        if program not in seen and len(group.programs) == 2:
+            runs.append(Run(row, group, (index,)))
+        seen.add(program)
+    return runs
+
+
 def repetition(number, groups, rows):
     """Every run once. What is compared runs side by side; every other repetition goes backwards, so that a drift
-    of the machine favours nobody."""
+    of the machine favours nobody. Variants, which no bar is about, come after all that bars need."""
     runs = solos(groups)
-    for group in groups:
-        for row in rows:
-            if not row.idle:
-                runs.append(Run(row, group, tuple(range(len(group.programs)))))
-                continue
-            seen = set()
-            for index, program in enumerate(group.programs):
-                if program not in seen and len(group.programs) == 2:
-                    runs.append(Run(row, group, (index,)))
-                seen.add(program)
+    for variants in False, True:
+        for group in groups:
+            for row in rows:
+                if row.latency_only == variants and (group.has_latency or not variants):
+                    runs += of_row(row, group)
     if number % 2:
         runs.reverse()
     return [Run(run.row, run.group, run.works, number) for run in runs]

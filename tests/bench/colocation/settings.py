@@ -19,6 +19,10 @@ class Group:
     programs: tuple
     says: str
 
+    @property
+    def has_latency(self):
+        return any(program.workload == LATENCY for program in self.programs)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -31,6 +35,7 @@ class Row:
     site: dict = field(default_factory=dict)  # keys of detshare.conf
     node: dict = field(default_factory=dict)  # keys of detshare-node.conf
     idle: bool = False  # detshare: all have their share, one works
+    latency_only: bool = False  # only for groups with a latency program: elsewhere it is the same as another row
 
     @property
     def must_equal(self):
@@ -53,6 +58,16 @@ GROUPS = {group.name: group for group in (
     Group("copy+compute", (Program("compute", 0.5), Program("copy", 0.5)), "a copy of memory beside matrix products"),
 )}
 
+# What PyTorch's kernels that only read and write memory are called.
+BANDWIDTH_KERNELS = "*elementwise*,*reduce_kernel*,*layer_norm*,*LayerNorm*,*softmax*,*SoftMax*,*multi_tensor_apply*,*CatArray*," \
+    "*dropout*,*gelu*,*GammaBeta*,*embedding*,*nll_loss*"
+
+
+def lend(name, says, site=None, node=None):
+    """A variant of policy = lend, to see what each change of it brings to a latency program and its neighbour."""
+    return Row(name, "detshare", says, site={"policy": "lend"} | (site or {}), node=node or {}, latency_only=True)
+
+
 ROWS = {row.name: row for row in (
     Row("time slices", "slices", "no MPS: the driver takes turns"),
     Row("MPS", "mps", "MPS as it is"),
@@ -61,6 +76,13 @@ ROWS = {row.name: row for row in (
     Row("partitions", "partitions", "green contexts made by the programs themselves, under MPS"),
     Row("detshare static", "detshare", "policy = static: idle groups stay idle", site={"policy": "static"}),
     Row("detshare lend", "detshare", "policy = lend", site={"policy": "lend"}),
+    lend("lend 200 us", "lend, with smaller windows: the latency program has its groups back within 200 us",
+         {"latency.reclaim_budget": 200}),
+    lend("lend 4 ms", "lend, with larger ones: groups are lent to programs with longer kernels, too", {"latency.reclaim_budget": 4000}),
+    lend("hold back named", "lend, and hold_back = yes: kernels that saturate memory bandwidth wait for a neighbour's step",
+         node={"hold_back": "yes", "hold_back_kernels": BANDWIDTH_KERNELS}),
+    lend("hold back all", "the same for every kernel, up to half of the time",
+         node={"hold_back": "yes", "hold_back_kernels": "*", "hold_back_most": 0.5, "hold_back_us": 20000}),
     Row("in its share", "detshare", "policy = static, the neighbours have their shares and do nothing", site={"policy": "static"}, idle=True),
 )}
 ALONE = Row("alone", "alone", "the whole GPU, without detshare and MPS")
