@@ -209,17 +209,17 @@ static int ensure_locked(const struct ds_mps *mps, const struct ds_mps_need *nee
 			 ds_deadline deadline, struct ds_error *err)
 {
 	char answer[DS_MPS_ANSWER_SIZE];
-
 	pid_t left[DS_MPS_DAEMONS_MAX];
 
 	if (ds_mps_has_pipes(mps)) {
-		if (ds_mps_ask(mps, "get_server_list\n", answer, sizeof(answer), deadline, err) ==
-		    0) {
+		/* Its servers may still serve the neighbours, whose work would die with them. */
+		const bool needed = !need->alone && ds_mps_find(mps, left, DS_MPS_DAEMONS_MAX);
+		if ((needed ? ds_mps_ask_until : ds_mps_ask)(mps, "get_server_list\n", answer,
+							     sizeof(answer), deadline, err) == 0) {
 			limit_memory(mps, need, answer, deadline);
 			return 0;
 		}
-		/* Its servers may still serve the neighbours, whose work would die with them. */
-		if (!need->alone && ds_mps_find(mps, left, DS_MPS_DAEMONS_MAX))
+		if (needed)
 			return ds_fail_within(err,
 					      "MPS of GPU %s does not answer, and cannot be "
 					      "started anew under running jobs",
@@ -233,7 +233,7 @@ static int ensure_locked(const struct ds_mps *mps, const struct ds_mps_need *nee
 		return -1;
 	if (start(mps, need->multiuser, deadline, err) < 0)
 		goto fail;
-	if (ds_mps_ask(mps, "get_server_list\n", answer, sizeof(answer), deadline, err) < 0) {
+	if (ds_mps_ask_until(mps, "get_server_list\n", answer, sizeof(answer), deadline, err) < 0) {
 		ds_fail_within(err, "MPS of GPU %s was started but does not answer", mps->uuid);
 		goto fail;
 	}

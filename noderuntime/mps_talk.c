@@ -84,17 +84,22 @@ int ds_mps_control(const struct ds_mps *mps, const char *const options[2], const
 	return rc;
 }
 
-int ds_mps_ask(const struct ds_mps *mps, const char *command, char *answer, size_t size,
-	       ds_deadline deadline, struct ds_error *err)
+int ds_mps_ask_until(const struct ds_mps *mps, const char *command, char *answer, size_t size,
+		     ds_deadline deadline, struct ds_error *err)
 {
 	static const char *const no_options[2];
 
+	return ds_mps_control(mps, no_options, command, answer, size, deadline, err);
+}
+
+int ds_mps_ask(const struct ds_mps *mps, const char *command, char *answer, size_t size,
+	       ds_deadline deadline, struct ds_error *err)
+{
 	/* At most half of what is left: no answer is an answer, too, and must be acted upon. */
 	int patience_ms = ds_deadline_left_ms(deadline) / 2;
 	if (patience_ms > ANSWER_MS)
 		patience_ms = ANSWER_MS;
-	return ds_mps_control(mps, no_options, command, answer, size, ds_deadline_in(patience_ms),
-			      err);
+	return ds_mps_ask_until(mps, command, answer, size, ds_deadline_in(patience_ms), err);
 }
 
 bool ds_mps_has_pipes(const struct ds_mps *mps)

@@ -48,6 +48,10 @@ int ds_mps_control(const struct ds_mps *mps, const char *const options[2], const
 int ds_mps_ask(const struct ds_mps *mps, const char *command, char *answer, size_t size,
 	       ds_deadline deadline, struct ds_error *err);
 
+/* The same with all of the time, for where nothing could be done if there were no answer. */
+int ds_mps_ask_until(const struct ds_mps *mps, const char *command, char *answer, size_t size,
+		     ds_deadline deadline, struct ds_error *err);
+
 /* True if somebody listens on the daemon's pipe, or might. Saves asking when nobody can answer. */
 bool ds_mps_has_pipes(const struct ds_mps *mps);
 
