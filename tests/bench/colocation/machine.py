@@ -50,9 +50,13 @@ class Machine:
         return self
 
     def __exit__(self, *_):
-        for pid in self.left_over():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        # Again and again: one that was cut short may have been about to fork a daemon.
+        end = time.monotonic() + END_S
+        while (left := self.left_over()) and time.monotonic() < end:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def base_environment(self):
