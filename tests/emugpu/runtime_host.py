@@ -31,11 +31,12 @@ TERMS_AT, DEMAND_AT, DRAIN_AT, OVERLONG_AT = 128, 2104, 2136, 2144
 HOLDING = struct.Struct("=II512sI")  # of the page: hold_back_milli, hold_back_us, hold_back_kernels, neighbours_step
 HOLDING_AT = 680
 
-# A shell has what it starts in the background ignore this one, and so would all that tests start.
+# A shell has what it starts in the background ignore the one, nohup the other, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def wait_for(condition, seconds=5):
+def wait_for(condition, seconds=30):
     """Wait until the condition holds; returns what it gave."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -44,10 +45,10 @@ def wait_for(condition, seconds=5):
     return value
 
 
-def stat_fields(pid):
-    """State and start time of a process, or None when there is none."""
+def stat_fields(pid, task=""):
+    """State and start time of a process (`task`: of a thread of it), or None when there is none."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/{task}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return fields[0], int(fields[19])
@@ -58,12 +59,30 @@ def is_running(pid):
     return fields is not None and fields[0] not in "ZX"
 
 
+def stop(pid):
+    """SIGSTOP; returns when no thread of the process runs any more, which it may for a while on a busy machine."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def stopped(thread):
+        fields = stat_fields(pid, f"task/{thread}")
+        return fields is None or fields[0] in "TtZX"
+
+    wait_for(lambda: all(stopped(thread) for thread in os.listdir(f"/proc/{pid}/task")))
+
+
 def switches(pid):
     """How often the process went to sleep and was woken, so far."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("voluntary_ctxt_switches"):
             return int(line.split()[1])
     raise AssertionError("no voluntary_ctxt_switches")
+
+
+def asleep(pids, seconds):
+    """Whether none of the processes was woken for so long from now on."""
+    before = [switches(pid) for pid in pids]
+    time.sleep(seconds)
+    return [switches(pid) for pid in pids] == before
 
 
 def memory_folder():
@@ -116,7 +135,7 @@ class Host:
 
     # The programs under test
 
-    def node(self, *arguments, env=None, timeout=20, user=None):
+    def node(self, *arguments, env=None, timeout=60, user=None):
         return subprocess.run([self.noderuntime, *map(str, arguments), "--config", self.conf], env=self.env | (env or {}),
                               text=True, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout,
                               user=user)
@@ -128,7 +147,10 @@ class Host:
         asked = f",memory={memory}" if memory else ""
         grant = f"v=1,class={kind},kind={kind},share={share},isolation={isolation}{asked}{lending},config=0000000000000000"
         job = ["--job-id", name[4:]] if name.startswith("job-") else []
-        done = self.node("begin", "--allocation", name, "--uid", uid, "--gpu", gpu, "--grant", grant, *job, *more, **options)
+        # What is not to fail has time on a machine that has other work.
+        patience = ["--deadline-ms", 30000] if check else []
+        done = self.node("begin", "--allocation", name, "--uid", uid, "--gpu", gpu, "--grant", grant, *job, *patience, *more,
+                         **options)
         if check:
             assert done.returncode == 0, done.stderr
             assert done.stdout == done.stderr == ""
@@ -221,19 +243,19 @@ class Host:
 
     def ask_mps(self, command, gpu=0):
         done = subprocess.run([self.config["mps_control"]], input=command + "\n", text=True, capture_output=True,
-                              env=self.env | {"CUDA_MPS_PIPE_DIRECTORY": str(self.mps_pipe(gpu))}, check=False, timeout=20)
+                              env=self.env | {"CUDA_MPS_PIPE_DIRECTORY": str(self.mps_pipe(gpu))}, check=False, timeout=60)
         return done.stdout.strip()
 
     def clients(self, gpu=0):
         """The processes that use a GPU, as the emulated GPU knows them."""
         done = subprocess.run([Path(BUILD) / "tests" / "emugpu" / "emugpu-host", "clients", self.dir / "host", str(gpu)],
-                              text=True, capture_output=True, check=True, timeout=20)
+                              text=True, capture_output=True, check=True, timeout=60)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def trace(self, gpu):
         """The blocks that ran on a GPU."""
         done = subprocess.run([Path(BUILD) / "tests" / "emugpu" / "emugpu-host", "trace", self.dir / "host", str(gpu)],
-                              text=True, capture_output=True, check=True, timeout=20)
+                              text=True, capture_output=True, check=True, timeout=60)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def assert_clean(self):
@@ -254,7 +276,7 @@ class Program:
 
     def __init__(self, port, uid=None, hello=None, wait=True, ignore_term=False):
         self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.ours.settimeout(15)
+        self.ours.settimeout(60)
         hello = hello if hello is not None else HELLO.pack(MAGIC, VERSION, PROGRAM, 0, 0)
         self.pid = os.fork()
         if self.pid == 0:
@@ -295,7 +317,7 @@ class Program:
 
 def _serve(path, hello, control):
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    client.settimeout(14)
+    client.settimeout(60)
     client.connect(path)
     client.send(hello)
     message, ancillary, _, _ = client.recvmsg(WELCOME.size, socket.CMSG_SPACE(12))
@@ -378,7 +400,7 @@ def _obey(verb, arguments, port, page, view, client):
             os.pwrite(port, struct.pack("=QQ", drain_us, overlong_since_ns), DRAIN_AT)
             client.send(NOTICE.pack(MAGIC, VERSION, DEMAND, 0))
         elif verb == "toggle":
-            client.settimeout(5)
+            client.settimeout(60)
             for i in range(arguments[0]):
                 os.pwrite(port, struct.pack("=I", ACTIVE if i % 2 else IDLE), DEMAND_AT)
                 client.send(NOTICE.pack(MAGIC, VERSION, DEMAND, 0))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime_host import wait_for
+from runtime_host import stop, wait_for
 
 BUILD = Path(os.environ.get("DETSHARE_BUILD", "."))
 LIBRARY = BUILD / "noderuntime" / "coroutine" / ".libs" / "libdetshare-cuda.so"
@@ -588,7 +588,7 @@ def test_a_program_blocked_in_a_synchronise_gives_groups_back(host, runtime):
 def test_a_stopped_program_is_waited_for(host, runtime):
     granter = runtime(groups=(0, 1))
     with Running(host, granter, "hold", "holding") as running:
-        os.kill(running.program.pid, signal.SIGSTOP)
+        stop(running.program.pid)
         os.waitpid(running.program.pid, os.WUNTRACED)
         epoch = granter.grant((1,))
         time.sleep(0.2)

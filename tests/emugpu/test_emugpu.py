@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime_host import stop
+
 BUILD = Path(os.environ.get("DETSHARE_BUILD") or os.environ.get("DETSHARE_BUILDDIR") or ".").resolve()
 EMUGPU = BUILD / "tests" / "emugpu"
 GPUWORK = BUILD / "tests" / "gpu" / "gpuwork"
@@ -63,17 +65,17 @@ class Host:
 
     def wait_for_client(self, process, gpu=0):
         """Until the process has work on the GPU."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not any(block["pid"] == process.pid for block in self.trace(gpu)):
             assert process.poll() is None, process.communicate()
-            assert time.monotonic() < until, "no block ran within 20 s"
+            assert time.monotonic() < until, "no block ran within 60 s"
             time.sleep(0.02)
 
     def wait_for_kernels(self, *processes, gpu=0):
         """Until each of the processes has a kernel on the GPU."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while {process.pid for process in processes} - {c["pid"] for c in self.clients(gpu) if c["sms"]}:
-            assert time.monotonic() < until, "no kernel ran within 20 s"
+            assert time.monotonic() < until, "no kernel ran within 60 s"
             time.sleep(0.02)
 
     def end(self):
@@ -94,19 +96,19 @@ class Mps:
         host.environment |= {"CUDA_MPS_PIPE_DIRECTORY": str(path),
                              "CUDA_MPS_LOG_DIRECTORY": str(path / "log")}
         subprocess.run([EMUGPU / "nvidia-cuda-mps-control", "-d", *options], check=True,
-                       env=host.environment, timeout=10)
+                       env=host.environment, timeout=60)
         self.pid = int((path / "nvidia-cuda-mps-control.pid").read_text())
 
     def ask(self, command):
         return subprocess.run([EMUGPU / "nvidia-cuda-mps-control"], input=command + "\n", text=True,
                               env=self.host.environment, stdout=subprocess.PIPE, check=True,
-                              timeout=10).stdout.strip()
+                              timeout=60).stdout.strip()
 
     def end(self):
         if not (self.path / "nvidia-cuda-mps-control.pid").exists():
             return
         os.kill(self.pid, signal.SIGTERM)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while (self.path / "nvidia-cuda-mps-control.pid").exists():
             assert time.monotonic() < until, "the MPS control daemon does not end"
             time.sleep(0.02)
@@ -202,12 +204,15 @@ def test_trace_tells_every_block(host):
 
 
 def test_rate_is_proportional_to_sms(tmp_path):
-    rates = []
-    for sms in ("16", "48"):
+    for sms, waves in ("16", 3), ("48", 1):
         small = Host(tmp_path / sms, "--gpus", "1", "--sms", sms)
-        rates.append(small.work("spin", "--blocks", "48", "--seconds", "1")["rate"])
+        small.work("spin", "--blocks", "48", "--launches", "20", "--block-us", "1000")
         assert_one_block_per_sm(small.trace())
-    assert 2.7 < rates[1] / rates[0] < 3.3
+        blocks = sorted(small.trace(), key=lambda block: block["begin_ns"])
+        assert len(blocks) == 20 * 48
+        # By the GPU's own time: a busy machine comes to the next launch late.
+        assert {max(block["end_ns"] for block in launch) - launch[0]["begin_ns"]
+                for launch in (blocks[i:i + 48] for i in range(0, len(blocks), 48))} == {waves * 1000000}
 
 
 def test_visible_devices(host):
@@ -330,7 +335,7 @@ def test_kill_in_mid_kernel_frees_everything(host, request, with_mps):
     if with_mps:
         request.getfixturevalue("mps")
     victim = host.start("spin", "--seconds", "60", "--block-us", "10000000")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not host.clients():
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -348,7 +353,7 @@ def test_kill_in_mid_kernel_frees_everything(host, request, with_mps):
 def test_stopped_process_does_not_hold_the_gpu(host):
     stopped = host.start("spin", "--seconds", "60", "--block-us", "5000")
     host.wait_for_client(stopped)
-    stopped.send_signal(signal.SIGSTOP)
+    stop(stopped.pid)
     assert host.work("spin", "--launches", "20")["launches"] == 20
     stopped.send_signal(signal.SIGCONT)
     assert_one_block_per_sm(host.trace())
@@ -373,7 +378,7 @@ def test_mps_lists_servers_and_clients(host, mps):
     assert host.clients()[0]["server"] == int(server)
     client.kill()
     client.wait()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while mps.ask(f"get_client_list {server}"):
         assert time.monotonic() < until
         time.sleep(0.02)

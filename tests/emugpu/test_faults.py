@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import BUILD, Host, is_running, wait_for  # noqa: E402
+from runtime_host import BUILD, Host, is_running, stop, wait_for  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -150,7 +150,7 @@ def test_a_daemon_of_the_sites_own_is_used_and_left_alone(host):
     refused = host.begin("job-1", check=False)
     assert refused.returncode == 1 and "mps_pipe_dir" in refused.stderr and "does not answer" in refused.stderr
 
-    subprocess.run([control, "-d"], env=env, check=True, timeout=20)
+    subprocess.run([control, "-d"], env=env, check=True, timeout=60)
     pid = int((pipes / "nvidia-cuda-mps-control.pid").read_text())
     try:
         host.begin("job-1")
@@ -177,7 +177,7 @@ def stray_daemon(host):
     pipes.mkdir()
     uuid = host.uuid(0)
     env = host.env | {"CUDA_VISIBLE_DEVICES": uuid, "CUDA_MPS_LOG_DIRECTORY": str(host.dir)}
-    subprocess.run([host.config["mps_control"], "-d"], env=env, check=True, timeout=20)
+    subprocess.run([host.config["mps_control"], "-d"], env=env, check=True, timeout=60)
     pid = int((pipes / "nvidia-cuda-mps-control.pid").read_text())
     yield pid
     os.kill(pid, signal.SIGKILL)
@@ -358,12 +358,12 @@ def kill_runtime(two, host):
 
 def stop_runtime(two, host):
     """It hangs for ever; `end` gets it out of the way."""
-    os.kill(two.runtimes["job-2"], signal.SIGSTOP)
+    stop(two.runtimes["job-2"])
 
 
 def stop_program(two, host):
     """It acknowledges nothing more: its own groups stay its own, and nobody waits for it otherwise."""
-    os.kill(two.programs["job-2"].pid, signal.SIGSTOP)
+    stop(two.programs["job-2"].pid)
 
 
 def garbage_in_the_port(two, host):
@@ -412,7 +412,7 @@ def rejoin(two, host):
 
 def stop_mps(two, host):
     """The daemon hangs, its server works on: those that run are not concerned."""
-    os.kill(host.mps_daemon(), signal.SIGSTOP)
+    stop(host.mps_daemon())
 
 
 def kill_slurmd(two, host):

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
-from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, switches  # noqa: E402
+from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, asleep, stop  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -114,7 +114,7 @@ def lend(host, pair):
 
 def test_the_owner_works_in_what_it_has_until_the_rest_is_back(host, pair):
     latency, training = lend(host, pair)
-    os.kill(training.pid, signal.SIGSTOP)
+    stop(training.pid)
     latency.ask("demand", ACTIVE, 100, 0)
     wait_for(lambda: planned(host, "job-1") == "0-7")
     stays(lambda: held(host, "job-1") == "0" and latency.ask("page")["groups"] == 1)
@@ -128,7 +128,7 @@ def test_the_owner_works_in_what_it_has_until_the_rest_is_back(host, pair):
 
 def test_a_borrower_that_dies_gives_back(host, pair):
     latency, training = lend(host, pair)
-    os.kill(training.pid, signal.SIGSTOP)
+    stop(training.pid)
     latency.ask("demand", ACTIVE, 100, 0)
     stays(lambda: held(host, "job-1") == "0")
     training.kill()
@@ -256,11 +256,7 @@ def test_nothing_wakes_up_while_groups_are_lent(host, pair):
     latency, _ = pair
     latency.ask("demand", IDLE, 100, 0)
     wait_for(lambda: held(host, "job-2") == "1-14+rest")
-    time.sleep(0.3)
-    pids = [host.runtime_pid(name) for name in ("job-1", "job-2")]
-    before = [switches(pid) for pid in pids]
-    time.sleep(1)
-    assert [switches(pid) for pid in pids] == before
+    wait_for(lambda: asleep([host.runtime_pid(name) for name in ("job-1", "job-2")], 1))
 
 
 def test_what_is_lent_is_accounted_for(host, pair):
@@ -290,7 +286,7 @@ def gpuwork(host, name, *arguments):
 def check(host, gpu=0):
     """No SM of the GPU had two processes at any instant."""
     done = subprocess.run([Path(BUILD) / "tests" / "emugpu" / "emugpu-host", "check", host.dir / "host", str(gpu)],
-                          text=True, capture_output=True, check=False, timeout=20)
+                          text=True, capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -299,8 +295,8 @@ def test_a_real_program_borrows_and_gives_back_while_it_launches(host):
     host.begin("job-2", share=500, kind="throughput", lending=EAGER)
     latency = program(host, "job-1", ACTIVE)
     training = gpuwork(host, "job-2", "spin", "--block-us", 200, "--seconds", 40)
-    wait_for(lambda: host.resident("job-2")["drain_us"])
-    assert held(host, "job-2") == "8-14+rest"
+    # A program that does not come to launching on a busy machine may be taken for idle meanwhile.
+    wait_for(lambda: host.resident("job-2")["drain_us"] and held(host, "job-2") == "8-14+rest")
     for _ in range(3):
         latency.ask("demand", IDLE, 100, 0)
         wait_for(lambda: held(host, "job-2") == "1-14+rest")
@@ -320,7 +316,7 @@ def test_two_real_programs_lend_to_each_other(host):
     wait_for(lambda: held(host, "job-2") == "1-14+rest")
     short = gpuwork(host, "job-1", "spin", "--block-us", 200, "--launches", 200)
     wait_for(lambda: held(host, "job-1") == "0-7")
-    out, error = short.communicate(timeout=30)
+    out, error = short.communicate(timeout=60)
     assert short.returncode == 0 and out and error == ""
     wait_for(lambda: held(host, "job-2") == "1-14+rest")
     busy.kill()

@@ -231,7 +231,7 @@ def test_a_set_uid_program_is_left_alone(host, tmp_path_factory):
     if os.geteuid() != 0:
         pytest.skip("needs root, to make a set-uid program")
     folder = tmp_path_factory.mktemp("setuid")
-    for above in (folder, folder.parent, folder.parent.parent):
+    for above in (folder, *list(folder.parents)[:3]):
         above.chmod(0o755)
     program = folder / "cat"
     shutil.copy("/bin/cat", program)

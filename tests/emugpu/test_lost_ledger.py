@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import BUILD, Host, is_running, wait_for  # noqa: E402
+from runtime_host import BUILD, Host, is_running, stop, wait_for  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -59,7 +59,7 @@ def copies(host):
 def status(host):
     """Exit status, what is known of the GPUs, and what is said of those of which nothing is."""
     done = subprocess.run(host.command("status", "--json", "--config", host.conf), env=host.env, text=True,
-                          capture_output=True, check=False, timeout=20)
+                          capture_output=True, check=False, timeout=60)
     return done.returncode, json.loads(done.stdout)["gpus"], done.stderr
 
 
@@ -136,7 +136,7 @@ def test_newcomers_get_nothing_that_others_have(host, how, stopped):
     wait_for(lambda: places(host) == before, LONG_S)
     if stopped:
         for pid in halves.runtimes.values():
-            os.kill(pid, signal.SIGSTOP)
+            stop(pid)
     break_file(ledger(host), how)
 
     refused = host.begin("job-3", share=1000, check=False)
@@ -175,7 +175,7 @@ def test_programs_without_a_runtime_keep_their_groups(host):
     halves = Halves(host)
     before = places(host)
     os.kill(halves.runtimes["job-2"], signal.SIGKILL)
-    os.kill(halves.runtimes["job-1"], signal.SIGSTOP)  # so that the newcomer makes it anew
+    stop(halves.runtimes["job-1"])  # so that the newcomer makes it anew
     break_file(ledger(host), "noise")
     host.begin("job-3", share=200)
     there = places(host)
@@ -190,7 +190,7 @@ def test_programs_without_a_runtime_keep_their_groups(host):
 def test_without_any_copy_nobody_gains_before_all_are_back(host, lending):
     halves = Halves(host, lending=lending)
     before = places(host)
-    os.kill(halves.runtimes["job-2"], signal.SIGSTOP)
+    stop(halves.runtimes["job-2"])
     for path in copies(host):
         break_file(path, "noise")
     assert len(copies(host)) == 2
@@ -198,7 +198,10 @@ def test_without_any_copy_nobody_gains_before_all_are_back(host, lending):
     wait_for(lambda: "job-1" in (places(host) or {}), LONG_S)
     for share in (1000, 100):
         refused = host.begin("job-3", share=share, check=False)
-        assert refused.returncode == 1 and "job-2" in refused.stderr and "has not come back" in refused.stderr, refused.stderr
+        assert refused.returncode == 1, refused.stderr
+        # The one who is told when there was time for it, at the end of what it waited for.
+        assert "not ready in time" in refused.stderr or "job-2" in refused.stderr and "has not come back" in refused.stderr, \
+            refused.stderr
         assert not (host.run_dir / "job-3").exists()
     there = places(host)
     assert host.gpu()["incomplete"] and "nobody can join" in host.status_text()
@@ -217,7 +220,7 @@ def test_without_any_copy_nobody_gains_before_all_are_back(host, lending):
 
 def test_who_ends_is_waited_for_no_more(host):
     halves = Halves(host)
-    os.kill(halves.runtimes["job-2"], signal.SIGSTOP)
+    stop(halves.runtimes["job-2"])
     for path in [*copies(host), ledger(host)]:
         break_file(path, "empty")
     wait_for(lambda: set(places(host) or {}) == {"job-1"}, LONG_S)
@@ -232,7 +235,7 @@ def test_who_ends_is_waited_for_no_more(host):
 def test_status_shows_the_other_gpus(host, how):
     host.begin("job-1")
     host.begin("job-2", gpu=1)
-    os.kill(host.runtime_pid("job-1"), signal.SIGSTOP)
+    stop(host.runtime_pid("job-1"))
     break_file(ledger(host), how)
     code, gpus, complaint = status(host)
     assert code == 1
@@ -241,7 +244,7 @@ def test_status_shows_the_other_gpus(host, how):
     whole, = (gpu for gpu in gpus if gpu["uuid"] == host.uuid(1))
     assert [r["allocation"] for r in whole["residents"]] == ["job-2"]
     text = subprocess.run(host.command("status", "--config", host.conf), env=host.env, text=True, capture_output=True,
-                          check=False, timeout=20)
+                          check=False, timeout=60)
     assert text.returncode == 1 and "job-2" in text.stdout and f"GPU {host.uuid(0)}" in text.stderr
     os.kill(host.runtime_pid("job-1"), signal.SIGCONT)
     wait_for(lambda: status(host)[0] == 0, LONG_S)

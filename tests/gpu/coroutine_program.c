@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cuda.h>
@@ -1242,9 +1243,25 @@ static void without_cuda(void)
 	printf(" malloc %d\n", dlsym(RTLD_NEXT, "malloc") == dlsym(RTLD_DEFAULT, "malloc"));
 }
 
+static double now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static int by_length(const void *a, const void *b)
+{
+	const double *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
 /*
  * Kernels of known lengths in steps of known lengths: 40 steps of one of 1 ms on one SM, 10 of two of 3 ms
- * on two SMs, the second of them named by the CUkernel, each after a pause of 30 ms.
+ * on two SMs, the second of them named by the CUkernel, each after a pause of 30 ms. Prints how long steps
+ * took here, which may be longer where others need the CPU: in the middle, at most, and all together.
  */
 static void measured(void)
 {
@@ -1254,6 +1271,8 @@ static void measured(void)
 	CUlibrary library;
 	CUkernel kernel;
 	void *args[] = {&(unsigned){3000}, &(CUdeviceptr){0}};
+	enum { SHORT = 40, LONG = 10 };
+	double steps[SHORT + LONG], all = 0;
 
 	start();
 	if (((load_data *)dlsym(libcuda, "cuLibraryLoadData"))(&library, kernels_ptx, NULL, NULL, 0,
@@ -1261,20 +1280,27 @@ static void measured(void)
 	    ((get_kernel *)dlsym(libcuda, "cuLibraryGetKernel"))(&kernel, library, "spin_us"))
 		die("cuLibraryGetKernel", 0);
 	CALL(cuStreamSynchronize, NULL);
-	for (unsigned i = 0; i < 40; i++) {
+	for (unsigned i = 0; i < SHORT; i++) {
+		const double begun = now_us();
 		if (spin(NULL, 1000, 1))
 			die("cuLaunchKernel", 0);
 		CALL(cuStreamSynchronize, NULL);
+		steps[i] = now_us() - begun;
 	}
-	for (unsigned i = 0; i < 10; i++) {
+	for (unsigned i = 0; i < LONG; i++) {
 		usleep(30000);
+		const double begun = now_us();
 		if (spin(NULL, 3000, 2))
 			die("cuLaunchKernel", 0);
 		CALL(cuLaunchKernel, (CUfunction)kernel, 2, 1, 1, 1, 1, 1, 0, NULL, args, NULL);
 		CALL(cuCtxSynchronize);
+		steps[SHORT + i] = now_us() - begun;
 		CALL(cuCtxSynchronize); /* no step: nothing was launched */
 	}
-	printf("measured\n");
+	for (unsigned i = 0; i < SHORT + LONG; i++)
+		all += steps[i];
+	qsort(steps, SHORT + LONG, sizeof(steps[0]), by_length);
+	printf("%.0f %.0f %.0f\n", steps[(SHORT + LONG) / 2], steps[SHORT + LONG - 1], all);
 }
 
 static const struct {
