@@ -2,6 +2,7 @@
 """Stages that build the project in some way and run its tests."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import results
@@ -9,6 +10,10 @@ from .results import Results
 from .runner import Runner, StageFailed, one
 
 FUZZ_S = 5
+# Of tests that mostly wait, for more than one at a time to be there for each core; each has a cluster of its own
+# in tests/cluster.
+WORKERS_MIN = 3
+WORKERS_MAX = 8
 # gcc's flow analysis loses its way in instrumented code; the plain build has this warning on.
 SANITIZER_CFLAGS = "-O1 -g -Wno-maybe-uninitialized"
 # test_gres_plugin runs itself under slurmd's name, test_ledger asserts how much is done in a time,
@@ -102,14 +107,19 @@ def fuzz(run: Runner) -> Results:
     for folder in ("common", "accounting", "gres", "noderuntime", "spank", "proctrack"):
         run.make(tree, "-C", folder)
     run.make(tree, "-C", "tests/unit", "fuzzers")
+    folder = tree / "tests" / "unit"
     found = Results()
-    for program in sorted((tree / "tests" / "unit").glob("fuzz_*.libfuzzer")):
+
+    def search(program):
         corpus = tree / "corpus" / program.stem
         corpus.mkdir(parents=True, exist_ok=True)
-        status = run.run(program, f"-max_total_time={FUZZ_S}", "-timeout=5", "-rss_limit_mb=2048",
-                         "-print_final_stats=0", "-verbosity=0", corpus, cwd=tree / "tests" / "unit",
-                         check=False, limit_s=FUZZ_S + 60)
-        found.add(one(status == 0, f"{program.stem} found an input that fails (see {run.log})"))
+        status, _ = run.capture(program, f"-max_total_time={FUZZ_S}", "-timeout=5", "-rss_limit_mb=2048",
+                                "-print_final_stats=0", "-verbosity=0", f"-artifact_prefix={folder}/", corpus)
+        return one(status == 0, f"{program.stem} found an input that fails (see {run.log})")
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for part in pool.map(search, sorted(folder.glob("fuzz_*.libfuzzer"))):
+            found.add(part)
     return found
 
 
@@ -137,8 +147,10 @@ def _make_check(run: Runner, tree: Path, *arguments, folders=("tests",), **envir
 def _pytest(run: Runner, tree: Path, name: str, targets: list) -> Results:
     report = run.out / f"{name}.xml"
     report.unlink(missing_ok=True)
+    # The tests of a file one after the other, as they may share what is dear to make.
+    workers = min(max(os.cpu_count() or 1, WORKERS_MIN), WORKERS_MAX)
     status = run.run("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--timeout=120", "-q", "--tb=short",
-                     f"--rootdir={run.top}", f"--junitxml={report}", *targets, check=False,
+                     "-n", workers, "--dist=loadfile", f"--rootdir={run.top}", f"--junitxml={report}", *targets, check=False,
                      DETSHARE_BUILD=tree, DETSHARE_PREFIX=tree / "stage", PYTHONDONTWRITEBYTECODE="1")
     if not report.exists():
         raise StageFailed(f"pytest ended with status {status} and no report")
