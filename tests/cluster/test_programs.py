@@ -5,24 +5,25 @@ import json
 
 from slurm import until
 
-SPIN = "spin --seconds 2"
+SPIN = "spin --seconds 600"
 
 
 def test_two_programs_side_by_side_use_different_sms(slurm, gpuwork, emulated_trace):
     """The blocks of two halves on one emulated GPU: disjoint SMs, overlapping times."""
-    jobs = [slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap=f"exec {gpuwork} {SPIN}") for _ in range(2)]
+    jobs = [slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap=f"echo $$; exec {gpuwork} {SPIN}") for _ in range(2)]
     slurm.wait_running(*jobs)
-    for job in jobs:
-        assert slurm.wait_end(job) == "COMPLETED", slurm.output(job)
-    blocks = emulated_trace(0)
-    by_pid = {}
-    for block in blocks:
-        by_pid.setdefault(block["pid"], []).append(block)
-    (first, second) = list(by_pid.values())[-2:]
+    pids = [int(until("the script says who it is", lambda job=job: slurm.output(job).strip())) for job in jobs]
+
+    def side_by_side():
+        first, second = ([block for block in emulated_trace(0) if block["pid"] == pid] for pid in pids)
+        return first and second and min(max(b["end_ns"] for b in first), max(b["end_ns"] for b in second)) > \
+            max(min(b["begin_ns"] for b in first), min(b["begin_ns"] for b in second)) and (first, second)
+
+    first, second = until("the two programs run at the same time", side_by_side)
     assert not {b["sm"] for b in first} & {b["sm"] for b in second}
-    begin = max(min(b["begin_ns"] for b in first), min(b["begin_ns"] for b in second))
-    end = min(max(b["end_ns"] for b in first), max(b["end_ns"] for b in second))
-    assert begin < end, "the two programs did not run at the same time"
+    slurm.cancel(*jobs)
+    for job in jobs:
+        assert slurm.wait_end(job) == "CANCELLED", slurm.output(job)
 
 
 def test_results_are_those_of_the_whole_gpu(slurm, gpuwork):
