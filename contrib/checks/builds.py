@@ -10,8 +10,7 @@ from .results import Results
 from .runner import Runner, StageFailed, one
 
 FUZZ_S = 5
-# Of tests that mostly wait, for more than one at a time to be there for each core; each has a cluster of its own
-# in tests/cluster.
+# At work side by side on tests, which mostly wait. In tests/cluster each has a cluster of its own.
 WORKERS_MIN = 3
 WORKERS_MAX = 8
 # gcc's flow analysis loses its way in instrumented code; the plain build has this warning on.
@@ -49,7 +48,7 @@ def chaos(run: Runner) -> Results:
     """a node of emulated GPUs under random events (tests/chaos)"""
     tree = run.configure("gcc", CC="gcc")
     run.make(tree)
-    return _pytest(run, tree, "chaos", [run.top / "tests" / "chaos"])
+    return _pytest(run, tree, "chaos", [run.top / "tests" / "chaos"], share_out="load")
 
 
 def cluster(run: Runner) -> Results:
@@ -144,13 +143,13 @@ def _make_check(run: Runner, tree: Path, *arguments, folders=("tests",), **envir
     return found
 
 
-def _pytest(run: Runner, tree: Path, name: str, targets: list) -> Results:
+def _pytest(run: Runner, tree: Path, name: str, targets: list, share_out="loadfile") -> Results:
+    """`share_out`: by files, since tests of one may share what is dear to make, or "load", one by one."""
     report = run.out / f"{name}.xml"
     report.unlink(missing_ok=True)
-    # The tests of a file one after the other, as they may share what is dear to make.
     workers = min(max(os.cpu_count() or 1, WORKERS_MIN), WORKERS_MAX)
     status = run.run("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--timeout=120", "-q", "--tb=short",
-                     "-n", workers, "--dist=loadfile", f"--rootdir={run.top}", f"--junitxml={report}", *targets, check=False,
+                     "-n", workers, f"--dist={share_out}", f"--rootdir={run.top}", f"--junitxml={report}", *targets, check=False,
                      DETSHARE_BUILD=tree, DETSHARE_PREFIX=tree / "stage", PYTHONDONTWRITEBYTECODE="1")
     if not report.exists():
         raise StageFailed(f"pytest ended with status {status} and no report")
