@@ -120,6 +120,8 @@ int ds_usage_merge(const struct ds_usage_record *records, size_t n,
 		summary->borrowed_sm_s += record->borrowed_sm_s;
 		summary->lent_sm_s += record->lent_sm_s;
 		summary->programs += record->programs;
+		summary->late_programs += record->late_programs;
+		summary->ended_programs += record->ended_programs;
 		add_reported(&summary->reported, &record->reported);
 		if (record->step_granted_max_milli > summary->step_granted_max_milli)
 			summary->step_granted_max_milli = record->step_granted_max_milli;
@@ -153,6 +155,11 @@ static double milliseconds(double seconds)
 static int set_sm_s(json_t *object, const char *key, double sm_s)
 {
 	return sm_s > 0 ? json_object_set_new(object, key, json_real(milliseconds(sm_s))) : 0;
+}
+
+static int set_count(json_t *object, const char *key, uint64_t n)
+{
+	return n ? json_object_set_new(object, key, json_integer((json_int_t)n)) : 0;
 }
 
 static int set_fault(json_t *object, const struct ds_usage_summary *summary)
@@ -189,6 +196,8 @@ char *ds_usage_summary_format(const struct ds_usage_summary *summary)
 		 0) &&
 	    set_sm_s(object, "borrowed_sm_s", summary->borrowed_sm_s) == 0 &&
 	    set_sm_s(object, "lent_sm_s", summary->lent_sm_s) == 0 &&
+	    set_count(object, "late_programs", summary->late_programs) == 0 &&
+	    set_count(object, "ended_programs", summary->ended_programs) == 0 &&
 	    set_fault(object, summary) == 0 && ds_usage_reported_to_json(&reported, object) == 0)
 		text = json_dumps(line, DS_JSON_FORMAT);
 	json_decref(line);

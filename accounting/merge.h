@@ -23,6 +23,8 @@ struct ds_usage_summary {
 	double borrowed_sm_s; /* likewise */
 	double lent_sm_s;     /* likewise */
 	uint64_t programs;    /* likewise */
+	uint64_t late_programs;          /* likewise: did not leave what was others' in time, */
+	uint64_t ended_programs;         /* and were ended for it */
 	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
 	uint32_t fault_code;             /* of the last run, on any node; 0: none */
 	uint32_t fault_suspect;          /* the job that seems to have caused it; 0: not known */

@@ -54,6 +54,8 @@ static const struct field FIELDS[] = {
 static const struct field OPTIONAL[] = {
 	{"borrowed_sm_s",          AT(borrowed_sm_s),          REAL,          0, SM_SECONDS_MAX},
 	{"lent_sm_s",              AT(lent_sm_s),              REAL,          0, SM_SECONDS_MAX},
+	{"late_programs",          AT(late_programs),          UINT32,        0, UINT32_MAX},
+	{"ended_programs",         AT(ended_programs),         UINT32,        0, UINT32_MAX},
 	{"fault_code",             AT(fault_code),             UINT32,        0, 99999},
 	{"fault_suspect",          AT(fault_suspect),          UINT32,        0, JOB_ID_MAX},
 };

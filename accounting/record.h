@@ -54,6 +54,10 @@ struct ds_usage_record {
 	double lent_sm_s;     /* of its own groups that others held; optional in the JSON */
 	uint64_t programs;    /* processes that were welcomed */
 	uint32_t step_granted_max_milli; /* largest share a step was granted; 0: no step came */
+	/* Programs that did not leave SM groups which were guaranteed to others in time, */
+	uint32_t late_programs;
+	uint32_t
+	    ended_programs; /* and of those, that were ended for it; both optional in the JSON */
 	/* A program of it got an error of the GPU, a CUresult, after which nothing worked; 0: none. */
 	uint32_t fault_code;
 	uint32_t

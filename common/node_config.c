@@ -22,6 +22,7 @@ enum key_kind {
 	KEY_USER,      /* a user's name or number */
 	KEY_ACTION,    /* "warn" or "end" */
 	KEY_REFUSAL,   /* "refuse" or "run" */
+	KEY_VICTIMS,   /* "record", "notify" or "requeue" */
 };
 
 /* The one list of string keys: from it come the parser, the checks and where the values go. */
@@ -53,6 +54,8 @@ static const struct key {
     KEY(mps_control, "nvidia-cuda-mps-control", KEY_OPTIONAL),
     KEY(mps_pipe_dir, "", KEY_OPTIONAL),
     KEY(program_without_port, "warn", KEY_ACTION),
+    KEY(on_no_acknowledgement, "end", KEY_ACTION),
+    KEY(on_neighbour_fault, "record", KEY_VICTIMS),
     KEY(whole_gpu_kernels, "", KEY_OPTIONAL),
     KEY(hold_back_kernels, "", KEY_OPTIONAL),
     KEY(cgroup_root, "/sys/fs/cgroup", KEY_DIRECTORY),
@@ -63,6 +66,9 @@ enum {
 	USAGE_PORT = 6829,
 	SAMPLE_LAUNCHES = 512,
 	OVERLONG_KERNEL_S = 5,
+	ACKNOWLEDGE_DEADLINE_S = 300,
+	NEIGHBOUR_FAULT_REQUEUES = 3,
+	NEIGHBOUR_FAULT_REQUEUES_MAX = 1000,
 	WHOLE_GPU_DEADLINE_MS = 2000,
 	WHOLE_GPU_PATIENCE_MS = 60000,
 	WHOLE_GPU_MS_MAX = 3600000,
@@ -158,6 +164,12 @@ static int check_string(cfg_t *cfg, cfg_opt_t *opt)
 		cfg_error(cfg, "%s = \"%s\" is neither \"refuse\" nor \"run\"", key->name, value);
 		return -1;
 	}
+	if (key->kind == KEY_VICTIMS && strcmp(value, "record") != 0 &&
+	    strcmp(value, "notify") != 0 && strcmp(value, "requeue") != 0) {
+		cfg_error(cfg, "%s = \"%s\" is none of \"record\", \"notify\" and \"requeue\"",
+			  key->name, value);
+		return -1;
+	}
 	if (!expand(value, parse_node_name, expanded, key->size)) {
 		cfg_error(cfg, "%s is longer than %zu characters", key->name, key->size - 1);
 		return -1;
@@ -195,6 +207,30 @@ static int check_overlong(cfg_t *cfg, cfg_opt_t *opt)
 	if (seconds < 0 || seconds > DS_OVERLONG_KERNEL_S_MAX) {
 		cfg_error(cfg, "overlong_kernel_s = %ld is not a number of seconds (0 to %d)",
 			  seconds, DS_OVERLONG_KERNEL_S_MAX);
+		return -1;
+	}
+	return 0;
+}
+
+static int check_acknowledge(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long seconds = cfg_opt_getnint(opt, 0);
+
+	if (seconds < 0 || seconds > DS_ACKNOWLEDGE_DEADLINE_S_MAX) {
+		cfg_error(cfg, "acknowledge_deadline_s = %ld is not a number of seconds (0 to %d)",
+			  seconds, DS_ACKNOWLEDGE_DEADLINE_S_MAX);
+		return -1;
+	}
+	return 0;
+}
+
+static int check_requeues(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long times = cfg_opt_getnint(opt, 0);
+
+	if (times < 0 || times > NEIGHBOUR_FAULT_REQUEUES_MAX) {
+		cfg_error(cfg, "neighbour_fault_requeues = %ld is not a number of times (0 to %d)",
+			  times, NEIGHBOUR_FAULT_REQUEUES_MAX);
 		return -1;
 	}
 	return 0;
@@ -269,6 +305,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	    CFG_INT("usage_port", USAGE_PORT, CFGF_NONE),
 	    CFG_INT("sample_launches", SAMPLE_LAUNCHES, CFGF_NONE),
 	    CFG_INT("overlong_kernel_s", OVERLONG_KERNEL_S, CFGF_NONE),
+	    CFG_INT("acknowledge_deadline_s", ACKNOWLEDGE_DEADLINE_S, CFGF_NONE),
+	    CFG_INT("neighbour_fault_requeues", NEIGHBOUR_FAULT_REQUEUES, CFGF_NONE),
 	    CFG_BOOL("move_programs", cfg_true, CFGF_NONE),
 	    CFG_INT("whole_gpu_deadline_ms", WHOLE_GPU_DEADLINE_MS, CFGF_NONE),
 	    CFG_INT("whole_gpu_patience_ms", WHOLE_GPU_PATIENCE_MS, CFGF_NONE),
@@ -300,6 +338,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	cfg_set_validate_func(cfg, "usage_port", check_port);
 	cfg_set_validate_func(cfg, "sample_launches", check_sample);
 	cfg_set_validate_func(cfg, "overlong_kernel_s", check_overlong);
+	cfg_set_validate_func(cfg, "acknowledge_deadline_s", check_acknowledge);
+	cfg_set_validate_func(cfg, "neighbour_fault_requeues", check_requeues);
 	cfg_set_validate_func(cfg, "whole_gpu_deadline_ms", check_whole_gpu);
 	cfg_set_validate_func(cfg, "whole_gpu_patience_ms", check_whole_gpu);
 	cfg_set_validate_func(cfg, "hold_back_most", check_hold_back_most);
@@ -327,6 +367,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	config->sample_launches = (uint32_t)cfg_getint(cfg, "sample_launches");
 	config->overlong_kernel_s = (uint32_t)cfg_getint(cfg, "overlong_kernel_s");
 	config->move_programs = cfg_getbool(cfg, "move_programs") != cfg_false;
+	config->acknowledge_deadline_s = (uint32_t)cfg_getint(cfg, "acknowledge_deadline_s");
+	config->neighbour_fault_requeues = (uint32_t)cfg_getint(cfg, "neighbour_fault_requeues");
 	config->whole_gpu_deadline_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_deadline_ms");
 	config->whole_gpu_patience_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_patience_ms");
 	config->hold_back = cfg_getbool(cfg, "hold_back") != cfg_false;
@@ -370,6 +412,8 @@ void ds_node_config_defaults(struct ds_node_config *config, const char *node_nam
 	config->sample_launches = SAMPLE_LAUNCHES;
 	config->overlong_kernel_s = OVERLONG_KERNEL_S;
 	config->move_programs = true;
+	config->acknowledge_deadline_s = ACKNOWLEDGE_DEADLINE_S;
+	config->neighbour_fault_requeues = NEIGHBOUR_FAULT_REQUEUES;
 	config->whole_gpu_deadline_ms = WHOLE_GPU_DEADLINE_MS;
 	config->whole_gpu_patience_ms = WHOLE_GPU_PATIENCE_MS;
 	config->hold_back_milli = HOLD_BACK_MILLI;

@@ -8,7 +8,11 @@
 
 #include "common/error.h"
 
-enum { DS_SAMPLE_LAUNCHES_MAX = 1 << 30, DS_OVERLONG_KERNEL_S_MAX = 86400 };
+enum {
+	DS_SAMPLE_LAUNCHES_MAX = 1 << 30,
+	DS_OVERLONG_KERNEL_S_MAX = 86400,
+	DS_ACKNOWLEDGE_DEADLINE_S_MAX = 86400,
+};
 
 /*
  * detshare-node.conf: facts of one machine (paths, ports), as against detshare.conf, which holds the
@@ -69,6 +73,14 @@ struct ds_node_config {
 	uint32_t overlong_kernel_s;
 	/* program_without_port = "warn": or "end" */
 	char program_without_port[8];
+	/* acknowledge_deadline_s = 300: for a program to leave SM groups that are guaranteed to others; 0: none */
+	uint32_t acknowledge_deadline_s;
+	/* on_no_acknowledgement = "end": after which it is ended, or with "warn" shown */
+	char on_no_acknowledgement[8];
+	/* on_neighbour_fault = "record": or "notify", or "requeue", what becomes of a job that fails by it */
+	char on_neighbour_fault[8];
+	/* neighbour_fault_requeues = 3: a job that was started anew so often is not requeued for that */
+	uint32_t neighbour_fault_requeues;
 	/* whole_gpu_kernels = "": patterns of kernels that need all SMs without saying so, with commas */
 	char whole_gpu_kernels[512];
 	/* whole_gpu_deadline_ms = 2000: after which a program has to give the whole of a GPU back */

@@ -11,7 +11,7 @@
 
 #include "common/io.h"
 
-enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 4 };
+enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 5 };
 
 bool ds_allocation_name_valid(const char *name)
 {
@@ -211,6 +211,8 @@ void ds_allocation_record(const struct ds_allocation *allocation, const char *no
 	record->borrowed_sm_s = allocation->borrowed_sm_s;
 	record->lent_sm_s = allocation->lent_sm_s;
 	record->programs = allocation->programs;
+	record->late_programs = allocation->late_programs;
+	record->ended_programs = allocation->ended_programs;
 	record->step_granted_max_milli = allocation->step_granted_max_milli;
 	record->fault_code = allocation->fault_code;
 	record->fault_suspect = allocation->fault_suspect;

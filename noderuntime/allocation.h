@@ -49,6 +49,9 @@ struct ds_allocation {
 	double borrowed_sm_s;
 	double lent_sm_s;
 	uint64_t programs;
+	uint32_t late_programs;  /* that did not leave what is guaranteed to others in time, */
+	uint32_t ended_programs; /* and of those, that were ended for it */
+	int64_t begun_ns;        /* CLOCK_BOOTTIME */
 	uint32_t step_granted_max_milli;
 	uint32_t fault_code; /* known when it ends: accounting/record.h */
 	uint32_t fault_suspect;

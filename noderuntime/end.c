@@ -88,6 +88,8 @@ static int recall(const struct ds_ledger_state *state, void *arg)
 		allocation->uid = resident->uid;
 		allocation->grant = resident->grant;
 		allocation->runtime = resident->runtime;
+		allocation->ended_programs = resident->ended;
+		allocation->begun_ns = (int64_t)resident->joined_ns;
 		memcpy(allocation->gpu_uuid, state->gpu_uuid, sizeof(allocation->gpu_uuid));
 		allocation->shape = state->shape;
 		return 1;

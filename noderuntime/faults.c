@@ -72,13 +72,13 @@ static uint64_t apart(uint64_t a, uint64_t b)
 }
 
 static const struct ds_fault *first_of(const struct ds_fault *faults, size_t n,
-				       const char *allocation)
+				       const char *allocation, uint64_t since_ns)
 {
 	const struct ds_fault *first = NULL;
 
 	for (size_t i = 0; i < n; i++) {
 		if (is_error(&faults[i]) && is_of(&faults[i], allocation) &&
-		    (!first || faults[i].at_ns < first->at_ns))
+		    faults[i].at_ns >= since_ns && (!first || faults[i].at_ns < first->at_ns))
 			first = &faults[i];
 	}
 	return first;
@@ -140,11 +140,17 @@ int32_t ds_fault_named(const char *mps_log, const int32_t *pids, size_t n)
 /* What happened at about the time of `own`. */
 struct scene {
 	const struct ds_fault *errors[DS_FAULTS_MAX];
-	int32_t pids[DS_FAULTS_MAX]; /* of all */
+	int32_t pids[DS_FAULTS_MAX + DS_PROGRAMS_MAX]; /* of all */
 	size_t n_errors, n_pids;
 	const struct ds_fault *earliest; /* error */
 	const struct ds_fault *ended;
 };
+
+/* Was on the GPU when the fault came: it has the error, too, noticed or not. */
+static bool was_there(const struct ds_fault *present, const struct scene *scene)
+{
+	return present->at_ns <= scene->earliest->at_ns;
+}
 
 static void look_at(const struct ds_fault *faults, size_t n, const struct ds_fault *own,
 		    struct scene *scene)
@@ -179,10 +185,13 @@ static const struct ds_fault *find_pid(const struct ds_fault *faults, size_t n, 
 	return NULL;
 }
 
-bool ds_faults_judge(const struct ds_fault *faults, size_t n, const char *mps_log,
-		     const char *allocation, struct ds_fault_verdict *verdict)
+bool ds_faults_judge(const struct ds_fault_evidence *evidence, const char *allocation,
+		     struct ds_fault_verdict *verdict)
 {
-	const struct ds_fault *own = first_of(faults, n, allocation), *suspect = NULL;
+	const struct ds_fault *faults = evidence->faults, *present = evidence->present;
+	const size_t n = evidence->n_faults;
+	const struct ds_fault *own = first_of(faults, n, allocation, evidence->since_ns);
+	const struct ds_fault *suspect = NULL;
 	static struct scene scene;
 	bool alone = true;
 
@@ -192,9 +201,18 @@ bool ds_faults_judge(const struct ds_fault *faults, size_t n, const char *mps_lo
 	*verdict = (struct ds_fault_verdict){.own = *own, .reason = DS_FAULT_UNKNOWN};
 	for (size_t i = 0; i < scene.n_errors; i++)
 		alone &= is_of(scene.errors[i], allocation);
-	const int32_t named = mps_log ? ds_fault_named(mps_log, scene.pids, scene.n_pids) : 0;
+	for (size_t i = 0; i < evidence->n_present && i < DS_PROGRAMS_MAX; i++) {
+		if (!was_there(&present[i], &scene))
+			continue;
+		alone &= is_of(&present[i], allocation);
+		scene.pids[scene.n_pids++] = present[i].pid;
+	}
+	const int32_t named =
+	    evidence->mps_log ? ds_fault_named(evidence->mps_log, scene.pids, scene.n_pids) : 0;
 	if (named) {
 		suspect = find_pid(faults, n, named);
+		if (!suspect)
+			suspect = find_pid(present, evidence->n_present, named);
 		verdict->reason = DS_FAULT_NAMED;
 	} else if (scene.ended) {
 		suspect = scene.ended;
@@ -206,6 +224,12 @@ bool ds_faults_judge(const struct ds_fault *faults, size_t n, const char *mps_lo
 	if (suspect)
 		verdict->suspect = *suspect;
 	return true;
+}
+
+bool ds_fault_by_neighbour(const struct ds_fault_verdict *verdict, const char *allocation)
+{
+	return verdict->reason != DS_FAULT_UNKNOWN && verdict->suspect.allocation[0] &&
+	       !is_of(&verdict->suspect, allocation);
 }
 
 const char *ds_fault_reason_text(enum ds_fault_reason reason)

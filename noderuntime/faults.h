@@ -47,13 +47,26 @@ struct ds_fault_verdict {
 	enum ds_fault_reason reason;
 };
 
+/* What there is to judge by. */
+struct ds_fault_evidence {
+	const struct ds_fault *faults; /* of all */
+	size_t n_faults;
+	/* Programs that are on the GPU, and may not have noticed yet; at_ns: when they started. */
+	const struct ds_fault *present;
+	size_t n_present;
+	const char *mps_log; /* NULL: none */
+	uint64_t since_ns;   /* the allocation's beginning: what is older is an earlier run's */
+};
+
 /*
- * Pure: what became of an allocation, by what was written down and by MPS's log (NULL: none). All clients
- * get the error at the same time, and notice it when they next look; so who noticed first proves
- * nothing. False: it had no fault, or one that was wanted.
+ * Pure: what became of an allocation. All clients get the error at the same time, and notice it when they
+ * next look; so who noticed first proves nothing. False: it had no fault, or one that was wanted.
  */
-bool ds_faults_judge(const struct ds_fault *faults, size_t n, const char *mps_log,
-		     const char *allocation, struct ds_fault_verdict *verdict);
+bool ds_faults_judge(const struct ds_fault_evidence *evidence, const char *allocation,
+		     struct ds_fault_verdict *verdict);
+
+/* Pure: there is evidence that it was another one's. */
+bool ds_fault_by_neighbour(const struct ds_fault_verdict *verdict, const char *allocation);
 
 /*
  * Pure: the process that lines of an MPS server's log about something fatal name, of the `n` in `pids`;

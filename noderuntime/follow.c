@@ -12,6 +12,7 @@
 
 #include "noderuntime/deadline.h"
 #include "noderuntime/demand.h"
+#include "noderuntime/late_follow.h"
 #include "noderuntime/off_gpu.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/terms.h"
@@ -278,9 +279,13 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 		before = state->whole.phase;
 	}
 	self = ds_ledger_find(state, rt->allocation->name);
+	if (self)
+		self->ended = rt->allocation->ended_programs;
 	for (uint32_t i = 0; self && i < state->n_programs; i++) {
 		struct ds_ledger_program *program = &state->programs[i];
 		struct ds_watch *ours = find_ours(rt, program);
+		if (ours)
+			ds_late_enter(state, self, ours, program);
 		/* Before the page lets it begin again. */
 		if (ours && !ds_ledger_is_suspended(state, self))
 			program->quiet = 0;
@@ -526,5 +531,6 @@ void ds_follow(struct ds_runtime *rt)
 	else if (rt->seen.incomplete)
 		follow_in(rt, RETRY_MS); /* of who is not in it, nobody hears when it ends */
 	ds_whole_arm(rt);
+	ds_late_look(rt);
 	ds_greet_waiting(rt);
 }

@@ -16,10 +16,10 @@
 
 #include "common/spawn.h"
 #include "noderuntime/environment.h"
-#include "noderuntime/faults.h"
 #include "noderuntime/gpu.h"
 #include "noderuntime/mps.h"
 #include "noderuntime/recall.h"
+#include "noderuntime/verdict.h"
 
 /* Beyond that, the next job's record takes the waiting ones along. */
 #define SEND_FOR_S "60"
@@ -28,7 +28,9 @@ enum {
 	TERM_MS = 300,    /* for a program to end itself after SIGTERM */
 	KILL_MS = 300,    /* for it to be gone after SIGKILL */
 	OFF_GPU_MS = 300, /* for MPS to be done with those that have ended */
-	LEDGER_MS = 500,  /* for other runtimes to be done with the ledger */
+	JUDGE_MS = 300,   /* for it to be known whose a fault was */
+	JUDGE_PAUSE_MS = 30,
+	LEDGER_MS = 500, /* for other runtimes to be done with the ledger */
 };
 
 /* Programs of the allocation that still live, as the ledger knows them. */
@@ -211,41 +213,66 @@ static void count_held(struct ds_allocation *allocation, const char *gpu_dir)
 	ds_allocation_count(allocation, ds_now_ns(CLOCK_BOOTTIME), &nothing);
 }
 
-/* The end of a file, as text; "" if there is none. */
-static void read_tail(const char *path, char *text, size_t size)
+/*
+ * Have the job requeued if it failed. Not waited for: slurmctld knows how the job ended, and may take its
+ * time to answer.
+ */
+static int requeue(const struct ds_node_config *config, const struct ds_allocation *allocation,
+		   const struct ds_fault_verdict *verdict, struct ds_error *err)
 {
-	struct stat st;
-	ssize_t n = 0;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	char job[12], restart[12], most[12], reason[256];
+	const char *const argv[] = {PKGLIBEXECDIR "/detshare-giveback",
+				    "--from",
+				    "neighbour",
+				    "--job",
+				    job,
+				    "--restart",
+				    restart,
+				    "--restarts-max",
+				    most,
+				    "--node",
+				    config->node_name,
+				    "--reason",
+				    reason,
+				    NULL};
 
-	if (fd >= 0 && fstat(fd, &st) == 0) {
-		off_t from = st.st_size > (off_t)size - 1 ? st.st_size - (off_t)size + 1 : 0;
-		n = pread(fd, text, size - 1, from);
-	}
-	if (fd >= 0)
-		close(fd);
-	text[n > 0 ? n : 0] = '\0';
+	snprintf(job, sizeof(job), "%" PRIu32, allocation->job_id);
+	snprintf(restart, sizeof(restart), "%" PRIu32, allocation->restart);
+	snprintf(most, sizeof(most), "%" PRIu32, config->neighbour_fault_requeues);
+	ds_verdict_text(verdict, allocation->name, reason, sizeof(reason));
+	char **env = ds_environment_own();
+	if (!env)
+		return ds_fail(err, "out of memory");
+	int rc = ds_spawn_background(argv, (const char *const *)env, err);
+	free(env);
+	return rc;
 }
 
 /* Only at its end, since a neighbour may notice the same fault later; and before MPS's log goes. */
-static void judge_faults(struct ds_allocation *allocation, const char *gpu_dir)
+static void judge_faults(const struct ds_node_config *config, struct ds_allocation *allocation,
+			 const char *gpu_dir, ds_deadline deadline)
 {
-	static struct ds_fault faults[DS_FAULTS_MAX]; /* 32 KiB */
-	static char log[65536];
+	const ds_deadline until = ds_deadline_part(deadline, JUDGE_MS);
 	struct ds_fault_verdict verdict;
-	char path[PATH_MAX];
+	struct ds_error reason;
 
-	size_t n = ds_faults_read(gpu_dir, faults);
-	snprintf(path, sizeof(path), "%.4000s/mps/log/server.log", gpu_dir);
-	read_tail(path, log, sizeof(log));
-	if (!ds_faults_judge(faults, n, log, allocation->name, &verdict))
-		return;
+	for (;;) {
+		if (!ds_verdict(config, allocation, gpu_dir, &verdict))
+			return;
+		if (verdict.reason != DS_FAULT_UNKNOWN || !ds_deadline_left_ms(until))
+			break;
+		poll(NULL, 0, JUDGE_PAUSE_MS); /* others, and MPS, may still be writing */
+	}
 	allocation->fault_code = verdict.own.code;
 	allocation->fault_suspect = verdict.suspect.job_id;
 	syslog(LOG_WARNING, "%s: had CUDA error %u; suspected: %s (%s)", allocation->name,
 	       verdict.own.code,
 	       verdict.reason == DS_FAULT_UNKNOWN ? "nobody" : verdict.suspect.allocation,
 	       ds_fault_reason_text(verdict.reason));
+	if (ds_fault_by_neighbour(&verdict, allocation->name) && allocation->job_id &&
+	    !strcmp(config->on_neighbour_fault, "requeue") &&
+	    requeue(config, allocation, &verdict, &reason) < 0)
+		syslog(LOG_ERR, "%s: %s", allocation->name, reason.text);
 }
 
 static int spool_record(const struct ds_node_config *config, const struct ds_allocation *allocation,
@@ -300,7 +327,7 @@ int ds_leave(const struct ds_node_config *config, struct ds_allocation *allocati
 		     err);
 		await_off_gpu(config, allocation, gpu_dir, deadline);
 		count_held(allocation, gpu_dir);
-		judge_faults(allocation, gpu_dir);
+		judge_faults(config, allocation, gpu_dir, deadline);
 		if (ledger) {
 			unsigned timeout_ms =
 			    (unsigned)ds_deadline_left_ms(ds_deadline_part(deadline, LEDGER_MS));

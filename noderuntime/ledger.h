@@ -41,8 +41,8 @@ struct ds_ledger_resident {
 	uint32_t weight_milli;    /* ds_plan_partition.weight_milli */
 	uint32_t memory_mib;      /* quota of GPU memory (quota.h) */
 	uint32_t wish_milli;      /* of the policy, 0..1000 */
-	uint32_t reserved;
-	struct ds_demand demand; /* what its runtime knows of its programs */
+	uint32_t ended;           /* programs of it that were ended since they were late: late.h */
+	struct ds_demand demand;  /* what its runtime knows of its programs */
 	struct ds_whole_asking whole;
 	struct ds_policy_id policy;
 };
@@ -59,7 +59,8 @@ struct ds_ledger_program {
 	struct ds_groups groups;
 	/* 1: it is suspended, has nothing on the GPU and begins nothing; its groups stay its own. */
 	uint32_t quiet;
-	uint32_t reserved;
+	/* CLOCK_BOOTTIME: since when it is late, of one whose deadline to leave has come; else 0. */
+	uint32_t late_s;
 };
 
 /*

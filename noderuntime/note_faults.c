@@ -26,6 +26,7 @@ void ds_note_fault(struct ds_runtime *rt, struct ds_watch *program, bool ended)
 		return; /* of one that was alone, an end explains nobody's fault */
 	}
 	program->faulted = true;
+	rt->had_fault |= fault.code != 0;
 	memcpy(fault.allocation, rt->allocation->name, sizeof(fault.allocation));
 	if (fault.code)
 		syslog(LOG_WARNING, "%s: process %d reports CUDA error %u on GPU %s",

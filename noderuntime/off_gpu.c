@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <syslog.h>
 #include <unistd.h>
@@ -78,6 +80,22 @@ void ds_off_gpu_serve(struct ds_runtime *rt, const struct ds_watch *connection, 
 		if (answer >= 0)
 			close(answer);
 	}
+}
+
+enum { END_MS = 500 };
+
+void ds_off_gpu_end(const struct ds_runtime *rt, const struct ds_process *process)
+{
+	const pid_t pid = process->pid;
+	int fd = pidfd_open(pid, 0);
+
+	if (fd >= 0 && ds_process_alive(process)) {
+		ds_mps_terminate(rt->config, rt->allocation->gpu_uuid, &pid, 1,
+				 ds_deadline_in(END_MS));
+		pidfd_send_signal(fd, SIGKILL, NULL, 0);
+	}
+	if (fd >= 0)
+		close(fd);
 }
 
 /* -- programs that have ended ---------------------------------------------------------------- */

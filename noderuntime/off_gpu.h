@@ -13,6 +13,9 @@
 void ds_off_gpu_serve(struct ds_runtime *rt, const struct ds_watch *connection, const void *bytes,
 		      size_t size);
 
+/* In an errand's child: end a process, off the GPU first, since only that order is harmless. */
+void ds_off_gpu_end(const struct ds_runtime *rt, const struct ds_process *process);
+
 /*
  * A program of ours has ended. Under MPS, what it had on the GPU may run on for a moment: its groups come
  * back when MPS does not list it any more.

@@ -10,6 +10,7 @@
 
 #include "noderuntime/follow.h"
 #include "noderuntime/mps_care.h"
+#include "noderuntime/notes.h"
 #include "noderuntime/off_gpu.h"
 #include "noderuntime/programs.h"
 #include "noderuntime/strays.h"
@@ -106,6 +107,8 @@ void ds_peer_said(struct ds_runtime *rt, struct ds_watch *connection)
 		serve_report(rt, connection);
 	} else if (hello.kind == DS_PORT_MEMORY) {
 		serve_memory(rt, connection);
+	} else if (hello.kind == DS_PORT_NOTES) {
+		ds_notes_serve(rt, connection, bytes, (size_t)n);
 	} else if (hello.kind == DS_PORT_END) {
 		ds_off_gpu_serve(rt, connection, bytes, (size_t)n);
 	} else {

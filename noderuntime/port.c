@@ -232,7 +232,7 @@ int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *he
 	if (size < sizeof(*hello))
 		return ds_fail(err, "a hello has %zu bytes, not %zu", sizeof(*hello), size);
 	memcpy(hello, bytes, sizeof(*hello));
-	if (size != sizeof(*hello) && hello->kind != DS_PORT_END)
+	if (size != sizeof(*hello) && hello->kind != DS_PORT_END && hello->kind != DS_PORT_NOTES)
 		return ds_fail(err, "a hello has %zu bytes, not %zu", sizeof(*hello), size);
 	if (hello->magic != DS_PORT_MAGIC)
 		return ds_fail(err, "that is not a hello of detshare");
@@ -243,7 +243,7 @@ int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *he
 			       hello->version, DS_PORT_VERSION);
 	if (hello->kind != DS_PORT_PROGRAM && hello->kind != DS_PORT_STEP &&
 	    hello->kind != DS_PORT_REPORT && hello->kind != DS_PORT_MEMORY &&
-	    hello->kind != DS_PORT_END)
+	    hello->kind != DS_PORT_END && hello->kind != DS_PORT_NOTES)
 		return ds_fail(err, "unknown kind of hello: %u", hello->kind);
 	if (hello->kind == DS_PORT_STEP && (hello->share_milli < 1 || hello->share_milli > 1000))
 		return ds_fail(err, "a step's share of %u thousandths is not within 1 to 1000",
@@ -354,6 +354,21 @@ int ds_port_refuse(int connection, const char *reason)
 
 	snprintf(welcome.reason, sizeof(welcome.reason), "%s", reason);
 	return send_reply(connection, &welcome, NULL, 0);
+}
+
+int ds_port_check_ask(const void *bytes, size_t size, struct ds_port_ask *ask, struct ds_error *err)
+{
+	if (size != sizeof(*ask))
+		return ds_fail(err, "a question has %zu bytes, not %zu", sizeof(*ask), size);
+	memcpy(ask, bytes, sizeof(*ask));
+	return 0;
+}
+
+int ds_port_answer_notes(int connection, const struct ds_port_notes *notes)
+{
+	size_t size = offsetof(struct ds_port_notes, text) + notes->n * sizeof(notes->text[0]);
+
+	return send(connection, notes, size, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
 }
 
 int ds_port_answer_report(int connection, const struct ds_port_report *report)

@@ -82,6 +82,16 @@ uint16_t ds_port_notice_kind(const void *bytes, size_t size);
 /* What a program says of itself, for a report. Pure. */
 void ds_port_describe(const struct ds_port *port, struct ds_port_reported *reported);
 
+/*
+ * Pure: the whole of a DS_PORT_NOTES, of which ds_port_check_hello() has seen the head. Returns 0, or -1 with
+ * a reason that can be sent back.
+ */
+int ds_port_check_ask(const void *bytes, size_t size, struct ds_port_ask *ask,
+		      struct ds_error *err);
+
+/* Answer it. Never blocks. 0, or -1: the peer is gone. */
+int ds_port_answer_notes(int connection, const struct ds_port_notes *notes);
+
 /* Answer DS_PORT_REPORT. Never blocks. 0, or -1: the peer is gone. */
 int ds_port_answer_report(int connection, const struct ds_port_report *report);
 

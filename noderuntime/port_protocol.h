@@ -52,6 +52,9 @@ enum ds_port_kind {
 	 * off the GPU first. Answered when they are, or as good as that gets within DS_PORT_END_MS;
 	 * then closed. */
 	DS_PORT_END = 8,
+	/* struct ds_port_ask: what became of the job's programs that its user should know; the peer is the
+	 * job's user or root. Answered with struct ds_port_notes, or a refusal, then closed. */
+	DS_PORT_NOTES = 9,
 };
 
 /* What the page asks of programs, beside where they may run. */
@@ -103,6 +106,26 @@ struct ds_port_end {
 	struct ds_port_hello hello;
 	uint32_t n_pids;
 	int32_t pids[DS_PORT_END_MAX]; /* those that use no GPU do no harm */
+};
+
+struct ds_port_ask {
+	struct ds_port_hello hello;
+	uint64_t since_ns; /* CLOCK_BOOTTIME: nothing from before */
+	uint32_t only_new; /* 1: nothing that somebody was told before */
+	uint32_t last;     /* 1: what is not known yet will not be waited for */
+};
+
+enum { DS_PORT_NOTES_MAX = 4, DS_PORT_NOTE_SIZE = 400 };
+
+/* Sent as far as `n` reaches; the latest. Each is one line. */
+struct ds_port_notes {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t refused; /* never: where a welcome says so */
+	uint32_t n;
+	uint32_t pending;  /* 1: there will be more soon, or with `last`; ask again */
+	uint64_t until_ns; /* CLOCK_BOOTTIME: what comes later is not among them */
+	char text[DS_PORT_NOTES_MAX][DS_PORT_NOTE_SIZE];
 };
 
 struct ds_port_welcome {
@@ -225,7 +248,8 @@ struct ds_port {
 	_Atomic uint64_t launching_modules, unread_modules;
 	/* The first error of the GPU that the program got, after which nothing of it works: a CUresult. */
 	_Atomic uint32_t fault;
-	uint32_t unused;
+	/* 1: it cannot be moved at present, so that it acknowledges nothing and keeps what it has. */
+	_Atomic uint32_t immovable;
 	_Atomic uint64_t fault_ns; /* CLOCK_BOOTTIME, before `fault` */
 	/* Launches that were held back for a neighbour's step, and how long together. */
 	_Atomic uint64_t held_back, held_back_ns;

@@ -17,6 +17,7 @@
 #include "noderuntime/cgroup.h"
 #include "noderuntime/errand.h"
 #include "noderuntime/follow.h"
+#include "noderuntime/late_follow.h"
 #include "noderuntime/leave.h"
 #include "noderuntime/mps.h"
 #include "noderuntime/mps_care.h"
@@ -97,6 +98,9 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 		break;
 	case DS_WATCH_WHOLE:
 		on_timer(rt, rt->whole);
+		break;
+	case DS_WATCH_LATE:
+		ds_late_over(rt);
 		break;
 	case DS_WATCH_PEER:
 		ds_peer_said(rt, w);
@@ -252,6 +256,7 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 
 	if (ds_process_identify(getpid(), &allocation->runtime, err) < 0)
 		return -1;
+	allocation->begun_ns = ds_now_ns(CLOCK_BOOTTIME);
 	rt->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (rt->epoll < 0)
 		return ds_fail(err, "cannot make an epoll descriptor: %s", strerror(errno));
@@ -270,6 +275,9 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 		return -1;
 	rt->whole = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (ds_watch_or_fail(rt, DS_WATCH_WHOLE, rt->whole, "a timer", err) < 0)
+		return -1;
+	rt->late = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (ds_watch_or_fail(rt, DS_WATCH_LATE, rt->late, "a timer", err) < 0)
 		return -1;
 	if (ds_quota_of_grant(rt->config, rt->topology->memory_mib, &allocation->grant,
 			      &allocation->quota_mib, err) < 0 ||

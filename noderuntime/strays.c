@@ -18,11 +18,11 @@
 #include "noderuntime/deadline.h"
 #include "noderuntime/errand.h"
 #include "noderuntime/gpu_users.h"
-#include "noderuntime/mps.h"
+#include "noderuntime/off_gpu.h"
 
 enum {
 	GRACE_MS = 400, /* from opening the device to having come to the port */
-	LOOK_MS = 500,  /* for MPS to list its clients, and to end one */
+	LOOK_MS = 500,  /* for MPS to list its clients */
 	FOUND_MAX = DS_ERRAND_BROUGHT_MAX / sizeof(struct ds_gpu_user),
 };
 
@@ -96,18 +96,10 @@ static bool is_known(struct ds_runtime *rt, const struct ds_process *process)
 	return false;
 }
 
-/* In the child: the only harmless order. */
+/* In the child. */
 static size_t end(const struct ds_runtime *rt, const void *arg, char brought[DS_ERRAND_BROUGHT_MAX])
 {
-	const struct ds_process *process = arg;
-	const pid_t pid = process->pid;
-	int fd = pidfd_open(pid, 0);
-
-	if (fd >= 0 && ds_process_alive(process)) {
-		ds_mps_terminate(rt->config, rt->allocation->gpu_uuid, &pid, 1,
-				 ds_deadline_in(LOOK_MS));
-		pidfd_send_signal(fd, SIGKILL, NULL, 0);
-	}
+	ds_off_gpu_end(rt, arg);
 	return 0;
 }
 

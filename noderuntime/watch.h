@@ -11,6 +11,7 @@
 #include "common/process.h"
 #include "noderuntime/allocation.h"
 #include "noderuntime/gpu.h"
+#include "noderuntime/late.h"
 #include "noderuntime/ledger.h"
 #include "noderuntime/port.h"
 #include "noderuntime/quota.h"
@@ -34,6 +35,7 @@ enum ds_watch_kind {
 	DS_WATCH_PATIENCE,
 	DS_WATCH_RETRY,
 	DS_WATCH_WHOLE,     /* a whole-GPU window, or somebody's wait for one, may be over */
+	DS_WATCH_LATE,      /* the deadline of a program that does not acknowledge: late_follow.h */
 	DS_WATCH_PEER,      /* a connection before its welcome */
 	DS_WATCH_PROGRAM,   /* a program's pidfd */
 	DS_WATCH_WELCOMED,  /* a program's connection: notices, and so that it notices our death */
@@ -63,6 +65,7 @@ struct ds_watch {
 	uint32_t useless;          /* WELCOMED: messages since the last that changed something */
 	uint64_t notified_epoch;   /* WELCOMED: what it was told last */
 	uint64_t heard_epoch;      /* WELCOMED: what it acknowledged last, of any age */
+	struct ds_late late;       /* PROGRAM: how long it has been awaited */
 	bool faulted;              /* PROGRAM: its fault, or its end, was written down */
 	bool waits;                /* PEER: said hello, and there were no groups to give */
 	bool wanted;               /* NEIGHBOUR: mark while the list is compared */
@@ -97,6 +100,7 @@ struct ds_runtime {
 	int patience; /* timer, armed only while a program waits for groups */
 	int retry;    /* timer, armed only while there is a reason to look at the ledger again */
 	int whole;    /* timer, armed only while there is or may be a whole-GPU window */
+	int late; /* timer, armed only while a program of ours keeps what is guaranteed to others */
 	struct ds_whole_asking said; /* of us, as it was when it was written to the log last */
 	int state_fd;
 	/* Programs that have ended, and that MPS may still list: off_gpu.h */
@@ -113,6 +117,15 @@ struct ds_runtime {
 	int mps;              /* enum ds_mps_answer */
 	unsigned mps_starts;  /* in a row */
 	char mps_reason[256]; /* why DS_MPS_REFUSE */
+	/* What the job's user should know: notes.h. The latest, oldest first. */
+	struct {
+		int64_t at_ns; /* CLOCK_BOOTTIME */
+		bool told;
+		char text[DS_PORT_NOTE_SIZE];
+	} notes[DS_PORT_NOTES_MAX];
+	uint32_t n_notes;
+	bool had_fault; /* a program of ours: note_faults.h */
+	bool told_of_fault;
 	bool stop;
 };
 

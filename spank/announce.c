@@ -56,45 +56,65 @@ fail:;
 	return -1;
 }
 
-/* One message, one answer. A new connection each time: this is rare, and the runtime may have changed. */
-static int tell(const char *path, const void *message, size_t size, unsigned timeout_ms,
-		struct ds_error *err)
+/* The head that all answers have; who refuses sends a welcome. */
+union answer {
+	struct ds_port_welcome welcome;
+	struct ds_port_notes notes;
+};
+
+/*
+ * One message, one answer, of which `size` bytes are expected at least. A new connection each time: this is
+ * rare, and the runtime may have changed. Returns the answer's size, or -1.
+ */
+static ssize_t talk(const char *path, const void *message, size_t message_size,
+		    union answer *answer, size_t size, unsigned timeout_ms, struct ds_error *err)
 {
-	struct ds_port_welcome welcome = {0};
+	struct ds_port_welcome *welcome = &answer->welcome;
 	int fd = open_port(path, timeout_ms, err);
-	int rv = -1;
+	ssize_t rv = -1;
 
 	if (fd < 0)
 		return -1;
-	if (send(fd, message, size, MSG_NOSIGNAL) != (ssize_t)size) {
+	memset(answer, 0, sizeof(*answer));
+	if (send(fd, message, message_size, MSG_NOSIGNAL) != (ssize_t)message_size) {
 		ds_fail(err, "cannot write to %s: %s", path, strerror(errno));
 		goto fail;
 	}
 	/* No control buffer: descriptors, which we are not sent, would be dropped by the kernel. */
-	ssize_t n = recv(fd, &welcome, sizeof(welcome), 0);
+	ssize_t n = recv(fd, answer, sizeof(*answer), 0);
 	if (n < 0) {
 		ds_fail(err, "no answer on %s within %u ms: %s", path, timeout_ms, strerror(errno));
 		goto fail;
 	}
-	if (n != (ssize_t)sizeof(welcome) || welcome.magic != DS_PORT_MAGIC ||
-	    welcome.version != DS_PORT_VERSION) {
+	const bool is_refusal = n == (ssize_t)sizeof(*welcome) && welcome->refused;
+	if ((n < (ssize_t)size && !is_refusal) || welcome->magic != DS_PORT_MAGIC ||
+	    welcome->version != DS_PORT_VERSION) {
 		errno = EPROTO;
 		ds_fail(err, "%s answered in another protocol: restart the job after an upgrade",
 			path);
 		goto fail;
 	}
-	if (welcome.refused) {
-		welcome.reason[sizeof(welcome.reason) - 1] = '\0';
+	if (welcome->refused) {
+		welcome->reason[sizeof(welcome->reason) - 1] = '\0';
 		errno = EACCES;
-		ds_fail(err, "refused: %s", welcome.reason);
+		ds_fail(err, "refused: %s", welcome->reason);
 		goto fail;
 	}
-	rv = 0;
+	rv = n;
 fail:;
 	int saved_errno = errno;
 	close(fd);
 	errno = saved_errno;
 	return rv;
+}
+
+static int tell(const char *path, const void *message, size_t size, unsigned timeout_ms,
+		struct ds_error *err)
+{
+	union answer answer;
+
+	return talk(path, message, size, &answer, sizeof(answer.welcome), timeout_ms, err) < 0 ? -1
+											       : 0;
 }
 
 int ds_announce_step(const char *path, uint32_t step_id, uint32_t share_milli, unsigned timeout_ms,
@@ -122,4 +142,40 @@ int ds_announce_end(const char *path, const pid_t *pids, int n, unsigned timeout
 	}
 	return tell(path, &end, offsetof(struct ds_port_end, pids) + end.n_pids * sizeof(int32_t),
 		    timeout_ms, err);
+}
+
+static bool is_whole(const struct ds_port_notes *notes, size_t size)
+{
+	return notes->n <= DS_PORT_NOTES_MAX &&
+	       size == offsetof(struct ds_port_notes, text) + notes->n * sizeof(notes->text[0]);
+}
+
+int ds_ask_notes(const char *path, uint64_t since_ns, bool only_new, bool last,
+		 struct ds_port_notes *notes, unsigned timeout_ms, struct ds_error *err)
+{
+	const struct ds_port_ask ask = {
+	    .hello = {.magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .kind = DS_PORT_NOTES},
+	    .since_ns = since_ns,
+	    .only_new = only_new,
+	    .last = last};
+	union answer answer;
+	ssize_t n = talk(path, &ask, sizeof(ask), &answer, offsetof(struct ds_port_notes, text),
+			 timeout_ms, err);
+
+	memset(notes, 0, sizeof(*notes));
+	if (n < 0)
+		return -1;
+	if (!is_whole(&answer.notes, (size_t)n)) {
+		errno = EPROTO;
+		return ds_fail(err, "%s answered what is no list of notes", path);
+	}
+	memcpy(notes, &answer.notes, (size_t)n);
+	for (uint32_t i = 0; i < notes->n; i++) {
+		char *text = notes->text[i];
+
+		text[sizeof(notes->text[i]) - 1] = '\0';
+		for (char *c = text; *c; c++)
+			*c = (unsigned char)*c < ' ' || *c == 0x7f ? ' ' : *c;
+	}
+	return 0;
 }

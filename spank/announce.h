@@ -2,10 +2,12 @@
 #ifndef DETSHARE_SPANK_ANNOUNCE_H
 #define DETSHARE_SPANK_ANNOUNCE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
 #include "common/error.h"
+#include "noderuntime/port_protocol.h"
 
 /*
  * Tell the node runtime behind the port `path` that step `step_id` starts with `share_milli`, and
@@ -21,5 +23,13 @@ int ds_announce_step(const char *path, uint32_t step_id, uint32_t share_milli, u
  */
 int ds_announce_end(const char *path, const pid_t *pids, int n, unsigned timeout_ms,
 		    struct ds_error *err);
+
+/*
+ * Ask it what the job's user should know of the job's programs, since `since_ns` (CLOCK_BOOTTIME); if
+ * `only_new`, without what was told anybody before; unless `last`, without what may soon be known better. As
+ * above; `notes` holds whole lines then, without control characters.
+ */
+int ds_ask_notes(const char *path, uint64_t since_ns, bool only_new, bool last,
+		 struct ds_port_notes *notes, unsigned timeout_ms, struct ds_error *err);
 
 #endif

@@ -32,6 +32,7 @@ enum {
 struct request {
 	uint32_t job_id;
 	uint32_t restart;
+	uint32_t restarts_max;
 	const char *node;
 	const char *reason;
 	enum ds_giveback_from from;
@@ -49,7 +50,10 @@ static const struct argp_option options[] = {
     {"restart", 'r', "N", 0, "which run of the job: its restart count [0]", 0},
     {"node", 'n', "NAME", 0, "the node that gives it back", 0},
     {"reason", 'm', "TEXT", 0, "why, in one line", 0},
-    {"from", 'f', "prolog|task", 0, "where it failed [prolog]", 0},
+    {"from", 'f', "prolog|task|neighbour", 0,
+     "where it failed [prolog]; neighbour: it has ended with an error, by another job's fault", 0},
+    {"restarts-max", 'x', "N", 0,
+     "with --from=neighbour: leave a job that was started anew so often [3]", 0},
     {0},
 };
 
@@ -85,8 +89,14 @@ static error_t parse_option(int key, char *argument, struct argp_state *state)
 	case 'f':
 		if (!strcmp(argument, "task"))
 			request->from = DS_FROM_TASK;
+		else if (!strcmp(argument, "neighbour"))
+			request->from = DS_FROM_NEIGHBOUR;
 		else if (strcmp(argument, "prolog") != 0)
-			argp_error(state, "--from: \"%s\" is neither prolog nor task", argument);
+			argp_error(state, "--from: \"%s\" is none of prolog, task, neighbour",
+				   argument);
+		return 0;
+	case 'x':
+		request->restarts_max = parse_number(argument, state, "--restarts-max");
 		return 0;
 	case ARGP_KEY_END:
 		if (!request->have_job || !request->reason)
@@ -129,6 +139,7 @@ static bool is_final(int error)
 	case ESLURM_JOB_PENDING:
 	case ESLURM_DISABLED:
 	case ESLURM_BATCH_ONLY:
+	case ESLURM_NOT_HET_JOB_LEADER:
 		return true;
 	default:
 		return false;
@@ -168,7 +179,10 @@ static void record_name(const job_info_t *info, char name[32])
 static void set_comment(const struct request *request, const job_info_t *info, char *name)
 {
 	job_desc_msg_t update;
-	char *comment = ds_giveback_comment(info->admin_comment, request->node, request->reason);
+	char *comment = ds_giveback_comment(
+	    info->admin_comment, request->node,
+	    request->from == DS_FROM_NEIGHBOUR ? "requeued this job" : "could not serve this job",
+	    request->reason);
 
 	if (!comment)
 		return;
@@ -233,6 +247,20 @@ static enum outcome act(const struct request *request, const job_info_t *info,
 	return DONE;
 }
 
+static enum outcome requeue_victim(const struct request *request, const job_info_t *info)
+{
+	char name[32];
+
+	if (slurm_requeue(info->het_job_id ? info->het_job_id : request->job_id, 0) !=
+	    SLURM_SUCCESS)
+		return judge(request, "requeue it");
+	say("job %u: requeued: %s", request->job_id, request->reason);
+	/* Not before: that of a job which has ended cannot be changed. */
+	record_name(info, name);
+	set_comment(request, info, name);
+	return DONE;
+}
+
 static struct ds_giveback_job look_at(const struct request *request, const job_info_t *info)
 {
 	uint32_t base = info->job_state & JOB_STATE_BASE;
@@ -240,6 +268,7 @@ static struct ds_giveback_job look_at(const struct request *request, const job_i
 	return (struct ds_giveback_job){
 	    .runs = (base == JOB_RUNNING || base == JOB_SUSPENDED) &&
 		    !(info->job_state & JOB_COMPLETING),
+	    .failed = base == JOB_FAILED,
 	    .batch = info->batch_flag,
 	    .may_requeue = info->requeue,
 	    .on_batch_host = info->batch_host && !strcmp(info->batch_host, request->node),
@@ -261,6 +290,12 @@ static enum outcome try_once(const struct request *request, bool late)
 		if (DS_JOB_INFO_ID(info) != request->job_id)
 			continue;
 		struct ds_giveback_job job = look_at(request, info);
+		if (request->from == DS_FROM_NEIGHBOUR) {
+			if (ds_giveback_decide_victim(&job, request->restart,
+						      request->restarts_max) == DS_GIVEBACK_REQUEUE)
+				outcome = requeue_victim(request, info);
+			continue;
+		}
 		outcome = act(request, info,
 			      ds_giveback_decide(&job, request->restart, request->from), late);
 	}
@@ -303,11 +338,13 @@ int main(int argc, char **argv)
 	    "Give a job back to slurmctld because this node cannot serve it: a batch job is "
 	    "requeued, "
 	    "any other is cancelled, and its user is told why.\vUsed by spank_detshare.so. A run "
-	    "other than --restart's, or one that has ended, is left alone.",
+	    "other than --restart's, or one that has ended, is left alone. With --from=neighbour, "
+	    "used by detshare-noderuntime, a batch job that has ended with an error is requeued if "
+	    "it may be, and nothing else is done.",
 	    NULL,
 	    NULL,
 	    NULL};
-	struct request request = {.node = "this node"};
+	struct request request = {.node = "this node", .restarts_max = 3};
 
 	argp_err_exit_status = 2;
 	argp_parse(&argp, argc, argv, ARGP_NO_ARGS, NULL, &request);

@@ -17,7 +17,8 @@
 
 enum ds_giveback_from {
 	DS_FROM_PROLOG, /* no task runs yet, and there is nowhere to write for the user but slurmctld */
-	DS_FROM_TASK, /* slurmstepd has written the reason into the job's output */
+	DS_FROM_TASK,      /* slurmstepd has written the reason into the job's output */
+	DS_FROM_NEIGHBOUR, /* it failed here by a fault of another job's, and is over */
 };
 
 /*
@@ -30,7 +31,8 @@ int ds_give_back(uint32_t job_id, const char *restart, const char *node_name,
 
 /* What the controller says of the job: the part of job_info_t that decides. */
 struct ds_giveback_job {
-	bool runs; /* started (its prologs may still run) and not being ended */
+	bool runs;   /* started (its prologs may still run) and not being ended */
+	bool failed; /* it has ended by itself, with an error; its epilogs may still run */
 	bool batch;
 	bool may_requeue;
 	bool on_batch_host; /* this node runs the batch script */
@@ -46,14 +48,22 @@ enum ds_giveback_action {
 	DS_GIVEBACK_TELL_LATER, /* the script runs elsewhere: tell it when it does, then cancel */
 };
 
-/* Decide. Pure. */
+/* Decide, unless `from` is DS_FROM_NEIGHBOUR. Pure. */
 enum ds_giveback_action ds_giveback_decide(const struct ds_giveback_job *job, uint32_t restart,
 					   enum ds_giveback_from from);
 
 /*
- * The job's AdminComment with our line in it: the site's own text is kept, an earlier line of ours
- * is replaced. `old` may be NULL. malloc'd; NULL when memory is out.
+ * The same for DS_FROM_NEIGHBOUR: to be requeued, unless it ended well all the same, or by somebody's hand,
+ * or was started anew `restarts_max` times before, for whatever reason. Pure.
  */
-char *ds_giveback_comment(const char *old, const char *node_name, const char *reason);
+enum ds_giveback_action ds_giveback_decide_victim(const struct ds_giveback_job *job,
+						  uint32_t restart, uint32_t restarts_max);
+
+/*
+ * The job's AdminComment with our line in it, which says what the node did: the site's own text is kept, an
+ * earlier line of ours is replaced. `old` may be NULL. malloc'd; NULL when memory is out.
+ */
+char *ds_giveback_comment(const char *old, const char *node_name, const char *did,
+			  const char *reason);
 
 #endif

@@ -22,12 +22,21 @@ enum ds_giveback_action ds_giveback_decide(const struct ds_giveback_job *job, ui
 	return job->on_batch_host ? DS_GIVEBACK_LEAVE_TO_TASK : DS_GIVEBACK_TELL_LATER;
 }
 
-char *ds_giveback_comment(const char *old, const char *node_name, const char *reason)
+enum ds_giveback_action ds_giveback_decide_victim(const struct ds_giveback_job *job,
+						  uint32_t restart, uint32_t restarts_max)
 {
-	static const char middle[] = " could not serve this job: ";
+	if (job->restart != restart || !job->failed || !job->batch || !job->may_requeue ||
+	    restart >= restarts_max)
+		return DS_GIVEBACK_NOTHING;
+	return DS_GIVEBACK_REQUEUE;
+}
+
+char *ds_giveback_comment(const char *old, const char *node_name, const char *did,
+			  const char *reason)
+{
 	const char *from = old ? old : "";
-	size_t room = strlen(from) + 1 + strlen(our_line) + strlen(node_name) + strlen(middle) +
-		      strlen(reason) + 1;
+	size_t room = strlen(from) + 1 + strlen(our_line) + strlen(node_name) + 1 + strlen(did) +
+		      2 + strlen(reason) + 1;
 	char *text = malloc(room);
 	size_t kept = 0;
 
@@ -44,6 +53,6 @@ char *ds_giveback_comment(const char *old, const char *node_name, const char *re
 	}
 	if (kept > 0 && text[kept - 1] != '\n')
 		text[kept++] = '\n';
-	snprintf(text + kept, room - kept, "%s%s%s%s", our_line, node_name, middle, reason);
+	snprintf(text + kept, room - kept, "%s%s %s: %s", our_line, node_name, did, reason);
 	return text;
 }

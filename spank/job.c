@@ -90,7 +90,8 @@ static int run_noderuntime(const struct job *job, const char *const *argv, unsig
 	    .mount_namespace = outer_mount_namespace(namespace, sizeof(namespace)),
 	};
 
-	ds_child_env(NULL, env);
+	/* For what it starts that talks to slurmctld. */
+	ds_child_env(job->env.slurm_conf, env);
 	int status = ds_spawn(&spawn, said, sizeof(said), err);
 	if (status == 0)
 		return 0;

@@ -13,7 +13,7 @@
 #pragma GCC visibility push(default)
 SPANK_PLUGIN(detshare, 1)
 spank_f slurm_spank_init, slurm_spank_init_post_opt, slurm_spank_job_prolog, slurm_spank_job_epilog,
-    slurm_spank_task_init_privileged, slurm_spank_task_init;
+    slurm_spank_task_init_privileged, slurm_spank_task_init, slurm_spank_task_exit;
 #pragma GCC visibility pop
 
 int slurm_spank_init(spank_t spank, int argc, char **argv)
@@ -58,4 +58,15 @@ int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv)
 int slurm_spank_task_init(spank_t spank, int argc, char **argv)
 {
 	return ds_spank_task_environment(spank);
+}
+
+int slurm_spank_task_exit(spank_t spank, int argc, char **argv)
+{
+	switch (spank_context()) {
+	case S_CTX_REMOTE:
+		ds_spank_task_ended();
+		return 0;
+	default:
+		return 0;
+	}
 }

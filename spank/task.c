@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <slurm/slurm.h>
@@ -22,6 +23,9 @@
 enum {
 	ANNOUNCE_MS = 1000,
 	GIVE_BACK_MS = 3000,
+	NOTES_MS = 500,      /* for one answer */
+	NOTES_TRIES = 21,    /* while it is not known whose fault something was, */
+	NOTES_PAUSE_MS = 50, /* which is for a second */
 };
 
 /* What slurmstepd learned in step_begin; its tasks' processes inherit it by fork. */
@@ -32,6 +36,8 @@ static struct {
 	bool allocation_here; /* RUNTIME_DIR/job-N exists */
 	bool begin_failed;    /* the prolog left a fault file */
 	char fault[512];      /* why tasks must not start; "": they may */
+	uint64_t
+	    notes_from_ns; /* what happens to its programs from then on is its user's to know */
 	struct ds_node_config config;
 	struct ds_task_env env;
 } step;
@@ -121,6 +127,14 @@ static void tell_proctrack(void)
 		slurm_error("detshare: cannot set %s: %s", DS_STEP_PORT_VARIABLE, strerror(errno));
 }
 
+static uint64_t boottime_ns(void)
+{
+	struct timespec now = {0};
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
 int ds_spank_step_begin(spank_t spank, int argc, char **argv)
 {
 	struct ds_error err = {0}, config_err = {0};
@@ -137,6 +151,7 @@ int ds_spank_step_begin(spank_t spank, int argc, char **argv)
 	tell_proctrack();
 	if (step.step_id == SLURM_EXTERN_CONT)
 		return 0;
+	step.notes_from_ns = boottime_ns();
 	step.share_milli = granted_milli(&err);
 	if (step.share_milli == 0) {
 		/* A script has whatever its job has, so this is never the user's choice. */
@@ -246,4 +261,42 @@ int ds_spank_task_environment(spank_t spank)
 		rv = apply(spank, &edits);
 	ds_env_edits_free(&edits);
 	return rv;
+}
+
+/* What it has to say now. False: nothing, and not later either. */
+static bool ask_and_tell(const char *path, bool last, bool *pending)
+{
+	struct ds_port_notes notes;
+	struct ds_error err = {0};
+
+	/* What a step was told is in the script's output mostly. */
+	if (ds_ask_notes(path, step.notes_from_ns, step.step_id == SLURM_BATCH_SCRIPT, last, &notes,
+			 NOTES_MS, &err) < 0)
+		return false;
+	for (uint32_t i = 0; i < notes.n; i++)
+		slurm_error("detshare: job %u on %s: %s", step.job_id, step.config.node_name,
+			    notes.text[i]);
+	step.notes_from_ns = notes.until_ns;
+	*pending = notes.pending;
+	return true;
+}
+
+void ds_spank_task_ended(void)
+{
+	const struct timespec pause = {.tv_nsec = NOTES_PAUSE_MS * 1000000L};
+	bool pending = true;
+	char path[PATH_MAX];
+
+	if (!step.share_milli || step.fault[0] || !step.notes_from_ns)
+		return;
+	ds_spank_job_path(&step.config, step.job_id, "port", path);
+	for (int i = 1; pending && i <= NOTES_TRIES; i++) {
+		if (i > 1)
+			nanosleep(&pause, NULL);
+		if (!ask_and_tell(path, i == NOTES_TRIES, &pending)) {
+			step.notes_from_ns =
+			    0; /* one that hangs, or has died, is not asked again */
+			return;
+		}
+	}
 }

@@ -27,4 +27,10 @@ int ds_spank_task_admit(spank_t spank);
  */
 int ds_spank_task_environment(spank_t spank);
 
+/*
+ * Root, when a task has ended: write to the job's output what its node runtime has to say of what became of
+ * the job's programs, such as a neighbour's fault. Once for each.
+ */
+void ds_spank_task_ended(void);
+
 #endif

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 enum { GROUPS_TEXT_SIZE = 512 };
 
@@ -46,6 +47,17 @@ static json_t *reported(const struct ds_port_reported *said, const struct ds_gpu
 	    (double)said->held_back_ns / 1e9, "overlong", overlong);
 }
 
+/* Seconds for which it has not left what is guaranteed to others, once its deadline has come; or null. */
+static json_t *late(const struct ds_ledger_program *program)
+{
+	struct timespec now;
+
+	if (!program->late_s)
+		return json_null();
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return json_integer((json_int_t)now.tv_sec - program->late_s);
+}
+
 static json_t *program(const struct ds_gpu_view *view, uint32_t p)
 {
 	const struct ds_ledger_program *program = &view->state.programs[p];
@@ -55,6 +67,7 @@ static json_t *program(const struct ds_gpu_view *view, uint32_t p)
 		      (int)program->process.pid, "alive", ds_process_alive(&program->process),
 		      "groups", groups(&program->groups, &view->state.shape));
 
+	json_object_set_new(object, "late_s", late(program));
 	if (said)
 		json_object_set_new(object, "reported_by_program",
 				    reported(said, &view->state.shape));
@@ -183,6 +196,7 @@ static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 		add_lending(object, state, i);
 		add_memory(object, view, i);
 		json_object_set_new(object, "whole_gpu", ds_status_whole_json(state, i));
+		json_object_set_new(object, "programs_ended", json_integer(r->ended));
 	}
 	return object;
 }

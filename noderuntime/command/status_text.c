@@ -160,6 +160,39 @@ static void print_waits(const struct ds_ledger_state *state, uint32_t i)
 		    ds_groups_format(&unexplained, &state->shape, text, sizeof(text)));
 }
 
+static int64_t boottime_s(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return now.tv_sec;
+}
+
+/* Programs whose deadline to leave what is guaranteed to others has come, and what became of such. */
+static void print_late(const struct ds_ledger_state *state)
+{
+	for (uint32_t p = 0; p < state->n_programs; p++) {
+		const struct ds_ledger_program *program = &state->programs[p];
+
+		if (program->late_s)
+			printf("%s: process %" PRId32
+			       "%s does not leave groups that are guaranteed "
+			       "to others, for %" PRId64 " s\n",
+			       program->resident, program->process.pid,
+			       ds_process_stopped(&program->process) ? ", which is stopped," : "",
+			       boottime_s() - program->late_s);
+	}
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const uint32_t ended = state->residents[i].ended;
+
+		if (ended)
+			printf("%s: %" PRIu32
+			       " of its programs ended for not leaving groups that are guaranteed "
+			       "to others\n",
+			       state->residents[i].name, ended);
+	}
+}
+
 /* By their runtimes' word. */
 static void print_fixed(const struct ds_gpu_view *view)
 {
@@ -172,14 +205,13 @@ static void print_fixed(const struct ds_gpu_view *view)
 
 static void print_faults(const struct ds_gpu_view *view)
 {
-	struct timespec now;
+	const int64_t now_s = boottime_s();
 
-	clock_gettime(CLOCK_BOOTTIME, &now);
 	for (uint32_t i = 0; i < view->n_faults; i++) {
 		const struct ds_fault *fault = &view->faults[i];
 		const int64_t at_s = (int64_t)(fault->at_ns / 1000000000);
 		printf("%s: process %" PRId32 " had CUDA error %" PRIu32 " %" PRId64 " s ago\n",
-		       fault->allocation, fault->pid, fault->code, (int64_t)now.tv_sec - at_s);
+		       fault->allocation, fault->pid, fault->code, now_s - at_s);
 	}
 }
 
@@ -279,6 +311,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 	ds_status_print_whole(state);
 	for (uint32_t i = 0; i < state->n_residents; i++)
 		print_waits(state, i);
+	print_late(state);
 	print_orphans(state);
 	print_fixed(view);
 	print_strays(view);

@@ -469,8 +469,11 @@ static enum outcome follow(struct look *look)
 	ds_ahead_window(vctx, look->granted.flags & DS_PAGE_WINDOW, look->granted.window_us);
 	if (ds_groups_empty(&the.own))
 		the.own = ds_remap_target(vctx)->groups;
-	if (move_to(vctx, &look->granted) != SETTLED)
+	if (move_to(vctx, &look->granted) != SETTLED) {
+		ds_session_immovable(session, true);
 		return FAILED;
+	}
+	ds_session_immovable(session, false);
 	note_moved(&look->granted);
 	if (!wait_for_launchers(look))
 		return AGAIN;
@@ -677,6 +680,7 @@ void ds_acknowledger_start(struct ds_session *session, struct ds_vctx *vctx)
 	the.session = session;
 	the.vctx = vctx;
 	ds_demand_start(session);
+	ds_session_immovable(session, true); /* until there is somebody to see to it */
 	if (!ds_marks_prepare() || pthread_attr_init(&attributes) != 0)
 		return;
 	the.wake = ds_session_move_high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -684,6 +688,7 @@ void ds_acknowledger_start(struct ds_session *session, struct ds_vctx *vctx)
 	pthread_attr_setstacksize(&attributes, STACK_BYTES);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
+	ds_session_immovable(session, false);
 	if (the.wake >= 0)
 		started = pthread_create(&thread, &attributes, run, NULL) == 0;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -692,6 +697,8 @@ void ds_acknowledger_start(struct ds_session *session, struct ds_vctx *vctx)
 		close(the.wake);
 		the.wake = -1;
 	}
+	if (!started)
+		ds_session_immovable(session, true);
 	if (started && !atomic_flag_test_and_set(&registered))
 		atexit(end);
 }

@@ -343,6 +343,11 @@ void ds_session_pinned(struct ds_session *session, const struct ds_groups *group
 	write_groups(&session->port->pinned, groups);
 }
 
+void ds_session_immovable(struct ds_session *session, bool immovable)
+{
+	atomic_store_explicit(&session->port->immovable, immovable, memory_order_relaxed);
+}
+
 /* If it does not fit, those that wait say the same: look at the port. */
 static void notify(const struct ds_session *session, uint16_t kind, uint64_t epoch)
 {

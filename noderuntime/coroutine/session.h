@@ -81,6 +81,9 @@ void ds_session_use(struct ds_session *session, const struct ds_groups *groups);
 /* Tell the runtime which of them are in use by work that cannot be moved. */
 void ds_session_pinned(struct ds_session *session, const struct ds_groups *groups);
 
+/* Tell the runtime that the program cannot leave any group at present, or that it can again. */
+void ds_session_immovable(struct ds_session *session, bool immovable);
+
 /*
  * Tell the runtime that all work is in the groups last given to ds_session_use, and that new work goes
  * where the page of this epoch says. Does not block.

@@ -18,7 +18,7 @@ import pytest
 
 BUILD = os.environ.get("DETSHARE_BUILDDIR") or os.environ.get("DETSHARE_BUILD")
 MAGIC, VERSION = 0x44535054, 3
-PROGRAM, STEP, REPORT, EPOCH, ACKNOWLEDGED, DEMAND = 1, 2, 3, 4, 5, 6
+PROGRAM, STEP, REPORT, EPOCH, ACKNOWLEDGED, DEMAND, NOTES = 1, 2, 3, 4, 5, 6, 9
 ACTIVE, IDLE = 1, 2  # what a program says of its demand
 WINDOW, TELL_IDLE = 2, 4  # flags of the page
 HELLO = struct.Struct("=IHHII")
@@ -27,9 +27,10 @@ PAGE = struct.Struct("=IHHQIIIIQQ")  # magic .. granted
 PORT = struct.Struct("=IHHQQQQ")  # magic .. launches
 NOTICE = struct.Struct("=IHHQ")
 TERMS = struct.Struct("=II")  # of the page: flags, window_us
-TERMS_AT, DEMAND_AT, DRAIN_AT, OVERLONG_AT = 128, 2104, 2136, 2144
 HOLDING = struct.Struct("=II512sI")  # of the page: hold_back_milli, hold_back_us, hold_back_kernels, neighbours_step
 HOLDING_AT = 680
+TERMS_AT, DEMAND_AT, DRAIN_AT, OVERLONG_AT, IMMOVABLE_AT = 128, 2104, 2136, 2144, 2300
+NOTES_HEAD, NOTE_SIZE = struct.Struct("=IHHIIQ"), 400
 
 # A shell has what it starts in the background ignore the one, nohup the other, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -202,6 +203,19 @@ class Host:
 
     def runtime_pid(self, name="job-1"):
         return int((self.run_dir / name / "runtime.pid").read_text().split()[0])
+
+    def notes(self, name="job-1", since_ns=0, only_new=False, last=True):
+        """What slurmstepd would tell the job's user."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as port:
+            port.settimeout(15)
+            port.connect(str(self.run_dir / name / "port"))
+            port.send(HELLO.pack(MAGIC, VERSION, NOTES, 0, 0) + struct.pack("=QII", since_ns, only_new, last))
+            answer = port.recv(65536)
+        magic, version, refused, n, _, _ = NOTES_HEAD.unpack(answer[:NOTES_HEAD.size])
+        assert (magic, version, refused) == (MAGIC, VERSION, 0), answer
+        texts = answer[NOTES_HEAD.size:]
+        assert len(texts) == n * NOTE_SIZE
+        return [texts[i * NOTE_SIZE:(i + 1) * NOTE_SIZE].split(b"\0")[0].decode() for i in range(n)]
 
     def record(self, job=1, restart=0):
         return json.loads((self.spool / f"job-{job}.{restart}.json").read_text())
@@ -399,6 +413,8 @@ def _obey(verb, arguments, port, page, view, client):
             os.pwrite(port, struct.pack("=I", demand), DEMAND_AT)
             os.pwrite(port, struct.pack("=QQ", drain_us, overlong_since_ns), DRAIN_AT)
             client.send(NOTICE.pack(MAGIC, VERSION, DEMAND, 0))
+        elif verb == "immovable":
+            os.pwrite(port, struct.pack("=I", arguments[0]), IMMOVABLE_AT)
         elif verb == "toggle":
             client.settimeout(60)
             for i in range(arguments[0]):
@@ -429,6 +445,8 @@ def _obey(verb, arguments, port, page, view, client):
             threading.Thread(target=_follow_notices, args=(port, view, client), daemon=True).start()
         elif verb == "close":
             client.close()
+        elif verb == "hang up":  # also for a thread that reads
+            client.shutdown(socket.SHUT_RDWR)
         elif verb == "map page":
             mmap.mmap(page, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         elif verb == "reopen page":

@@ -332,7 +332,7 @@ def test_only_the_user_and_root_are_welcome(host):
 
 @pytest.mark.parametrize("hello, words", [
     (b"x", "bytes"), (b"x" * 16, "not a hello"), (b"x" * 17, "bytes"),
-    (HELLO.pack(MAGIC, 9, PROGRAM, 0, 0), "version 9"), (HELLO.pack(MAGIC, VERSION, 9, 0, 0), "kind"),
+    (HELLO.pack(MAGIC, 9, PROGRAM, 0, 0), "version 9"), (HELLO.pack(MAGIC, VERSION, 99, 0, 0), "kind"),
     (HELLO.pack(MAGIC, VERSION, STEP, 0, 0), "share"), (HELLO.pack(MAGIC, VERSION, STEP, 0, 1001), "share"),
     (HELLO.pack(MAGIC, VERSION, STEP, 0, 501), "more than its allocation"),
 ])

@@ -93,13 +93,59 @@ static void who_is_suspected(void **state)
 			snprintf(faults[n].allocation, sizeof(faults[n].allocation), "job-%u",
 				 faults[n].job_id);
 		}
-		if (ds_faults_judge(faults, n, cases[i].log, "job-1", &verdict) != cases[i].fault)
+		const struct ds_fault_evidence evidence = {
+		    .faults = faults, .n_faults = n, .mps_log = cases[i].log};
+		if (ds_faults_judge(&evidence, "job-1", &verdict) != cases[i].fault)
 			fail_msg("%s: fault", cases[i].what);
 		if (!cases[i].fault)
 			continue;
 		if (verdict.reason != cases[i].reason || verdict.suspect.job_id != cases[i].suspect)
 			fail_msg("%s: %s, job %u", cases[i].what,
 				 ds_fault_reason_text(verdict.reason), verdict.suspect.job_id);
+	}
+}
+
+/* Who is on the GPU and has not noticed yet: here job 2's process 20, since `present_ms`. */
+static void who_has_not_noticed_yet(void **state)
+{
+	static const struct {
+		const char *log;
+		uint32_t present_ms, since_ms;
+		bool fault;
+		enum ds_fault_reason reason;
+		bool by_neighbour;
+	} cases[] = {
+	    {"", 500, 0, true, DS_FAULT_UNKNOWN, false},
+	    {"", 1500, 0, true, DS_FAULT_ALONE, false}, /* came later */
+	    {"[1 Server 7] Client 20: fatal\n", 500, 0, true, DS_FAULT_NAMED, true},
+	    {"[1 Server 7] Client 10: fatal\n", 500, 0, true, DS_FAULT_NAMED, false},
+	    {"[1 Server 7] Client 20: fatal\n", 1500, 0, true, DS_FAULT_ALONE, false},
+	    {"", 500, 1000, true, DS_FAULT_UNKNOWN, false},
+	    {"", 500, 1001, false, 0, false}, /* of an earlier run of the same job */
+	};
+	struct ds_fault own = {.at_ns = S, .code = 700, .job_id = 1, .pid = 10};
+	struct ds_fault other = {.job_id = 2, .pid = 20};
+	struct ds_fault_verdict verdict;
+
+	strcpy(own.allocation, "job-1");
+	strcpy(other.allocation, "job-2");
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		const struct ds_fault_evidence evidence = {.faults = &own,
+							   .n_faults = 1,
+							   .present = &other,
+							   .n_present = 1,
+							   .mps_log = cases[i].log,
+							   .since_ns =
+							       cases[i].since_ms * (S / 1000)};
+
+		other.at_ns = cases[i].present_ms * (S / 1000);
+		if (ds_faults_judge(&evidence, "job-1", &verdict) != cases[i].fault)
+			fail_msg("case %zu: fault", i);
+		if (!cases[i].fault)
+			continue;
+		if (verdict.reason != cases[i].reason)
+			fail_msg("case %zu: %s", i, ds_fault_reason_text(verdict.reason));
+		assert_int_equal(ds_fault_by_neighbour(&verdict, "job-1"), cases[i].by_neighbour);
 	}
 }
 
@@ -155,6 +201,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(who_is_suspected),
+	    cmocka_unit_test(who_has_not_noticed_yet),
 	    cmocka_unit_test(lines_of_a_log),
 	    cmocka_unit_test(the_file_is_kept_small),
 	};

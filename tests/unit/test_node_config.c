@@ -48,6 +48,10 @@ static void defaults(void **state)
 	assert_int_equal(config.hold_back_milli, 250);
 	assert_int_equal(config.hold_back_us, 5000);
 	assert_string_equal(config.hold_back_kernels, "");
+	assert_int_equal(config.acknowledge_deadline_s, 300);
+	assert_string_equal(config.on_no_acknowledgement, "end");
+	assert_string_equal(config.on_neighbour_fault, "record");
+	assert_int_equal(config.neighbour_fault_requeues, 3);
 	assert_int_equal(config.memory_reserve_mib, 1024);
 	assert_int_equal(config.memory_per_program_mib, 640);
 	assert_int_equal(parse("", &empty, &err), 0);
@@ -103,6 +107,10 @@ static void values(void **state)
 			       "hold_back_most = 0.4\n"
 			       "hold_back_us = 700\n"
 			       "hold_back_kernels = \"*norm*, copy_*\"\n"
+			       "acknowledge_deadline_s = 0\n"
+			       "on_no_acknowledgement = warn\n"
+			       "on_neighbour_fault = requeue\n"
+			       "neighbour_fault_requeues = 1\n"
 			       "overlong_kernel_s = 90\n",
 			       &config, &err),
 			 0);
@@ -123,6 +131,10 @@ static void values(void **state)
 	assert_int_equal(config.hold_back_milli, 400);
 	assert_int_equal(config.hold_back_us, 700);
 	assert_string_equal(config.hold_back_kernels, "*norm*, copy_*");
+	assert_int_equal(config.acknowledge_deadline_s, 0);
+	assert_string_equal(config.on_no_acknowledgement, "warn");
+	assert_string_equal(config.on_neighbour_fault, "requeue");
+	assert_int_equal(config.neighbour_fault_requeues, 1);
 }
 
 static void refused(void **state)
@@ -151,6 +163,12 @@ static void refused(void **state)
 	    {"hold_back_us = 0", "hold_back_us = 0 is not within 1 to 1000000 microseconds"},
 	    {"sample_launches = -1", "sample_launches = -1 is not a number of launches"},
 	    {"overlong_kernel_s = 86401", "overlong_kernel_s = 86401 is not a number of seconds"},
+	    {"acknowledge_deadline_s = -1",
+	     "acknowledge_deadline_s = -1 is not a number of seconds (0 to 86400)"},
+	    {"on_no_acknowledgement = kill",
+	     "on_no_acknowledgement = \"kill\" is neither \"warn\" nor \"end\""},
+	    {"on_neighbour_fault = restart", "is none of \"record\", \"notify\" and \"requeue\""},
+	    {"neighbour_fault_requeues = 1001", "is not a number of times (0 to 1000)"},
 	    {"move_programs = maybe",
 	     "node.conf:1: invalid boolean value for option 'move_programs'"},
 	    {"usage_port = many", "node.conf:1: invalid integer"},

@@ -151,6 +151,48 @@ static void bad_answers(void **state)
 	}
 }
 
+/* Whatever the answer is, what comes of it can be printed. */
+static void what_became_of_programs(void **state)
+{
+	const size_t head = offsetof(struct ds_port_notes, text);
+	const struct {
+		uint32_t n;
+		size_t size;
+		int rv;
+	} cases[] = {
+	    {0, head, 0},
+	    {2, head + 2 * DS_PORT_NOTE_SIZE, 0},
+	    {2, head + DS_PORT_NOTE_SIZE, -1},
+	    {DS_PORT_NOTES_MAX + 1, head + DS_PORT_NOTES_MAX * DS_PORT_NOTE_SIZE, -1},
+	    {1, 8, -1},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct ds_port_notes answer = {
+		    .magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .n = cases[i].n};
+		struct ds_port_notes notes;
+		struct ds_error err = {0};
+
+		answer.until_ns = 9;
+		memset(answer.text, 'x', sizeof(answer.text)); /* no terminator */
+		strcpy(answer.text[1], "a\nb\033");
+		pid_t child = serve(&answer, cases[i].size, 0);
+		assert_int_equal(ds_ask_notes(path, 5, true, false, &notes, 5000, &err),
+				 cases[i].rv);
+		reap(child, 1); /* it expects something else */
+		if (cases[i].rv < 0) {
+			assert_int_equal(notes.n, 0);
+			continue;
+		}
+		assert_int_equal(notes.n, cases[i].n);
+		assert_int_equal(notes.until_ns, 9);
+		if (notes.n) {
+			assert_int_equal(strlen(notes.text[0]), DS_PORT_NOTE_SIZE - 1);
+			assert_string_equal(notes.text[1], "a b ");
+		}
+	}
+}
+
 static void nobody_there(void **state)
 {
 	struct ds_error err = {0};
@@ -196,9 +238,13 @@ static void a_stopped_runtime(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(welcome),           cmocka_unit_test(bad_answers),
-	    cmocka_unit_test(nobody_there),      cmocka_unit_test(a_dead_runtime),
-	    cmocka_unit_test(a_stopped_runtime), cmocka_unit_test(processes_to_be_killed),
+	    cmocka_unit_test(welcome),
+	    cmocka_unit_test(bad_answers),
+	    cmocka_unit_test(nobody_there),
+	    cmocka_unit_test(a_dead_runtime),
+	    cmocka_unit_test(a_stopped_runtime),
+	    cmocka_unit_test(processes_to_be_killed),
+	    cmocka_unit_test(what_became_of_programs),
 	};
 
 	alarm(60);

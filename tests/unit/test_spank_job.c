@@ -119,8 +119,35 @@ static void what_happens_to_a_job(void **state)
 	assert_int_equal(ds_giveback_decide(&job, 1, DS_FROM_TASK), DS_GIVEBACK_CANCEL);
 }
 
+static void what_happens_to_a_victim(void **state)
+{
+	const struct ds_giveback_job base = {
+	    .failed = true, .batch = true, .may_requeue = true, .restart = 1};
+	struct ds_giveback_job job = base;
+
+	assert_int_equal(ds_giveback_decide_victim(&base, 1, 3), DS_GIVEBACK_REQUEUE);
+	/* Not for ever, */
+	assert_int_equal(ds_giveback_decide_victim(&base, 1, 2), DS_GIVEBACK_REQUEUE);
+	assert_int_equal(ds_giveback_decide_victim(&base, 1, 1), DS_GIVEBACK_NOTHING);
+	assert_int_equal(ds_giveback_decide_victim(&base, 1, 0), DS_GIVEBACK_NOTHING);
+	/* not twice, when several nodes had it, */
+	job.restart = 2;
+	assert_int_equal(ds_giveback_decide_victim(&job, 1, 3), DS_GIVEBACK_NOTHING);
+	/* not if it ended well or was cancelled, nor if it may or can not be. */
+	job = base;
+	job.failed = false;
+	assert_int_equal(ds_giveback_decide_victim(&job, 1, 3), DS_GIVEBACK_NOTHING);
+	job = base;
+	job.may_requeue = false;
+	assert_int_equal(ds_giveback_decide_victim(&job, 1, 3), DS_GIVEBACK_NOTHING);
+	job = base;
+	job.batch = false;
+	assert_int_equal(ds_giveback_decide_victim(&job, 1, 3), DS_GIVEBACK_NOTHING);
+}
+
 static void comments(void **state)
 {
+	static const char did[] = "could not serve this job";
 	static const char line[] = "detshare: node1 could not serve this job: no GPU";
 	static const struct {
 		const char *old, *begin;
@@ -137,8 +164,8 @@ static void comments(void **state)
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		char expected[256];
-		char *got = ds_giveback_comment(cases[i].old, "node1", "no GPU");
-		char *again = ds_giveback_comment(got, "node1", "no GPU");
+		char *got = ds_giveback_comment(cases[i].old, "node1", did, "no GPU");
+		char *again = ds_giveback_comment(got, "node1", did, "no GPU");
 
 		strcat(strcpy(expected, cases[i].begin), line);
 		assert_string_equal(got, expected);
@@ -220,6 +247,7 @@ int main(void)
 	    cmocka_unit_test(prolog_environment),
 	    cmocka_unit_test(jobs_that_cannot_be_served),
 	    cmocka_unit_test(what_happens_to_a_job),
+	    cmocka_unit_test(what_happens_to_a_victim),
 	    cmocka_unit_test(comments),
 	    cmocka_unit_test(plugin_arguments),
 	    cmocka_unit_test(slurmd_command_lines),

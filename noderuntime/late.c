@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "noderuntime/late.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+/* The whole groups that its share is worth, at least one: without it, nothing of it runs. */
+static uint32_t floor_of(const struct ds_ledger_state *state, const struct ds_ledger_resident *r)
+{
+	const uint32_t groups = r->grant.share_milli * state->shape.n_groups / DS_SHARE_MILLI_MAX;
+
+	return groups ? groups : 1;
+}
+
+static bool is_small(const struct ds_ledger_state *state, const struct ds_ledger_resident *r)
+{
+	return r->grant.share_milli * state->shape.n_groups < DS_SHARE_MILLI_MAX;
+}
+
+/* What of its own one waits for. */
+static struct ds_groups missing(const struct ds_ledger_state *state,
+				const struct ds_ledger_resident *self,
+				const struct ds_ledger_resident *other)
+{
+	static const struct ds_groups none;
+	struct ds_groups wanted = ds_groups_intersection(other->own, other->planned);
+	struct ds_groups full = ds_groups_intersection(other->held, other->own);
+
+	/* It holds them, but is suspended until the window's owner is off them. */
+	if (state->whole.phase == DS_WHOLE_RETURNING && !strcmp(state->whole.owner, self->name))
+		return wanted;
+	ds_groups_remove(&full, state->shape.n_groups);
+	if (ds_groups_count(&full) >= floor_of(state, other))
+		return none;
+	return ds_groups_difference(wanted, other->held);
+}
+
+struct ds_groups ds_late_groups(const struct ds_ledger_state *state,
+				const struct ds_ledger_resident *self,
+				const struct ds_ledger_program *program)
+{
+	const struct ds_groups kept = ds_groups_difference(program->groups, self->held);
+	struct ds_groups late = {{0, 0}};
+
+	if (ds_groups_empty(&kept) || program->quiet || state->incomplete)
+		return late;
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *other = &state->residents[i];
+		struct ds_groups wanted;
+
+		/* Small ones share a group, and do not wait for each other. */
+		if (other == self || (is_small(state, self) && is_small(state, other)))
+			continue;
+		wanted = missing(state, self, other);
+		late = ds_groups_union(late, ds_groups_intersection(kept, wanted));
+	}
+	return late;
+}
+
+void ds_late_count(struct ds_late *late, bool keeps, const struct ds_port *port, uint64_t epoch,
+		   const struct ds_groups *had, int64_t now_ns)
+{
+	struct ds_groups in_use;
+	const enum ds_port_word word = ds_port_understand(port, epoch, had, &in_use);
+	const uint64_t said = word == DS_PORT_UNFIT ? 0 : atomic_load(&port->acknowledged_epoch);
+
+	if (!keeps || word == DS_PORT_SAID ||
+	    (word == DS_PORT_SILENT && atomic_load(&port->immovable) == 1))
+		*late = (struct ds_late){.since_ns = 0};
+	else if (!late->since_ns || said > late->epoch)
+		*late = (struct ds_late){.since_ns = now_ns, .epoch = said};
+}
+
+int64_t ds_late_at_ns(const struct ds_late *late, uint32_t deadline_s)
+{
+	if (!late->since_ns || late->over || !deadline_s)
+		return 0;
+	return late->since_ns + (int64_t)deadline_s * 1000000000;
+}
