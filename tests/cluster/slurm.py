@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.demonstration import groups
 
-RUN_S = 30
+RUN_S = 60
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL")
 
 
@@ -130,4 +130,4 @@ class Slurm:
             if jobs:
                 self.command("scancel", *jobs, check=False)
             return not jobs
-        until("no job is left in the queue", empty, 40)
+        until("no job is left in the queue", empty, 90)

@@ -20,7 +20,7 @@ HALF = "--gres=detshare:0.5"
 REASON = "the GPU does not answer"
 FAIL = f'[ "$1" != begin ] || {{ echo "{REASON}" >&2; exit 1; }}'
 HANG = '[ "$1" != begin ] || sleep 300'
-LIMIT_S = 5  # no prolog or epilog takes longer
+LIMIT_S = 15  # no prolog or epilog takes longer: they give up after 3 s, where what hangs takes minutes
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def _srun(slurm):
                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def _script_s(cluster, which, deadline_s=10) -> float:
+def _script_s(cluster, which, deadline_s=60) -> float:
     """How long the next SPANK prolog or epilog of any node takes. slurmd runs each in a process of its own."""
     parents = {daemons.running(cluster.layout, f"slurmd-{node.name}").pid for node in cluster.nodes}
 

@@ -671,7 +671,8 @@ static void kill_at_any_instant(void **state)
 	uint64_t generation = 0;
 	uint32_t random = 1;
 
-	for (int round = 0; round < 300; round++) {
+	/* The watchdog of main() ends what does not come to so many on a busy machine. */
+	for (int round = 0; round < 300 || generation <= 300; round++) {
 		pid_t pid = start_writer();
 		int status;
 
@@ -690,7 +691,6 @@ static void kill_at_any_instant(void **state)
 		generation = read.generation;
 		check_stamps(&read);
 	}
-	assert_true(generation > 300);
 	assert_int_equal(access(broken, F_OK), -1);
 	ds_ledger_close(open_ledger());
 }
@@ -706,14 +706,13 @@ static void readers_need_no_lock(void **state)
 	ds_ledger_close(open_ledger());
 	pid_t writers[] = {start_writer(), start_writer()};
 	int64_t end_ms = now_ms() + 500;
-	while (now_ms() < end_ms) {
+	while (now_ms() < end_ms || generation <= 10) {
 		if (ds_ledger_read(dir, &read, &err))
 			fail_msg("%s", err.text);
 		assert_true(read.generation >= generation);
 		generation = read.generation;
 		check_stamps(&read);
 	}
-	assert_true(generation > 10);
 	for (int i = 0; i < 2; i++) {
 		kill(writers[i], SIGKILL);
 		assert_int_equal(waitpid(writers[i], &status, 0), writers[i]);
