@@ -416,8 +416,11 @@ static CUresult launch(CUgraphExec exec, struct CUstream_st *s)
 		emu_op_unref(end);
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
-	/* Launches of one executable come one after the other, whatever their streams. */
-	if (!emu_forget("launch"))
+	/*
+	 * Launches of one executable come one after the other, whatever their streams. On an H200 the
+	 * first ones do not when the streams are a green context's; so here none does.
+	 */
+	if (!emu_forget("launch") && !s->ctx->green)
 		emu_op_after(begin, exec->last);
 	emu_op_ref(begin);
 	emu_op_submit(begin, s);
