@@ -88,13 +88,6 @@ __attribute__((constructor)) static void read_environment(void)
 	read_chaos(getenv("DETSHARE_CHAOS"));
 	if (path)
 		snprintf(port_path, sizeof(port_path), "%s", path);
-	/*
-	 * Streams share hardware queues, 8 unless the driver is told of more before it starts. A stream
-	 * that waits for what another one does later may so hold that one up; and each of the program's
-	 * streams is one more of the driver's in each partition it has been in.
-	 */
-	if (path && *path)
-		setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
 	ds_whole_name(getenv("DETSHARE_WHOLE_GPU"));
 	partition_required = required && *required ? strcmp(required, "0") != 0 : path && *path;
 }
