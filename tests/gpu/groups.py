@@ -20,8 +20,9 @@ class Group:
 
 MOVING = "graph- or jax or decode"  # what has graphs
 FIRST = (
-    Group("core", 1.2, PYTEST, ("test_gpu.py", ""), "results, partitions, clean-up, MPS: what everything else stands on"),
-    Group("graphs", 1.5, PYTEST, ("test_chaos.py", f"({MOVING}) and not test_moved_often_in_all"),
+    Group("core", 1.5, PYTEST, ("test_gpu.py", ""), "results, partitions, clean-up, MPS: what everything else stands on"),
+    Group("alone", 1.2, PYTEST, ("test_alone.py", ""), "programs that must not be able to tell that they are not alone"),
+    Group("graphs", 2.5, PYTEST, ("test_chaos.py", f"({MOVING}) and not test_moved_often_in_all"),
           "programs with CUDA graphs, JAX's too: in all settings"),
 )
 LAST = (

@@ -286,32 +286,3 @@ def test_pytorch_trains_to_the_same_bits():
         assert out == whole
     save("torch.txt", whole)
 
-
-# Programs whose output must not tell alone and inside apart: contexts of a program's own, everything that can be asked,
-# threads, resets and two processes. Green contexts and affinity may say that the partition is too small.
-ALIKE = [("context_program", "stack settings work threads graphs many forgets reset green code"),
-         ("query_program", "primary created"),
-         ("life_program", "devices threads-end resets in-order ipc"),
-         ("lookup_program", "odd again versions")]
-
-
-def without_places(text):
-    """Where a function lies is the library's affair; and whether there is MPS (attribute 133, affinity) is the site's."""
-    text = re.sub(r"\S+ lib(cuda|detshare-cuda)\.so\S*", "found", text)
-    return re.sub(r"^  (affinity|attribute 0 133 =) .*\n", "", text, flags=re.M)
-
-
-@pytest.mark.parametrize("chaos", ["", "1:1", "3:2"])
-@pytest.mark.parametrize("program, experiment", [(program, experiment) for program, experiments in ALIKE
-                                                 for experiment in experiments.split()])
-def test_as_alone(program, experiment, chaos):
-    command = (PROGRAMS / program, experiment)
-    before = run(*command, check=False)
-    if before.returncode == 77:
-        pytest.skip(f"{experiment}: this machine or driver cannot do it")
-    assert before.returncode == 0, before.stderr
-    inside = run(DETSHARE, "run", "--share", "0.5", "--", *command, check=False,
-                 env=dict(os.environ, DETSHARE_CHAOS=chaos))
-    assert inside.returncode == 0, inside.stderr
-    assert without_places(inside.stdout) == without_places(before.stdout)
-

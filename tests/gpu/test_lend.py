@@ -8,7 +8,7 @@ import pytest
 
 from test_gpu import GPUWORK, INFORMATION, NODERUNTIME, alone, end, nothing_left, residents, run, save, task, wait_for  # noqa: F401 (fixtures)
 
-MINUTES = 1.0
+MINUTES = 0.6
 NAMES = "job-900041", "job-900042"
 GRANT = "v=1,class={kind},kind={kind},share=500,isolation=user,policy=lend,lend=yes,borrow=yes,reclaim=2000,config=0000000000000000"
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-MINUTES = 1.5
+MINUTES = 0.7
 
 PREFIX = pathlib.Path(os.environ.get("DETSHARE_PREFIX", "/usr/local"))
 PROGRAMS = pathlib.Path(os.environ.get("DETSHARE_PROGRAMS", "build/tests/gpu"))
@@ -71,8 +71,10 @@ def shell():
 
 
 def in_quota(*words):
-    return subprocess.run([DETSHARE, "run", "--share", "0.25", "--memory", f"{QUOTA}M", "--", *map(str, words)], text=True,
-                          capture_output=True, timeout=120, check=True).stdout
+    done = subprocess.run([DETSHARE, "run", "--share", "0.25", "--memory", f"{QUOTA}M", "--", *map(str, words)], text=True,
+                          capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("kind", COUNTED)
@@ -166,7 +168,7 @@ assert torch.cuda.get_device_properties(0).total_memory == total
 kept = torch.empty(3 << 30, dtype=torch.uint8, device="cuda")
 cached = torch.empty(4 << 30, dtype=torch.uint8, device="cuda")
 del cached
-again = torch.empty(5 << 29, dtype=torch.float16, device="cuda")  # 5 GiB: only after the cache was freed
+again = torch.empty(9 << 28, dtype=torch.float16, device="cuda")  # 4.5 GiB: only after the cache was freed
 try:
     torch.empty(2 << 30, dtype=torch.uint8, device="cuda")
     raise SystemExit("beyond the quota")

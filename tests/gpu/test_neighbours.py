@@ -107,13 +107,19 @@ def test_groups_come_back_when_mps_lists_the_client_no_more(neighbour):
 
 def test_a_fault_and_what_mps_says_of_it(neighbour):
     """The format of MPS's log is written down for noderuntime/faults.c, whatever it is."""
+    keeper = start("0.25", "sleep", "300")  # keeps MPS, and with it the log
+    wait_for(lambda: any(r["allocation"] == f"run-{keeper.pid}" for r in residents()), "one that stays")
     before = mps_logs()
     culprit = start("0.25", GPUWORK, "trap")
     _, error = culprit.communicate(timeout=60)
     neighbour.wait(timeout=30)
     ended = time.monotonic()
     assert neighbour.returncode != 0 and culprit.returncode != 0, error
-    for name, text in mps_logs().items():
+    logs = mps_logs()
+    keeper.terminate()
+    keeper.communicate(timeout=30)
+    assert logs
+    for name, text in logs.items():
         note(f"MPS {name} at a fault", repr(text[len(before.get(name, "")):]))
     again = start("0.25", GPUWORK, "add")
     assert again.wait(timeout=30) == 0, again.communicate()
@@ -123,16 +129,32 @@ def test_a_fault_and_what_mps_says_of_it(neighbour):
     assert found
 
 
+def seen_of(pid):
+    """What there is to find it by."""
+    files = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            files.append(os.readlink(file))
+        except OSError:
+            continue
+    return sorted({file for file in files if "nvidia" in file})
+
+
 def test_a_program_without_the_library_is_found(neighbour):
-    holder = start("0.25", "sh", "-c", f"sleep 1; unset LD_PRELOAD; exec {GPUWORK} spin --seconds 600")
+    holder = start("0.25", "sh", "-c", f"unset LD_PRELOAD; echo $$; exec {GPUWORK} spin --seconds 600")
+    begin = time.monotonic()
+    pid = int(holder.stdout.readline())
+
     def found():
         return [pid for r in residents() if r["allocation"] == f"run-{holder.pid}" for pid in r.get("programs_without_port", [])]
-    begin = wait_for(lambda: re.search(r"\b\d+\b", subprocess.run(["pgrep", "-f", "spin --seconds 600"], stdout=subprocess.PIPE, text=True,
-                                                                check=False).stdout) and time.monotonic(), "the stray")
-    pids = wait_for(found, "the stray in detshare status")
-    note("stray", f"seen {time.monotonic() - begin:.1f} s after it was started, cuInit included")
-    assert neighbour.poll() is None
-    assert take_off(f"run-{holder.pid}", *pids)
-    os.kill(pids[0], signal.SIGKILL)
-    holder.communicate(timeout=30)
+    try:
+        pids = wait_for(found, "the stray in detshare status")
+        note("stray", f"seen {time.monotonic() - begin:.1f} s after it was started, cuInit included")
+        assert pids == [pid]
+        assert neighbour.poll() is None
+        assert take_off(f"run-{holder.pid}", *pids)
+    finally:
+        note("stray's files", seen_of(pid))
+        os.kill(pid, signal.SIGKILL)
+        holder.communicate(timeout=30)
     assert neighbour.poll() is None
