@@ -100,8 +100,8 @@ int ds_gpu_list_ask(const char *runtime_dir, struct ds_gpu_list *list, struct ds
 			return ds_fail(err, "cannot ask node runtimes: %s", strerror(errno));
 		for (uint32_t r = 0; patience && r < view->state.n_residents; r++) {
 			const struct ds_ledger_resident *resident = &view->state.residents[r];
-			if (ds_gpu_view_programs(&view->state, r) &&
-			    ds_process_alive(&resident->runtime) &&
+			/* Those without a program, too: they may have one without a port. */
+			if (ds_process_alive(&resident->runtime) &&
 			    !ds_reported_read(runtime_dir, resident->name, ANSWER_MS,
 					      &view->reports[r]))
 				patience--;

@@ -256,6 +256,16 @@ def test_a_program_without_a_port_is_ended_if_the_site_says_so(host, mps):
     two.end()
 
 
+def test_a_program_without_a_port_is_found_where_there_is_no_other(host):
+    run = host.run("--share", "0.25", "--", "sh", "-c", f"unset LD_PRELOAD; echo $$; exec {host.gpuwork} spin --seconds 600")
+    pid = int(run.stdout.readline())
+    try:
+        wait_for(lambda: host.resident(f"run-{run.pid}").get("programs_without_port") == [pid], LONG_S)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        run.communicate(timeout=LONG_S)
+
+
 def test_programs_with_a_port_their_children_and_lookers_are_no_strays(host):
     host.config["program_without_port"] = "end"
     host.write_conf()
