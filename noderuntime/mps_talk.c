@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 
 enum {
 	ANSWER_MS = 700, /* the control program answers within 20 ms when it is well */
+	AGAIN_MS = 20,   /* between two tries */
 };
 
 int ds_mps_locate(const struct ds_node_config *config, const char *gpu_uuid, struct ds_mps *mps,
@@ -99,7 +101,17 @@ int ds_mps_ask(const struct ds_mps *mps, const char *command, char *answer, size
 	int patience_ms = ds_deadline_left_ms(deadline) / 2;
 	if (patience_ms > ANSWER_MS)
 		patience_ms = ANSWER_MS;
-	return ds_mps_ask_until(mps, command, answer, size, ds_deadline_in(patience_ms), err);
+	const ds_deadline end = ds_deadline_in(patience_ms);
+	/* A daemon that talks to another, or takes in a client, refuses at once and is fine a moment later. */
+	for (;;) {
+		struct ds_process daemon;
+		int rc = ds_mps_ask_until(mps, command, answer, size, end, err);
+
+		if (rc == 0 || ds_deadline_left_ms(end) <= AGAIN_MS ||
+		    ds_mps_pid_file(mps->pipe, &daemon) < 0)
+			return rc;
+		poll(NULL, 0, AGAIN_MS);
+	}
 }
 
 bool ds_mps_has_pipes(const struct ds_mps *mps)

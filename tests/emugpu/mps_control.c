@@ -580,6 +580,26 @@ static int run_daemon(bool background)
 	return rc;
 }
 
+/* A file that a test writes: so many commands are refused, as the real daemon does when it is busy. */
+static bool is_busy(void)
+{
+	char path[PATH_MAX + 16];
+	unsigned left = 0;
+	FILE *file;
+
+	in_dir("busy", path, sizeof(path));
+	file = fopen(path, "r+e");
+	if (!file)
+		return false;
+	if (fscanf(file, "%u", &left) != 1)
+		left = 0;
+	rewind(file);
+	if (left)
+		fprintf(file, "%u\n", left - 1);
+	fclose(file);
+	return left > 0;
+}
+
 static int ask(const char *text)
 {
 	struct sockaddr_un address = address_of(pipe_dir);
@@ -589,6 +609,12 @@ static int ask(const char *text)
 	ssize_t n;
 
 	snprintf(request.text, sizeof(request.text), "%s", text);
+	if (is_busy()) {
+		fprintf(stderr, "Cannot send command to MPS control daemon process\n");
+		if (fd >= 0)
+			close(fd);
+		return 1;
+	}
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) ||
 	    send(fd, &request, sizeof(request), MSG_NOSIGNAL) != (ssize_t)sizeof(request)) {
 		fprintf(stderr, "Cannot find MPS control daemon process\n");

@@ -217,6 +217,18 @@ def test_groups_come_back_when_mps_lists_their_program_no_more(host):
 # ---- programs without a port --------------------------------------------------------------------
 
 
+def test_a_daemon_that_is_busy_is_asked_again(host):
+    """Seen on an H200 with four jobs that came and went at once: it refuses, and answers a moment later."""
+    host.begin("job-1")
+    pipes = Path(host.task_env("job-1")["CUDA_MPS_PIPE_DIRECTORY"])
+    (pipes / "busy").write_text("3\n")
+    host.begin("job-2")
+    assert (pipes / "busy").read_text().split()[0] == "0"
+    host.end("job-1")
+    host.end("job-2")
+    host.assert_clean()
+
+
 def stray(host, name="job-1", mps=True, **more):
     """A program that was started with the job's environment, but without the library."""
     env = host.env | host.task_env(name) | {"SLURM_JOB_ID": name[4:]} | more
