@@ -134,10 +134,10 @@ class Machine:
         return path
 
     @contextlib.contextmanager
-    def share(self, row, program):
+    def share(self, row, program, share):
         """An allocation of detshare; gives the path of its port."""
         config = self.write_configuration(row)
-        command = [self.detshare, "run", "--share", str(program.share), "--class", program.workload, "--gpu", self.gpu, "--config",
+        command = [self.detshare, "run", "--share", str(share), "--class", program.workload, "--gpu", self.gpu, "--config",
                    str(config), "--", self.python, "-c", HOLD]
         holder = subprocess.Popen(command, env=self.base_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -158,7 +158,7 @@ class Machine:
     def learn(self, row):
         """Ask detshare once what its tasks' environment is."""
         if not self.learned:
-            with self.share(row, Program("none", 0.1)):
+            with self.share(row, Program("none", 0.1), 0.1):
                 pass
             self.wait_until_empty()
 

@@ -52,7 +52,9 @@ def repetition(number, groups, rows):
                     runs += of_row(row, group)
     if number % 2:
         runs.reverse()
-    return [Run(run.row, run.group, run.works, number) for run in runs]
+    # A program's outputs can be compared only if it repeats itself: so it runs alone once more, before all.
+    before = [Run(run.row, run.group, run.works, -1) for run in solos(groups)] if number == 0 else []
+    return before + [Run(run.row, run.group, run.works, number) for run in runs]
 
 
 class Plan:

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 from .figures import summary
 from .machine import HERE, Trouble
@@ -91,6 +92,13 @@ class Prepared:
                 worker.hear(WARM_S)
         self.imported = True
 
+    def reported(self, index):
+        """What the coroutine library counted in a program that has ended, or None."""
+        try:
+            return json.loads(Path(f"{self.ports[index]}.report").read_text())
+        except (OSError, ValueError):
+            return None
+
     def end(self):
         for worker in self.workers:
             worker.end()
@@ -105,7 +113,7 @@ def environment(machine, row, program, port):
     """Of a program, before there is what it will use."""
     found = machine.base_environment()
     if row.kind == "detshare":
-        return found | machine.learned | {"DETSHARE_PORT": str(port), "DETSHARE_CLASS": program.workload}
+        return found | machine.learned | {"DETSHARE_PORT": str(port), "DETSHARE_CLASS": program.workload, "DETSHARE_REPORT": f"{port}.report"}
     found["CUDA_VISIBLE_DEVICES"] = machine.gpu
     if row.kind in ("mps", "partitions"):
         found["CUDA_MPS_PIPE_DIRECTORY"] = str(machine.mps_pipe())
@@ -124,8 +132,9 @@ def set_up(machine, prepared, stack):
     if row.kind in ("mps", "partitions"):
         stack.enter_context(machine.mps())
     if row.kind == "detshare":
-        for program, port in zip(prepared.run.group.programs, prepared.ports):
-            port.symlink_to(stack.enter_context(machine.share(row, program)))
+        group = prepared.run.group
+        for index, (program, port) in enumerate(zip(group.programs, prepared.ports)):
+            port.symlink_to(stack.enter_context(machine.share(row, program, row.share_of(group, index))))
 
 
 def execute(machine, prepared, seconds, capacities, meanwhile=lambda: None):
@@ -147,6 +156,8 @@ def execute(machine, prepared, seconds, capacities, meanwhile=lambda: None):
             finally:
                 prepared.end()
         machine.wait_until_empty(others())
+        for program in result["programs"]:
+            program["library"] = prepared.reported(program["index"])
         result["ok"] = True
     except (Trouble, OSError, subprocess.SubprocessError, ValueError, KeyError) as trouble:
         result |= {"ok": False, "why": str(trouble) if isinstance(trouble, Trouble) else f"{type(trouble).__name__}: {trouble}"}

@@ -36,6 +36,10 @@ class Row:
     node: dict = field(default_factory=dict)  # keys of detshare-node.conf
     idle: bool = False  # detshare: all have their share, one works
     latency_only: bool = False  # only for groups with a latency program: elsewhere it is the same as another row
+    shares: tuple = ()  # instead of the group's
+
+    def share_of(self, group, index):
+        return self.shares[index] if self.shares else group.programs[index].share
 
     @property
     def must_equal(self):
@@ -63,9 +67,17 @@ BANDWIDTH_KERNELS = "*elementwise*,*reduce_kernel*,*layer_norm*,*LayerNorm*,*sof
     "*dropout*,*gelu*,*GammaBeta*,*embedding*,*nll_loss*"
 
 
-def lend(name, says, site=None, node=None):
+# A training's kernels take some milliseconds each: within that time it can be off what it borrowed.
+PATIENT = {"latency.reclaim_budget": 8000}
+
+
+def lend(name, says, site=None, node=None, shares=()):
     """A variant of policy = lend, to see what each change of it brings to a latency program and its neighbour."""
-    return Row(name, "detshare", says, site={"policy": "lend"} | (site or {}), node=node or {}, latency_only=True)
+    return Row(name, "detshare", says, site={"policy": "lend"} | (site or {}), node=node or {}, latency_only=True, shares=shares)
+
+
+def hold_back(most, kernels="*"):
+    return {"hold_back": "yes", "hold_back_kernels": kernels, "hold_back_most": most, "hold_back_us": 20000}
 
 
 ROWS = {row.name: row for row in (
@@ -76,13 +88,12 @@ ROWS = {row.name: row for row in (
     Row("partitions", "partitions", "green contexts made by the programs themselves, under MPS"),
     Row("detshare static", "detshare", "policy = static: idle groups stay idle", site={"policy": "static"}),
     Row("detshare lend", "detshare", "policy = lend", site={"policy": "lend"}),
-    lend("lend 200 us", "lend, with smaller windows: the latency program has its groups back within 200 us",
-         {"latency.reclaim_budget": 200}),
-    lend("lend 4 ms", "lend, with larger ones: groups are lent to programs with longer kernels, too", {"latency.reclaim_budget": 4000}),
-    lend("hold back named", "lend, and hold_back = yes: kernels that saturate memory bandwidth wait for a neighbour's step",
-         node={"hold_back": "yes", "hold_back_kernels": BANDWIDTH_KERNELS}),
-    lend("hold back all", "the same for every kernel, up to half of the time",
-         node={"hold_back": "yes", "hold_back_kernels": "*", "hold_back_most": 0.5, "hold_back_us": 20000}),
+    lend("lend 8 ms", "lend, and the latency program waits up to 8 ms for what it lent: to programs with longer kernels, too", PATIENT),
+    lend("hold back named", "the same, and kernels that saturate memory bandwidth wait for a neighbour's step", PATIENT,
+         hold_back(0.3, BANDWIDTH_KERNELS)),
+    lend("hold back 0.3", "every kernel waits for it, for three tenths of the time at most", PATIENT, hold_back(0.3)),
+    lend("hold back 0.5", "for half of the time", PATIENT, hold_back(0.5)),
+    lend("lend 8:2", "as lend 8 ms, with shares of 0.8 and 0.2", PATIENT, shares=(0.8, 0.2)),
     Row("in its share", "detshare", "policy = static, the neighbours have their shares and do nothing", site={"policy": "static"}, idle=True),
 )}
 ALONE = Row("alone", "alone", "the whole GPU, without detshare and MPS")

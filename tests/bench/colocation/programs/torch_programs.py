@@ -252,7 +252,12 @@ PROGRAMS = {"decode": Decode, "train": Train, "small": Small, "prefill": Prefill
 
 
 def make(name, groups):
+    # Outputs are compared, so a program must repeat itself: other kinds of attention add up in the order in which blocks end.
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_flash_sdp(name in ("train", "prefill"))
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.cuda.init()
     return PROGRAMS[name](groups)
 
