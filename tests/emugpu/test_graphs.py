@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
 
 EVERYWHERE = tuple(range(6))
-EXPERIMENTS = ["replay", "fork", "by-hand", "updates", "errors", "child-update", "large", "consecutive", "threads",
+EXPERIMENTS = ["replay", "fork", "by-hand", "updates", "errors", "child-update", "large", "consecutive", "waits", "threads",
                "memory", "frees"]
 
 

@@ -246,7 +246,6 @@ static void stack(void)
 	show_current("push A", cu.do_cuCtxPushCurrent_v2(known[2]));
 	show_current("destroy A", cu.do_cuCtxDestroy_v2(known[2]));
 	show_current("destroy B", cu.do_cuCtxDestroy_v2(known[3]));
-	printf("push dead %d\n", (int)cu.do_cuCtxPushCurrent_v2(known[3]));
 	printf("bad flags %d\n", (int)cu.do_cuCtxCreate_v2(&popped, 3, device));
 	printf("bad flags %d\n", (int)cu.do_cuCtxCreate_v2(&popped, 0x100, device));
 	printf("no pointer %d\n", (int)cu.do_cuCtxCreate_v2(NULL, 0, device));

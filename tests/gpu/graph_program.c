@@ -39,6 +39,8 @@
 	X(cuStreamCreate)                     \
 	X(cuStreamDestroy_v2)                 \
 	X(cuStreamSynchronize)                \
+	X(cuStreamQuery)                      \
+	X(cuEventSynchronize)                 \
 	X(cuStreamWaitEvent)                  \
 	X(cuEventCreate)                      \
 	X(cuEventRecord)                      \
@@ -527,6 +529,79 @@ static void consecutive(void)
 	printf("%016llx\n", (unsigned long long)hash(x));
 }
 
+/* ---- every way to wait for graphs ---- */
+
+enum way { CONTEXT, STREAMS, EVENTS, QUERIES, NULL_STREAM, WAYS };
+
+static void wait_by(enum way way, CUstream streams[4], CUevent events[4])
+{
+	if (way == CONTEXT)
+		CALL(cuCtxSynchronize);
+	for (int i = 0; i < 4 && way != CONTEXT; i++) {
+		if (way == STREAMS)
+			CALL(cuStreamSynchronize, streams[i]);
+		if (way == EVENTS || way == NULL_STREAM)
+			CALL(cuEventRecord, events[i], streams[i]);
+		if (way == EVENTS)
+			CALL(cuEventSynchronize, events[i]);
+		if (way == NULL_STREAM) /* what copies the result */
+			CALL(cuStreamWaitEvent, NULL, events[i], 0);
+		while (way == QUERIES && cu.do_cuStreamQuery(streams[i]) == CUDA_ERROR_NOT_READY)
+			;
+	}
+}
+
+static CUgraphExec adding(CUdeviceptr x, CUdeviceptr y, CUdeviceptr one, bool copies)
+{
+	CUstream capture = new_stream(CU_STREAM_NON_BLOCKING);
+	CUgraphExec exec;
+	CUgraph graph;
+
+	CALL(cuStreamBeginCapture_v2, capture, CU_STREAM_CAPTURE_MODE_RELAXED);
+	if (copies)
+		CALL(cuMemcpyDtoDAsync_v2, y, x, N * 4, capture);
+	spin(capture, 100);
+	add(capture, x, copies ? y : x, one);
+	CALL(cuStreamEndCapture, capture, &graph);
+	exec = executable(graph);
+	CALL(cuGraphDestroy, graph);
+	return exec;
+}
+
+/* When a wait is over, all that was launched before it has been done. */
+static void waits(void)
+{
+	static const char *const names[] = {"context", "streams", "events", "queries",
+					    "NULL stream"};
+	CUdeviceptr x = numbers(0), y = numbers(0), one = numbers(1);
+	CUstream streams[4];
+	CUevent events[4];
+
+	for (int i = 0; i < 4; i++) {
+		streams[i] = new_stream(CU_STREAM_NON_BLOCKING);
+		CALL(cuEventCreate, &events[i], CU_EVENT_DISABLE_TIMING);
+	}
+	for (int copies = 0; copies < 2; copies++) {
+		CUgraphExec exec = adding(x, y, one, copies);
+
+		for (int used = 1; used <= 4; used += 3) {
+			for (int way = 0; way < WAYS; way++) {
+				printf("%s, %d streams, %s:", copies ? "copies" : "kernels", used,
+				       names[way]);
+				for (int i = 0; i < 6; i++) {
+					for (int k = 0; k < 5 + i; k++)
+						CALL(cuGraphLaunch, exec, streams[k % used]);
+					wait_by(way, streams, events);
+					printf(" %08x", (unsigned)hash(x));
+					CALL(cuStreamSynchronize, streams[0]);
+				}
+				printf("\n");
+			}
+		}
+		CALL(cuGraphExecDestroy, exec);
+	}
+}
+
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static pthread_barrier_t all_here;
 static CUgraphExec shared;
@@ -762,6 +837,7 @@ static const struct {
     {"child-update", child_update},
     {"large", large},
     {"consecutive", consecutive},
+    {"waits", waits},
     {"threads", threads},
     {"memory", memory},
     {"frees", frees},

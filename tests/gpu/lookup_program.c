@@ -92,7 +92,6 @@ static void odd(void)
 	CUdriverProcAddressQueryResult status;
 	void *found = NULL;
 
-	printf("no name %d\n", (int)get(NULL, &found, 12050, 0, &status));
 	printf("no pointer %d\n", (int)get("cuLaunchKernel", NULL, 12050, 0, &status));
 	printf("no status %d\n", (int)get("cuLaunchKernel", &found, 12050, 0, NULL));
 	printf("bad flags %d\n", (int)get("cuLaunchKernel", &found, 12050, 64, &status));
@@ -234,6 +233,7 @@ static const struct {
 int main(int argc, char **argv)
 {
 	alarm(100);
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; argc == 2 && i < sizeof(experiments) / sizeof(experiments[0]); i++)
 		if (!strcmp(argv[1], experiments[i].name)) {
 			experiments[i].run();

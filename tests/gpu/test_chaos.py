@@ -71,7 +71,7 @@ ALL = [
     *map(experiment, ("properties", "order", "order-chains", "order-destroyed", "work", "graphs", "capture", "reset",
                       "fork-before", "fork-after", "threads")),
     *(experiment(name, "graph_program", "graph-")
-      for name in ("replay", "by-hand", "updates", "errors", "child-update", "large", "consecutive", "threads", "memory",
+      for name in ("replay", "by-hand", "updates", "errors", "child-update", "large", "consecutive", "waits", "threads", "memory",
                    "frees")),
 ]
 NVCC = ["nvcc", "-std=c++17", "-O2", "-arch=native", "-cudart", "static"]

@@ -93,9 +93,10 @@ class Prepared:
         self.imported = True
 
     def reported(self, index):
-        """What the coroutine library counted in a program that has ended, or None."""
+        """What the coroutine library counted in a program that has ended, or None; without the list of kernels."""
         try:
-            return json.loads(Path(f"{self.ports[index]}.report").read_text())
+            found = json.loads(Path(f"{self.ports[index]}.report").read_text())
+            return {name: value for name, value in found.items() if not isinstance(value, list)}
         except (OSError, ValueError):
             return None
 

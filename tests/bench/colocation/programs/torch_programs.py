@@ -253,7 +253,7 @@ PROGRAMS = {"decode": Decode, "train": Train, "small": Small, "prefill": Prefill
 
 def make(name, groups):
     # Outputs are compared, so a program must repeat itself: other kinds of attention add up in the order in which blocks end.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)  # to warn is not enough for the attention of trainings
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.backends.cuda.enable_flash_sdp(name in ("train", "prefill"))
