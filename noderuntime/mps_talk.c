@@ -91,7 +91,16 @@ int ds_mps_ask_until(const struct ds_mps *mps, const char *command, char *answer
 {
 	static const char *const no_options[2];
 
-	return ds_mps_control(mps, no_options, command, answer, size, deadline, err);
+	/* A daemon that talks to another, or takes in a client, refuses at once and is fine a moment later. */
+	for (;;) {
+		struct ds_process daemon;
+		int rc = ds_mps_control(mps, no_options, command, answer, size, deadline, err);
+
+		if (rc == 0 || ds_deadline_left_ms(deadline) <= AGAIN_MS ||
+		    ds_mps_pid_file(mps->pipe, &daemon) < 0)
+			return rc;
+		poll(NULL, 0, AGAIN_MS);
+	}
 }
 
 int ds_mps_ask(const struct ds_mps *mps, const char *command, char *answer, size_t size,
@@ -101,17 +110,7 @@ int ds_mps_ask(const struct ds_mps *mps, const char *command, char *answer, size
 	int patience_ms = ds_deadline_left_ms(deadline) / 2;
 	if (patience_ms > ANSWER_MS)
 		patience_ms = ANSWER_MS;
-	const ds_deadline end = ds_deadline_in(patience_ms);
-	/* A daemon that talks to another, or takes in a client, refuses at once and is fine a moment later. */
-	for (;;) {
-		struct ds_process daemon;
-		int rc = ds_mps_ask_until(mps, command, answer, size, end, err);
-
-		if (rc == 0 || ds_deadline_left_ms(end) <= AGAIN_MS ||
-		    ds_mps_pid_file(mps->pipe, &daemon) < 0)
-			return rc;
-		poll(NULL, 0, AGAIN_MS);
-	}
+	return ds_mps_ask_until(mps, command, answer, size, ds_deadline_in(patience_ms), err);
 }
 
 bool ds_mps_has_pipes(const struct ds_mps *mps)
