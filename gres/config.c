@@ -304,6 +304,9 @@ static void set_digest(struct ds_site_config *config)
 	    "detshare.conf 1\ndefault_class=%s\nallow_raw_shard=%d\nisolation=%s\npolicy=%s\n",
 	    config->default_class, config->allow_raw_shard, ds_isolation_name(config->isolation),
 	    ds_site_policy_name(config->policy));
+	if (config->gpu_memory_mib || config->share_memory_mib)
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "memory=%u,%u\n",
+					 config->gpu_memory_mib, config->share_memory_mib);
 	for (uint32_t i = 0; i < config->n_classes; i++)
 		used += (size_t)snprintf(
 		    text + used, sizeof(text) - used, "class=%s,%s,%u,%u,%u,%d,%d,%u,%u\n",
@@ -347,6 +350,8 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	    CFG_BOOL("allow_raw_shard", cfg_false, CFGF_NODEFAULT),
 	    CFG_STR("isolation", NULL, CFGF_NODEFAULT),
 	    CFG_STR("policy", NULL, CFGF_NODEFAULT),
+	    CFG_STR("gpu_memory", NULL, CFGF_NODEFAULT),
+	    CFG_STR("share_memory", NULL, CFGF_NODEFAULT),
 	    CFG_BOOL(LAST_OPTION, cfg_false, CFGF_NODEFAULT),
 	    CFG_SEC("class", class_options, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
 	    CFG_END(),
@@ -362,6 +367,8 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	cfg_set_validate_func(cfg, LAST_OPTION, check_flag);
 	cfg_set_validate_func(cfg, "isolation", check_isolation);
 	cfg_set_validate_func(cfg, "policy", check_policy);
+	cfg_set_validate_func(cfg, "gpu_memory", check_memory);
+	cfg_set_validate_func(cfg, "share_memory", check_memory);
 	cfg_set_validate_func(cfg, "class|kind", check_kind);
 	cfg_set_validate_func(cfg, "class|min_share", check_share);
 	cfg_set_validate_func(cfg, "class|max_share", check_share);
@@ -403,6 +410,10 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 		ds_isolation_parse(cfg_getstr(cfg, "isolation"), &config->isolation);
 	if (cfg_size(cfg, "policy"))
 		ds_site_policy_parse(cfg_getstr(cfg, "policy"), &config->policy);
+	if (cfg_size(cfg, "gpu_memory"))
+		ds_size_parse(cfg_getstr(cfg, "gpu_memory"), &config->gpu_memory_mib, NULL);
+	if (cfg_size(cfg, "share_memory"))
+		ds_size_parse(cfg_getstr(cfg, "share_memory"), &config->share_memory_mib, NULL);
 	set_digest(config);
 	rv = 0;
 fail:

@@ -53,7 +53,10 @@ struct ds_site_config {
 	bool allow_raw_shard; /* jobs may ask gres/shard without detshare */
 	enum ds_isolation isolation;
 	enum ds_site_policy policy;
-	char digest[17]; /* 16 hex digits: names this configuration in the grant */
+	uint32_t gpu_memory_mib; /* the most that any node can give a job; 0: not known */
+	uint32_t
+	    share_memory_mib; /* the most that a job may ask for a whole GPU's share; 0: no cap */
+	char digest[17];      /* 16 hex digits: names this configuration in the grant */
 };
 
 /* The configuration of a site that has no detshare.conf. */

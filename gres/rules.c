@@ -210,10 +210,43 @@ static int decide_class(const struct ds_site_config *config, const struct ds_sub
 	return 0;
 }
 
+/*
+ * What can be known before a node is asked: that none has so much, and that the site ties memory to
+ * shares, so that jobs which fit together by share, which is all that Slurm counts, fit by memory.
+ */
+static int check_memory(const struct ds_site_config *config, const struct ds_decision *decision,
+			uint32_t share_milli, const char *option, struct ds_error *err)
+{
+	const uint64_t asked_mib = decision->memory_mib;
+	const uint64_t brings_mib = (uint64_t)config->share_memory_mib * share_milli / 1000;
+	char most[DS_SIZE_TEXT_SIZE], share[DS_SHARE_TEXT_SIZE], needed[DS_SHARE_TEXT_SIZE];
+
+	if (config->gpu_memory_mib && asked_mib > config->gpu_memory_mib)
+		return ds_fail(err,
+			       "--detshare-mem=%.60s: no GPU here has more than %s for a job; ask "
+			       "for less",
+			       option, ds_size_format(config->gpu_memory_mib, most));
+	if (!config->share_memory_mib || asked_mib <= brings_mib)
+		return 0;
+	const uint64_t needed_milli =
+	    (asked_mib * 1000 + config->share_memory_mib - 1) / config->share_memory_mib;
+	ds_share_format(share_milli, share);
+	ds_size_format((uint32_t)brings_mib, most);
+	if (needed_milli > DS_SHARE_MILLI_MAX)
+		return ds_fail(err,
+			       "--detshare-mem=%.60s: with a share of %s a job may have %s here, "
+			       "and with no share so much; ask for less",
+			       option, share, most);
+	return ds_fail(err,
+		       "--detshare-mem=%.60s: with a share of %s a job may have %s here; ask for "
+		       "less, or for a share of %s",
+		       option, share, most, ds_share_format((uint32_t)needed_milli, needed));
+}
+
 /* The memory of a job. Its steps have what it has: a quota is per node, whoever uses it there. */
 static int decide_memory(const struct ds_site_config *config,
-			 const struct ds_submission *submission, struct ds_decision *decision,
-			 struct ds_error *err)
+			 const struct ds_submission *submission, uint32_t share_milli,
+			 struct ds_decision *decision, struct ds_error *err)
 {
 	const struct ds_class *class =
 	    config ? ds_site_config_class(config, decision->class_name) : NULL;
@@ -235,7 +268,7 @@ static int decide_memory(const struct ds_site_config *config,
 		return ds_fail(err, "--detshare-mem=%.60s: jobs of class %s may have %s here",
 			       option, decision->class_name,
 			       ds_size_format(decision->memory_max_mib, max));
-	return 0;
+	return config ? check_memory(config, decision, share_milli, option, err) : 0;
 }
 
 /* A submission without a share: ours only if it asks what a site forbids, or half of what we need. */
@@ -304,7 +337,7 @@ static enum ds_verdict decide(const struct ds_site_config *config,
 		return decide_without_share(config, submission, &request, err);
 	if (check_conflicts(submission, &request, err) < 0 ||
 	    decide_class(config, submission, &request, decision->class_name, err) < 0 ||
-	    decide_memory(config, submission, decision, err) < 0)
+	    decide_memory(config, submission, request.share_milli, decision, err) < 0)
 		return DS_REFUSED;
 
 	/* All kinds take shards alike: besteffort tokens hold theirs while nobody preempts them. */

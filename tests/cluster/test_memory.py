@@ -100,6 +100,33 @@ def test_a_job_that_does_not_fit_is_given_back_with_the_reason(slurm, residents)
     assert "ran" not in slurm.output(job).splitlines()
 
 
+@pytest.fixture
+def site_conf(cluster):
+    """Rules of the site for one test: slurmctld reads them with the next job."""
+    file = cluster.layout.slurm_conf.parent / "detshare.conf"
+    before = file.read_text()
+    yield file.write_text
+    file.write_text(before)
+
+
+@pytest.mark.parametrize("who", ["client", "controller"])
+def test_what_no_node_could_give_is_refused_at_once(slurm, cluster, site_conf, who):
+    """By the client's plugin and, where a user has left that out, by the controller."""
+    site_conf("gpu_memory = 139G\nshare_memory = 120G\n")
+    env = None
+    if who == "controller":
+        lines = cluster.layout.slurm_conf.read_text().splitlines()
+        (cluster.layout.work / "slurm.conf").write_text(
+            "\n".join([line for line in lines if not line.startswith("CliFilterPlugins=")] + [""]))
+        env = {"SLURM_CONF": str(cluster.layout.work / "slurm.conf")}
+    for option, reason in (("300G", "no GPU here has more than 139G for a job"),
+                           ("31G", "a job may have 30G here; ask for less, or for a share of 0.259")):
+        lines = slurm.refused("sbatch", "--gres=detshare:0.25", f"--detshare-mem={option}", "--wrap=true", env=env)
+        assert any(reason in line for line in lines), lines
+    job = slurm.sbatch("--gres=detshare:0.25", "--detshare-mem=30G", wrap="true")
+    assert slurm.wait_end(job) == "COMPLETED"
+
+
 def test_the_peak_is_in_the_usage_record(slurm, cluster, memory_program):
     job = slurm.sbatch("--gres=detshare:0.25", "--detshare-mem=4G", "-w", "node1",
                        wrap=tell(memory_program, "take linear 3000", "give 0", "take linear 10"))

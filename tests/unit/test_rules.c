@@ -13,7 +13,7 @@
 
 #define N(array) (sizeof(array) / sizeof((array)[0]))
 
-static struct ds_site_config site, lax;
+static struct ds_site_config site, lax, measured;
 
 static int read_sites(void **state)
 {
@@ -23,7 +23,9 @@ static int read_sites(void **state)
 		   "class latency { min_share = 0.1 max_share = 0.5 max_memory = 20G }\n"
 		   "class nightly { kind = besteffort }\n",
 		   "site", &site, &err) < 0 ||
-	       ds_site_config_parse("allow_raw_shard = yes\n", "lax", &lax, &err) < 0;
+	       ds_site_config_parse("allow_raw_shard = yes\n", "lax", &lax, &err) < 0 ||
+	       ds_site_config_parse("gpu_memory = 140G share_memory = 130G\n", "measured",
+				    &measured, &err) < 0;
 }
 
 static void check(const struct ds_site_config *config, const struct ds_submission *submission,
@@ -103,6 +105,41 @@ static void memory(void **state)
 		free(decision.gres);
 		assert_int_equal(ds_rules_decide(NULL, &submission, &decision, &err), DS_ACCEPTED);
 		assert_int_equal(decision.memory_mib, rows[i].mib);
+		free(decision.gres);
+	}
+}
+
+/* What no node could give, or would not fit beside the shares of others. */
+static void memory_that_cannot_be(void **state)
+{
+	static const struct {
+		const char *gres, *option, *line;
+	} rows[] = {
+	    {"detshare:1", "130G", NULL},
+	    {"detshare:0.5", "65G", NULL},
+	    {"detshare:0.5", NULL, NULL},
+	    {"detshare:0.5", "141G",
+	     "--detshare-mem=141G: no GPU here has more than 140G for a job; ask for less"},
+	    {"detshare:1", "131G",
+	     "--detshare-mem=131G: with a share of 1 a job may have 130G here, and with no share "
+	     "so much; ask for less"},
+	    {"detshare:0.5", "66561M",
+	     "--detshare-mem=66561M: with a share of 0.5 a job may have 65G here; ask for less, or "
+	     "for a share of 0.501"},
+	    {"detshare:0.25", "65G",
+	     "--detshare-mem=65G: with a share of 0.25 a job may have 33280M here; ask for less, "
+	     "or "
+	     "for a share of 0.5"},
+	};
+
+	for (size_t i = 0; i < N(rows); i++) {
+		struct ds_submission submission = {.gres = rows[i].gres, .memory = rows[i].option};
+		struct ds_decision decision;
+		struct ds_error err = {""};
+
+		assert_int_equal(ds_rules_decide(&measured, &submission, &decision, &err),
+				 rows[i].line ? DS_REFUSED : DS_ACCEPTED);
+		assert_string_equal(err.text, rows[i].line ? rows[i].line : "");
 		free(decision.gres);
 	}
 }
@@ -387,6 +424,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(accepted),
 	    cmocka_unit_test(memory),
+	    cmocka_unit_test(memory_that_cannot_be),
 	    cmocka_unit_test(not_ours),
 	    cmocka_unit_test(refused),
 	    cmocka_unit_test(harmless_beside_a_share),

@@ -53,6 +53,8 @@ static void everything_set(void **state)
 				      "allow_raw_shard = yes\n"
 				      "isolation = none\n"
 				      "policy = lend\n"
+				      "gpu_memory = 140G\n"
+				      "share_memory = 133120M\n"
 				      "class besteffort { borrow = off reclaim_budget = 10 "
 				      "whole_gpu_ms = 0 }\n"
 				      "class latency { lend = no max_share = 0.5 max_memory = 20G "
@@ -75,6 +77,8 @@ static void everything_set(void **state)
 	assert_int_equal(ds_site_config_class(&config, "latency")->max_memory_mib, 20480);
 	assert_int_equal(ds_site_config_class(&config, "batch")->max_memory_mib, 0);
 	assert_int_equal(config.policy, DS_POLICY_LEND);
+	assert_int_equal(config.gpu_memory_mib, 143360);
+	assert_int_equal(config.share_memory_mib, 133120);
 	assert_false(ds_site_config_class(&config, "latency")->lends);
 	assert_true(ds_site_config_class(&config, "latency")->borrows);
 	assert_false(ds_site_config_class(&config, "besteffort")->borrows);
@@ -135,6 +139,8 @@ static void broken_files(void **state)
 	    {"class a { kind = latency min_share = 0.6 max_share = 0.5 }\n",
 	     "f:1: class a: min_share is above max_share"},
 	    {"class latency { max_memory = 1.5G }\n", "f:1: max_memory: \"1.5G\" is not a size"},
+	    {"gpu_memory = 0\n", "f:1: gpu_memory: \"0\" is no memory"},
+	    {"share_memory = many\n", "f:1: share_memory: \"many\" is not a size"},
 	    {"class latency { max_memory = 0 }\n", "f:1: max_memory: \"0\" is no memory"},
 	    {"class latency { max_memory = 1G\n max_memory = 1G }\n",
 	     "f:2: max_memory is set a second time"},
@@ -212,6 +218,8 @@ static void digests(void **state)
 	    "default_class = latency",
 	    "class latency { max_share = 0.5 }",
 	    "policy = lend",
+	    "gpu_memory = 1G",
+	    "share_memory = 1G",
 	    "class latency { lend = no }",
 	    "class latency { borrow = no }",
 	    "class latency { reclaim_budget = 501 }",
