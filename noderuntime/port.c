@@ -224,6 +224,11 @@ void ds_port_describe(const struct ds_port *port, struct ds_port_reported *repor
 	reported->overlong_since_ns = atomic_load(&port->overlong_since_ns);
 	copy_printable(reported->overlong_kernel, port->overlong_kernel,
 		       sizeof(reported->overlong_kernel));
+	for (unsigned i = 0; i < DS_PORT_KERNELS; i++) {
+		reported->kernels[i] = port->kernels[i];
+		copy_printable(reported->kernels[i].name, port->kernels[i].name,
+			       sizeof(reported->kernels[i].name));
+	}
 }
 
 int ds_port_check_hello(const void *bytes, size_t size, struct ds_port_hello *hello,

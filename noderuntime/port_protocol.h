@@ -201,6 +201,18 @@ struct ds_page {
 	uint32_t unused;
 };
 
+enum { DS_PORT_KERNELS = 8 };
+
+/* A kernel in one launch shape, of which it was found out what bounds it (coroutine/bound.h). */
+struct ds_port_kernel {
+	uint64_t key; /* 0: none */
+	uint64_t blocks;
+	uint32_t threads; /* of a block */
+	uint32_t by;      /* enum ds_bound_by */
+	uint32_t gain_milli;
+	char name[68]; /* its beginning */
+};
+
 /*
  * What the program says of itself; the runtime labels it so.
  *
@@ -253,6 +265,7 @@ struct ds_port {
 	_Atomic uint64_t fault_ns; /* CLOCK_BOOTTIME, before `fault` */
 	/* Launches that were held back for a neighbour's step, and how long together. */
 	_Atomic uint64_t held_back, held_back_ns;
+	struct ds_port_kernel kernels[DS_PORT_KERNELS];
 };
 
 enum { DS_PORT_REPORTED_MAX = 64, DS_PORT_STRAYS_MAX = 8 };
@@ -276,8 +289,9 @@ struct ds_port_reported {
 	uint64_t window_expired;
 	uint64_t held_back;
 	uint64_t held_back_ns;
-	uint64_t overlong_since_ns; /* CLOCK_BOOTTIME; 0: no such kernel */
-	char overlong_kernel[128];  /* printable */
+	uint64_t overlong_since_ns;                     /* CLOCK_BOOTTIME; 0: no such kernel */
+	char overlong_kernel[128];                      /* printable */
+	struct ds_port_kernel kernels[DS_PORT_KERNELS]; /* names printable; key 0: none */
 };
 
 /* Sent as far as `n_programs` reaches. */

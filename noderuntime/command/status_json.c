@@ -6,6 +6,7 @@
 #include <jansson.h>
 
 #include "noderuntime/command/status_whole.h"
+#include "noderuntime/coroutine/bound.h"
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,6 +27,25 @@ static json_int_t count(uint64_t said)
 	return said < INT64_MAX ? (json_int_t)said : INT64_MAX;
 }
 
+/* Kernels of which it is known what bounds them. */
+static json_t *kernels(const struct ds_port_reported *said)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < DS_PORT_KERNELS; i++) {
+		const struct ds_port_kernel *kernel = &said->kernels[i];
+		const char *by = kernel->by == DS_BOUND_BY_MEMORY ? "memory" : "sms";
+
+		if (kernel->key)
+			json_array_append_new(
+			    list,
+			    json_pack("{s:s, s:I, s:I, s:s, s:f}", "kernel", kernel->name, "blocks",
+				      count(kernel->blocks), "threads", (json_int_t)kernel->threads,
+				      "bound_by", by, "gain", kernel->gain_milli / 1000.0));
+	}
+	return list;
+}
+
 static json_t *reported(const struct ds_port_reported *said, const struct ds_gpu_shape *shape)
 {
 	json_t *overlong = json_null();
@@ -34,7 +54,8 @@ static json_t *reported(const struct ds_port_reported *said, const struct ds_gpu
 		overlong = json_pack("{s:s, s:f}", "kernel", said->overlong_kernel, "seconds",
 				     ds_reported_overlong_s(said));
 	return json_pack(
-	    "{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:o}",
+	    "{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:o, "
+	    "s:o}",
 	    "acknowledged_epoch", count(said->acknowledged_epoch), "in_use",
 	    groups(&said->in_use, shape), "pinned", groups(&said->pinned, shape), "launches",
 	    count(said->launches), "remaps", count(said->remaps), "pinned_graphs",
@@ -44,7 +65,7 @@ static json_t *reported(const struct ds_port_reported *said, const struct ds_gpu
 	    "unread_modules", count(said->unread_modules), "not_believed", count(said->unfit),
 	    "window_waits", count(said->window_waits), "window_expired",
 	    count(said->window_expired), "held_back", count(said->held_back), "held_back_s",
-	    (double)said->held_back_ns / 1e9, "overlong", overlong);
+	    (double)said->held_back_ns / 1e9, "overlong", overlong, "kernels", kernels(said));
 }
 
 /* Seconds for which it has not left what is guaranteed to others, once its deadline has come; or null. */

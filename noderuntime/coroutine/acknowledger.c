@@ -16,11 +16,13 @@
 #include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/green.h"
 #include "noderuntime/coroutine/hold.h"
+#include "noderuntime/coroutine/learn.h"
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/nap.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/suspend.h"
+#include "noderuntime/coroutine/trial.h"
 #include "noderuntime/coroutine/vgraph.h"
 #include "noderuntime/coroutine/whole.h"
 
@@ -50,6 +52,7 @@ static struct {
 	struct ds_groups
 	    own;       /* granted last, and not as the whole GPU for a while; under `moving` */
 	bool on_whole; /* the program has that; only of the thread itself */
+	struct ds_trial trial; /* under `moving` */
 } the = {.wake = -1};
 
 /* One look at the page, from the outside in. */
@@ -427,6 +430,13 @@ static void note_moved(const struct ds_granted *granted)
 	ds_whole_open();
 }
 
+/* What the page asks for comes first. Whether the program was in a smaller partition to be tried out. */
+static bool stop_trying(void)
+{
+	ds_learn_often(false);
+	return ds_trial_stop(&the.trial);
+}
+
 /* With `moving` locked. */
 static enum outcome follow(struct look *look)
 {
@@ -441,6 +451,7 @@ static enum outcome follow(struct look *look)
 	if (!ds_session_look(session, &look->granted))
 		return FAILED;
 	note_page(&look->granted);
+	stop_trying();
 	ds_demand_tell(vctx, look->granted.flags & DS_PAGE_TELL_IDLE);
 	if (!vctx) { /* no work yet, or no longer; who begins will look at the page */
 		if (!(look->granted.flags & DS_PAGE_SUSPENDED))
@@ -495,11 +506,65 @@ static enum outcome follow(struct look *look)
 	return settled ? SETTLED : FAILED;
 }
 
+/* ---- what bounds the program's kernels ---- */
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Nothing else is asked of the program, nobody waits for it, and no launch needs so many SMs at once. */
+static bool may_try(struct ds_vctx *vctx)
+{
+	struct ds_port *port = the.session->port;
+
+	return !the.alone && !the.on_whole && !ds_suspended(vctx) && !vctx->chaos.every &&
+	       !(ds_gate_asked(vctx) & DS_GATE_ASLEEP) && !ds_hold_in_step() &&
+	       !(ds_whole_watched() & DS_WHOLE_NAMED) &&
+	       !atomic_load(&port->cooperative_too_large) &&
+	       atomic_load(&port->acknowledged_epoch) == ds_session_epoch(the.session);
+}
+
+/* What is granted stays granted meanwhile, and in use: nobody has to hear of it. */
+static void move_within(struct ds_vctx *vctx, struct ds_groups groups)
+{
+	const struct ds_granted granted = {.groups = groups};
+
+	move_to(vctx, &granted);
+}
+
+/* How long until it is to be looked at again, in us; 0: nothing is to be learnt. With `moving` locked. */
+static int64_t try_out(struct ds_vctx *vctx)
+{
+	const enum ds_trial_phase was = the.trial.phase;
+	const struct ds_pctx *part = NULL;
+	const uint64_t now = now_ns();
+	enum ds_trial_phase is;
+
+	if (!ds_hold_is_on() && was == DS_TRIAL_REST)
+		return 0;
+	if (ds_groups_empty(&the.own))
+		the.own = ds_remap_target(vctx)->groups;
+	if (may_try(vctx))
+		part = ds_learn_part(vctx, &the.own);
+	is = ds_trial_look(&the.trial, now, part,
+			   atomic_load_explicit(vctx->launches, memory_order_relaxed));
+	ds_learn_often(is != DS_TRIAL_REST);
+	if (was != is && is == DS_TRIAL_SMALL)
+		move_within(vctx, part->groups);
+	else if (was != is && was == DS_TRIAL_SMALL && !ds_suspended(vctx) && !the.on_whole)
+		move_within(vctx, the.own);
+	return the.trial.next_ns > now ? (int64_t)((the.trial.next_ns - now) / 1000 + 1) : 1;
+}
+
 /* How long to sleep, in us; -1: until somebody wakes the thread. With `moving` locked. */
 static int64_t watch(void)
 {
 	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
-	int64_t within_us, us;
+	int64_t within_us, trial_us, us;
 
 	if (!vctx || atomic_load(&ends) || the.resetting)
 		return -1;
@@ -509,6 +574,10 @@ static int64_t watch(void)
 	    (!within_us || within_us > SETTLE_US))
 		within_us = SETTLE_US;
 	us = ds_demand_look(vctx, within_us);
+	trial_us = try_out(vctx);
+	/* One that is asleep is not woken for it. */
+	if (trial_us && !(ds_gate_asked(vctx) & DS_GATE_ASLEEP) && (us < 0 || us > trial_us))
+		us = trial_us;
 	/* The runtime is to be told when what the program has the whole GPU for is over. */
 	if (the.on_whole && ds_whole_look() && (us < 0 || us > WHOLE_US))
 		us = WHOLE_US;
@@ -585,6 +654,7 @@ static void go_on_alone(void)
 {
 	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
 	struct ds_granted own = {.groups = the.own};
+	const bool trying = stop_trying();
 
 	if (atomic_load(&ends))
 		return;
@@ -593,7 +663,7 @@ static void go_on_alone(void)
 	ds_whole_refuse(true);
 	if (the.on_whole)
 		ds_whole_close();
-	if (vctx && the.on_whole && !the.resetting) {
+	if (vctx && (trying || the.on_whole) && !the.resetting) {
 		ds_real.cuCtxSetCurrent(vctx->primary);
 		move_to(vctx, &own);
 	}

@@ -7,6 +7,8 @@
 
 #include "noderuntime/coroutine/kernel_list.h"
 #include "noderuntime/coroutine/kernel_name.h"
+#include "noderuntime/coroutine/learn.h"
+#include "noderuntime/coroutine/measure.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/whole.h"
 
@@ -65,7 +67,7 @@ static void pay(uint64_t now, uint32_t most_milli, uint64_t held_ns)
 
 /* ---- launches ---- */
 
-static bool is_watched(void)
+bool ds_hold_is_on(void)
 {
 	return ds_whole_watched() & DS_WHOLE_HOLD;
 }
@@ -75,11 +77,18 @@ static bool in_step(const struct ds_page *page)
 	return atomic_load_explicit(&page->neighbours_step, memory_order_relaxed) & 1;
 }
 
-static bool saturates(CUfunction function)
+bool ds_hold_in_step(void)
 {
-	const char *name = function ? ds_kernel_name(function) : "(graph)";
+	return in_step(the.session->page);
+}
 
-	return ds_kernel_list_has(&the.named, name ? name : "(unknown)");
+static bool saturates(const struct ds_whole_kernel *kernel)
+{
+	const char *name = kernel ? ds_kernel_name(kernel->function) : "(graph)";
+
+	name = name ? name : "(unknown)";
+	return ds_kernel_list_has(&the.named, name) ||
+	       (kernel && ds_learn_saturates(name, kernel->blocks, kernel->threads));
 }
 
 /*
@@ -111,7 +120,7 @@ static void hold(const struct ds_page *page)
 
 	if (!may_ns)
 		return;
-	while (in_step(page) && now - begin < may_ns && is_watched()) {
+	while (in_step(page) && now - begin < may_ns && ds_hold_is_on()) {
 		nap(now - begin);
 		now = now_ns();
 	}
@@ -125,7 +134,12 @@ CUresult ds_hold_launch(struct ds_op *op, CUstream handle, bool per_thread,
 {
 	const struct ds_page *page = the.session->page;
 
-	if (!in_step(page) || !saturates(kernel ? kernel->function : NULL) || !can_wait(op))
+	if (!in_step(page)) {
+		if (kernel && ds_learn_draws())
+			ds_measure_ask();
+		return CUDA_SUCCESS;
+	}
+	if (!saturates(kernel) || !can_wait(op))
 		return CUDA_SUCCESS;
 	ds_op_abandon(op);
 	hold(page);
@@ -144,6 +158,7 @@ void ds_hold_start(struct ds_session *session)
 	memcpy(patterns, session->page->hold_back_kernels, sizeof(patterns));
 	patterns[sizeof(patterns) - 1] = '\0';
 	ds_kernel_list_add(&the.named, patterns);
+	ds_learn_start(session);
 	atomic_store(&the.paid_ns, now_ns());
 	atomic_fetch_or(&ds_whole_watch, DS_WHOLE_HOLD);
 }

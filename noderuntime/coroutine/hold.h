@@ -39,6 +39,10 @@ uint64_t ds_hold_pay(uint64_t paid_ns, uint64_t now_ns, uint32_t most_milli, uin
 /* Once, before the first launch: sets DS_WHOLE_HOLD (whole.h) if the page says that anything is held back. */
 void ds_hold_start(struct ds_session *session);
 
+/* Whether kernels are held back in this session, and whether a neighbour is in a step. */
+bool ds_hold_is_on(void);
+bool ds_hold_in_step(void);
+
 /* Nobody is held back any more: the runtime, which would say when a step is over, is gone. */
 void ds_hold_stop(void);
 

@@ -11,6 +11,7 @@
 
 #include "noderuntime/coroutine/driver.h"
 #include "noderuntime/coroutine/kernel_name.h"
+#include "noderuntime/coroutine/learn.h"
 #include "noderuntime/coroutine/measure_report.h"
 #include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/seen.h"
@@ -30,6 +31,8 @@ struct ds_sample {
 	unsigned context; /* which primary context the events are of; of an older one: not made */
 	CUevent begin, end;
 	struct ds_kernel *kernel;
+	bool asked; /* and not drawn */
+	struct ds_lesson lesson;
 };
 
 __thread struct ds_measure_thread ds_measure_thread;
@@ -107,6 +110,21 @@ static bool make_events(struct ds_sample *sample)
 	return sample->context == context_number;
 }
 
+static void note(struct ds_port *port, const struct ds_sample *sample, uint64_t ns)
+{
+	struct ds_kernel *kernel = sample->kernel;
+
+	if (!sample->asked) {
+		atomic_fetch_add_explicit(&port->sampled_ns, ns, memory_order_relaxed);
+		atomic_fetch_add_explicit(&port->samples, 1, memory_order_relaxed);
+		kernel->samples++;
+		kernel->sampled_ns += ns;
+	}
+	/* Not of those that are counted together. */
+	if (kernel->key)
+		ds_learn_end(&sample->lesson, &kernel->bound, kernel->name, ns);
+}
+
 /* Read the samples that are over. With `in_use` held, in relaxed capture mode. */
 static void harvest(struct ds_port *port)
 {
@@ -125,10 +143,7 @@ static void harvest(struct ds_port *port)
 		    ms >= 0) {
 			const uint64_t ns = (uint64_t)((double)ms * 1e6);
 
-			atomic_fetch_add_explicit(&port->sampled_ns, ns, memory_order_relaxed);
-			atomic_fetch_add_explicit(&port->samples, 1, memory_order_relaxed);
-			sample->kernel->samples++;
-			sample->kernel->sampled_ns += ns;
+			note(port, sample, ns);
 		}
 		atomic_fetch_sub_explicit(&under_way, 1, memory_order_relaxed);
 		atomic_store_explicit(&sample->state, FREE, memory_order_relaxed);
@@ -153,8 +168,9 @@ static bool captured(CUstream target)
 }
 
 static struct ds_sample *begin_sample(CUfunction function, const struct ds_launch_shape *shape,
-				      CUstream target)
+				      CUstream target, bool asked)
 {
+	const char *name = function ? ds_kernel_name(function) : "(graph)";
 	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
 	struct ds_sample *sample = NULL;
 	struct ds_port *port;
@@ -170,8 +186,12 @@ static struct ds_sample *begin_sample(CUfunction function, const struct ds_launc
 	}
 	if (sample && make_events(sample) &&
 	    ds_real.cuEventRecord(sample->begin, target) == CUDA_SUCCESS) {
-		sample->kernel = ds_kernels_find(
-		    &kernels, function ? ds_kernel_name(function) : "(graph)", shape);
+		sample->kernel = ds_kernels_find(&kernels, name, shape);
+		sample->asked = asked;
+		sample->lesson =
+		    ds_learn_begin(function ? name : NULL,
+				   (uint64_t)shape->grid[0] * shape->grid[1] * shape->grid[2],
+				   (uint64_t)shape->block[0] * shape->block[1] * shape->block[2]);
 		atomic_store_explicit(&sample->state, TAKEN, memory_order_relaxed);
 	} else {
 		sample = NULL;
@@ -186,7 +206,13 @@ struct ds_sample *ds_measure_look(CUfunction function, const struct ds_launch_sh
 {
 	const unsigned mean = atomic_load_explicit(&launches_per_sample, memory_order_relaxed);
 	struct ds_measure_thread *thread = &ds_measure_thread;
+	const bool asked = thread->asked;
 
+	thread->asked = false;
+	if (asked && thread->kept) {
+		thread->until = thread->kept - 1;
+		return ours ? begin_sample(function, shape, target, true) : NULL;
+	}
 	if (!thread->began) {
 		thread->began = true;
 		thread->left = mean ? draw(thread, mean) - 1 : UINT32_MAX;
@@ -201,7 +227,18 @@ struct ds_sample *ds_measure_look(CUfunction function, const struct ds_launch_sh
 		return NULL;
 	}
 	thread->until = draw(thread, mean) - 1;
-	return ours ? begin_sample(function, shape, target) : NULL;
+	return ours ? begin_sample(function, shape, target, false) : NULL;
+}
+
+void ds_measure_ask(void)
+{
+	struct ds_measure_thread *thread = &ds_measure_thread;
+
+	if (thread->asked)
+		return;
+	thread->asked = true;
+	thread->kept = thread->until;
+	thread->until = 0;
 }
 
 void ds_measure_end(struct ds_sample *sample, CUstream target, CUresult result)
@@ -298,6 +335,7 @@ void ds_measure_forget(void)
 	atomic_flag_clear(&in_use);
 	atomic_store(&figures, NULL);
 	events_of = NULL;
+	ds_learn_forget();
 	ds_seen_forget();
 }
 

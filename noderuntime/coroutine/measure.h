@@ -38,7 +38,9 @@ struct ds_measure_thread {
 	uint32_t until;
 	uint32_t left; /* of those that are no sample, when the next one is looked at early */
 	bool began;
-	bool synced; /* the next launch is the first of its step */
+	bool asked;    /* the next launch is to be measured, though it is none that was drawn: */
+	uint32_t kept; /* `until`, then */
+	bool synced;   /* the next launch is the first of its step */
 	uint64_t random;
 	uint64_t synced_ns;
 	uint64_t first_ns; /* the step's first launch, 0: none yet */
@@ -59,6 +61,12 @@ void ds_measure_drop(void);
 
 /* In a child after fork(): the figures are the parent's. Async-signal-safe. */
 void ds_measure_forget(void);
+
+/*
+ * The thread's next launch is to be measured, if it can be, beside those that are drawn: it does not count as a
+ * sample, for it does not stand for others.
+ */
+void ds_measure_ask(void);
 
 /* The rare part of ds_measure_launch(). */
 __attribute__((cold)) struct ds_sample *ds_measure_look(CUfunction function,

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "noderuntime/coroutine/bound.h"
 #include "noderuntime/coroutine/measure.h"
 
 /*
@@ -23,6 +24,7 @@ struct ds_kernel {
 	struct ds_launch_shape shape;
 	uint64_t samples;
 	uint64_t sampled_ns;
+	struct ds_bound bound;
 };
 
 struct ds_kernels {

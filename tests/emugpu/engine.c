@@ -728,6 +728,7 @@ static int run_blocks(struct emu_device *dev, unsigned n)
 		struct emu_run run = r->op->work.u.launch.run;
 		memcpy(run.index, slot->block.index, sizeof(run.index));
 		run.smid = visible_smid(r->op, r->sm);
+		run.n_sms = emu_sms_count(&r->op->sms);
 		int64_t ns = r->op->work.u.launch.kernel->block(&run);
 		if (ns == EMU_ILLEGAL_ADDRESS)
 			fault = 1;

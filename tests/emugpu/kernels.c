@@ -80,6 +80,14 @@ static int64_t spin_us(const struct emu_run *run)
 	return (int64_t)PARAM(run, 0, uint32_t) * 1000;
 }
 
+/* copy_us(unsigned us): takes that long on however many SMs, as what only waits for memory does. */
+static int64_t copy_us(const struct emu_run *run)
+{
+	const uint64_t blocks = (uint64_t)run->grid[0] * run->grid[1] * run->grid[2];
+
+	return (int64_t)(PARAM(run, 0, uint32_t) * UINT64_C(1000) * run->n_sms / blocks);
+}
+
 /* One chain of `steps` dependent multiply-adds; the same for every thread with this start. */
 static float fma_chain(unsigned start, unsigned steps)
 {
@@ -180,6 +188,7 @@ static const struct emu_kernel kernels[] = {
     {"vector_add", 5, {8, 8, 8, 4, 8}, vector_add, NULL, 0},
     {"reduce_sum", 4, {8, 8, 4, 8}, reduce_sum, NULL, 0},
     {"spin_us", 2, {4, 8}, spin_us, NULL, 0},
+    {"copy_us", 1, {4}, copy_us, NULL, 0},
     {"fma_chain", 3, {8, 4, 8}, fma_work, NULL, 0},
     {"trap", 1, {8}, trap, NULL, 0},
     {"mix", 6, {8, 8, 4, 4, 4, 4}, mix, mix_ends, 0},

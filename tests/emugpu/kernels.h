@@ -10,6 +10,7 @@ struct emu_run {
 	unsigned grid[3], block[3];
 	unsigned index[3]; /* blockIdx */
 	unsigned smid;     /* what %smid reads */
+	unsigned n_sms;    /* of the partition that the launch is in */
 	void *params[16];
 };
 

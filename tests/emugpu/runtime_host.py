@@ -404,6 +404,8 @@ def _obey(verb, arguments, port, page, view, client):
             return _page(view)
         if verb == "write":
             os.pwrite(port, bytes(arguments[0]), 0)
+        elif verb == "write at":
+            os.pwrite(port, bytes(arguments[1]), arguments[0])
         elif verb == "acknowledge":
             _acknowledge(port, client, *arguments)
         elif verb == "write port":

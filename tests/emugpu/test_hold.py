@@ -306,3 +306,116 @@ def test_what_was_held_back_is_counted(node):
     finally:
         training.kill()
         training.communicate()
+
+
+# What bounds a kernel, found out by the program itself
+
+KERNELS_AT, KERNEL, N_KERNELS = HELD_AT + 16, struct.Struct("=QQIII68s"), 8
+SMS, MEMORY = 1, 2
+
+
+def kernels(granter, index=0):
+    """name -> what bounds it, as the port says."""
+    found = (KERNEL.unpack_from(granter.ports[index], KERNELS_AT + i * KERNEL.size) for i in range(N_KERNELS))
+    return {name.split(b"\0")[0].decode(): by for key, _, _, by, _, name in found if key}
+
+
+ALL = tuple(range(6))
+
+
+@pytest.fixture
+def learning(program):
+    """A program that has been in the half of the GPU that is its share, and is on all of it now."""
+    one = program("", us=200)
+    one.granter.wait_for(one.granter.grant(ALL))
+    return one
+
+
+def learn(one, *what):
+    """Until it is known what bounds these."""
+    end = time.monotonic() + 60
+    while not set(what) <= set(kernels(one.granter)):
+        assert time.monotonic() < end, kernels(one.granter)
+        for kernel in what:
+            one.ask(f"wide {kernel} {2000 if kernel == 'copy_us' else 500} 4")
+
+
+def test_a_program_finds_out_what_bounds_its_kernels_and_holds_back_what_memory_does(learning):
+    learn(learning, "spin_us", "copy_us")
+    assert kernels(learning.granter) == {"spin_us": SMS, "copy_us": MEMORY}
+    step(learning.granter, 1)
+    learning.ask("wide spin_us 100 10")
+    assert held(learning.granter)[0] == 0
+    learning.ask("wide copy_us 100 10")
+    assert held(learning.granter)[0] == 10
+    step(learning.granter, 2)
+    learning.ask("wide copy_us 100 10")
+    assert held(learning.granter)[0] == 10
+    learning.end()
+
+
+def test_nothing_is_learnt_while_a_neighbour_takes_bandwidth(learning):
+    step(learning.granter, 1)
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        learning.ask("wide copy_us 2000 4")
+    assert kernels(learning.granter) == {}
+    learning.end()
+
+
+def test_where_a_program_never_had_less_than_it_has_nothing_is_tried_out(program):
+    one = program("")
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        one.ask("wide copy_us 2000 4")
+    assert kernels(one.granter) == {} and one.granter.port().remaps == 0
+    one.end()
+
+
+def test_groups_go_back_in_the_middle_of_a_trial(learning):
+    """Whenever it is: the page comes first, and the program is nowhere else after it."""
+    for i in range(30):
+        learning.ask("wide copy_us 2000 4")
+        learning.tell("wide copy_us 2000 4")
+        groups = (0, 1) if i % 2 == 0 else ALL
+        learning.granter.wait_for(learning.granter.grant(groups))
+        assert learning.granter.port().groups == set(groups)
+        learning.hear()
+    learning.end()
+
+
+def test_results_are_as_alone_while_kernels_are_tried_out(host, runtime):  # noqa: F811
+    for experiment in "work", "order", "order-chains", "graphs", "reset", "threads", "capture":
+        alone = host.experiment(experiment, preload=False, check=False)
+        if alone.returncode == 77:
+            continue
+        granter = runtime(groups=(0, 1))
+        hold_back(granter, "", us=300)
+        ended = threading.Event()
+
+        def lend(granter=granter, ended=ended):
+            number = 0
+            while not ended.wait(0.12):
+                number += 1
+                granter.grant(ALL if number % 4 else (0, 1))
+
+        lending = threading.Thread(target=lend)
+        lending.start()
+        try:
+            inside = host.experiment(experiment, granter)
+        finally:
+            ended.set()
+            lending.join()
+        assert inside.stdout == alone.stdout, experiment
+        assert inside.stderr == ""
+
+
+def test_status_names_them(node):
+    begin(node, "throughput")
+    training = program_of(node, "job-1")
+    said = KERNEL.pack(7, 4096, 256, MEMORY, 155, b"copies\n") + KERNEL.pack(8, 132, 384, SMS, 990, b"x" * 68)
+    training.ask("write at", KERNELS_AT, list(said))
+    reported = node.resident("job-1")["programs"][0]["reported_by_program"]
+    assert reported["kernels"] == [
+        {"kernel": "copies?", "blocks": 4096, "threads": 256, "bound_by": "memory", "gain": 0.155},
+        {"kernel": "x" * 67, "blocks": 132, "threads": 384, "bound_by": "sms", "gain": 0.99}]

@@ -4,6 +4,8 @@
  * real GPU and on the emulated one. Commands, each answered by one line:
  *   spin STREAM US N    N kernels of US microseconds        "ahead M": so many were not done at most
  *   graph STREAM US N   the same as graphs of one kernel    "ahead M"
+ *   wide KERNEL US N    N kernels that fill the GPU, of spin_us (US each block) or copy_us, which takes US in
+ *                       all; that one is on the emulated GPU only   "wide"
  *   block STREAM        the stream waits for "release"      "blocked"
  *   set STREAM          a memset, no kernel                 "set"
  *   release             from the host                       "released"
@@ -34,6 +36,7 @@
 	X(cuMemHostGetDevicePointer_v2, (CUdeviceptr *, void *, unsigned))                         \
 	X(cuMemsetD32Async, (CUdeviceptr, unsigned, size_t, CUstream))                             \
 	X(cuStreamCreate, (CUstream *, unsigned))                                                  \
+	X(cuStreamSynchronize, (CUstream))                                                         \
 	X(cuStreamWaitValue32_v2, (CUstream, CUdeviceptr, cuuint32_t, unsigned))                   \
 	X(cuEventCreate, (CUevent *, unsigned))                                                    \
 	X(cuEventRecord, (CUevent, CUstream))                                                      \
@@ -53,7 +56,10 @@ static struct {
 
 enum { STREAMS = 64, EVENTS = 4096 };
 
-static CUfunction spin_us;
+static const char copy_ptx[] = ".version 7.0\n.target sm_70\n.address_size 64\n"
+			       ".visible .entry copy_us(.param .u32 us)\n{\n ret;\n}\n";
+
+static CUfunction spin_us, copy_us;
 static CUstream streams[STREAMS]; /* number 0 is the NULL stream */
 static CUevent events[EVENTS];
 static CUdeviceptr word;
@@ -81,6 +87,8 @@ static void start(void)
 	CALL(cuCtxSetCurrent, primary);
 	CALL(cuModuleLoadData, &module, kernels_ptx);
 	CALL(cuModuleGetFunction, &spin_us, module, "spin_us");
+	CALL(cuModuleLoadData, &module, copy_ptx);
+	CALL(cuModuleGetFunction, &copy_us, module, "copy_us");
 	CALL(cuMemAlloc_v2, &word, 4);
 	CALL(cuMemHostAlloc, &host, 4, CU_MEMHOSTALLOC_DEVICEMAP);
 	CALL(cuMemHostGetDevicePointer_v2, &released_word, host, 0);
@@ -99,6 +107,15 @@ static void launch(CUstream stream, unsigned us)
 	void *args[] = {&us, &smids};
 
 	CALL(cuLaunchKernel, spin_us, 1, 1, 1, 1, 1, 1, 0, stream, args, NULL);
+}
+
+/* As many threads as an emulated GPU of 44 SMs holds. */
+static void launch_wide(CUfunction kernel, unsigned us)
+{
+	CUdeviceptr smids = 0;
+	void *args[] = {&us, &smids};
+
+	CALL(cuLaunchKernel, kernel, 88, 1, 1, 1024, 1, 1, 0, streams[1], args, NULL);
 }
 
 static CUgraphExec graph_of(CUstream stream, unsigned us)
@@ -152,6 +169,12 @@ int main(void)
 			   stream < STREAMS) {
 			printf("ahead %u\n",
 			       ahead(streams[stream], us, n, graph_of(streams[stream], us)));
+		} else if (sscanf(line, "wide spin_us %u %u", &us, &n) == 2 ||
+			   sscanf(line, "wide copy_us %u %u", &us, &n) == 2) {
+			for (unsigned i = 0; i < n; i++)
+				launch_wide(line[5] == 's' ? spin_us : copy_us, us);
+			CALL(cuStreamSynchronize, streams[1]);
+			printf("wide\n");
 		} else if (sscanf(line, "block %u", &stream) == 1 && stream < STREAMS) {
 			CALL(cuStreamWaitValue32_v2, streams[stream], released_word, ++blocked,
 			     CU_STREAM_WAIT_VALUE_GEQ);
