@@ -5,7 +5,8 @@ import json
 
 from slurm import until
 
-SPIN = "spin --seconds 600"
+# Blocks long enough for the trace, which keeps the last 65536, to go back for seconds.
+SPIN = "spin --seconds 600 --block-us 20000"
 
 
 def test_two_programs_side_by_side_use_different_sms(slurm, gpuwork, emulated_trace):
