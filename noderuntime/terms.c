@@ -60,7 +60,8 @@ bool ds_terms_neighbour_steps(const struct ds_ledger_state *state,
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		const struct ds_ledger_resident *other = &state->residents[i];
 
-		if (other->demand.active && ds_terms_is_held_for(state, other))
+		if (other->demand.active && ds_terms_is_held_for(state, other) &&
+		    !ds_ledger_is_suspended(state, other))
 			return true;
 	}
 	return false;

@@ -25,7 +25,7 @@ void ds_terms(const struct ds_ledger_state *state, const struct ds_ledger_reside
 bool ds_terms_is_held_for(const struct ds_ledger_state *state,
 			  const struct ds_ledger_resident *self);
 
-/* Whether `self` is to hold back now: one for whom it is held back is active. */
+/* Whether `self` is to hold back now: one for whom it is held back is active, and not suspended. */
 bool ds_terms_neighbour_steps(const struct ds_ledger_state *state,
 			      const struct ds_ledger_resident *self);
 

@@ -120,6 +120,12 @@ static void held_back_for_a_neighbours_step(void **unused)
 	latency->demand.active = 1;
 	assert_true(ds_terms_neighbour_steps(&state, training));
 	assert_true(ds_terms_neighbour_steps(&state, other));
+	/* Somebody has the whole GPU: the sooner he is through with it, the better. */
+	state.whole.phase = DS_WHOLE_OPEN;
+	strcpy(state.whole.owner, "training");
+	strcpy(training->name, "training");
+	assert_false(ds_terms_neighbour_steps(&state, training));
+	state.whole.phase = DS_WHOLE_NONE;
 	strcpy(latency->policy.name, "static");
 	assert_false(ds_terms_neighbour_steps(&state, training));
 	strcpy(latency->policy.name, "lend");
