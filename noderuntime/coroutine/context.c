@@ -17,6 +17,28 @@ static bool may_wait(CUcontext context)
 	       !ds_streams_break_captures(vctx);
 }
 
+/*
+ * The driver's wait for a context may end before a graph's last node in a green context has: on an H200 it
+ * did so for graphs of a copy and two kernels on four streams. Its waits for streams do not.
+ */
+static CUresult wait_for_graphs(CUcontext context, CUresult result)
+{
+	struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
+	uint64_t launched, waited;
+
+	if (result != CUDA_SUCCESS || !vctx ||
+	    (context ? context != vctx->primary : !ds_vctx_current(vctx)))
+		return result;
+	launched = atomic_load_explicit(&vctx->graphs, memory_order_acquire);
+	waited = atomic_load_explicit(&vctx->graphs_waited, memory_order_acquire);
+	if (waited == launched)
+		return result;
+	result = ds_streams_wait(vctx);
+	if (result == CUDA_SUCCESS && waited < launched)
+		atomic_compare_exchange_strong(&vctx->graphs_waited, &waited, launched);
+	return result;
+}
+
 CUresult ds_cuCtxSynchronize(void)
 {
 	CUresult result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
@@ -24,7 +46,7 @@ CUresult ds_cuCtxSynchronize(void)
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
 	if (may_wait(NULL))
-		result = ds_real.cuCtxSynchronize();
+		result = wait_for_graphs(NULL, ds_real.cuCtxSynchronize());
 	ds_vctx_heard(result);
 	ds_measure_sync();
 	return result;
@@ -39,7 +61,7 @@ CUresult ds_cuCtxSynchronize_v2(CUcontext ctx)
 		return CUDA_ERROR_NOT_INITIALIZED;
 	ctx = ds_own_real(ctx);
 	if (may_wait(ctx))
-		result = ds_real.cuCtxSynchronize_v2(ctx);
+		result = wait_for_graphs(ctx, ds_real.cuCtxSynchronize_v2(ctx));
 	ds_vctx_heard(result);
 	ds_measure_sync();
 	return result;

@@ -301,6 +301,7 @@ static CUresult in_turn(struct ds_vgraph *graph, struct ds_executable *executabl
 	graph->last = executable;
 	graph->last_stream = stream;
 	graph->streams_destroyed = destroyed;
+	atomic_fetch_add_explicit(&graph->vctx->graphs, 1, memory_order_release);
 	graph->used = atomic_fetch_add_explicit(&graph_launches, 1, memory_order_relaxed) + 1;
 	return ds_real.cuEventRecord(graph->launched, stream);
 }
