@@ -283,24 +283,16 @@ typedef CUresult put(CUgraphExec exec, CUstream stream);
 static CUresult in_turn(struct ds_vgraph *graph, struct ds_executable *executable, CUstream stream,
 			put *real)
 {
-	const unsigned destroyed =
-	    atomic_load_explicit(&graph->vctx->streams_destroyed, memory_order_relaxed);
 	CUresult result = CUDA_SUCCESS;
 
-	/*
-	 * The driver keeps the launches of one executable in order, but not in green contexts: on an H200 one
-	 * of the first two launches on two streams began before the other's end.
-	 */
-	if (graph->last != executable || graph->last_stream != stream ||
-	    graph->streams_destroyed != destroyed)
+	/* The driver itself keeps the launches of one executable in order. */
+	if (graph->last != executable)
 		result = ds_real.cuStreamWaitEvent(stream, graph->launched, 0);
 	if (result == CUDA_SUCCESS)
 		result = real(executable->exec, stream);
 	if (result != CUDA_SUCCESS)
 		return result;
 	graph->last = executable;
-	graph->last_stream = stream;
-	graph->streams_destroyed = destroyed;
 	atomic_fetch_add_explicit(&graph->vctx->graphs, 1, memory_order_release);
 	graph->used = atomic_fetch_add_explicit(&graph_launches, 1, memory_order_relaxed) + 1;
 	return ds_real.cuEventRecord(graph->launched, stream);

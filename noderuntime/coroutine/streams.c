@@ -278,7 +278,6 @@ static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in
 	link_all(vctx->destroyed_end, stream);
 	vctx->destroyed_end = &stream->all_next;
 	pthread_mutex_unlock(&vctx->lock);
-	atomic_fetch_add_explicit(&vctx->streams_destroyed, 1, memory_order_relaxed);
 	result = ds_real.cuStreamDestroy_v2(shadow);
 	if (capture_began) /* it ended with the stream */
 		atomic_fetch_sub_explicit(&vctx->captures, 1, memory_order_relaxed);

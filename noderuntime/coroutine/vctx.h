@@ -105,7 +105,6 @@ struct ds_vctx {
 	_Atomic uint64_t null_work;                /* operations on the NULL stream so far */
 	atomic_int any_dirty;                      /* DS_DIRTY: a blocking stream may be dirty */
 	atomic_int captures;                       /* stream captures under way, about */
-	atomic_uint streams_destroyed;             /* their handles may come again */
 	_Atomic uint64_t graphs, graphs_waited;    /* launched so far; of these, waited for */
 	_Atomic(struct ds_stream_table *) streams; /* handle -> stream */
 	/* Under the lock: */

@@ -44,12 +44,9 @@ struct ds_vgraph {
 	pthread_mutex_t launching;
 	struct ds_executable *executables;
 	struct ds_executable *last; /* launched last */
-	CUstream
-	    last_stream; /* there; only compared, and only if since then no stream was destroyed: */
-	unsigned streams_destroyed;
-	CUevent launched; /* behind its launch */
-	uint64_t used;    /* when it was last launched, counted in launches of graphs */
-	CUevent detour;   /* before a launch elsewhere than where the stream is */
+	CUevent launched;           /* behind its launch */
+	uint64_t used;              /* when it was last launched, counted in launches of graphs */
+	CUevent detour;             /* before a launch elsewhere than where the stream is */
 
 	atomic_bool pinned;
 	bool elsewhere;    /* launched where nobody sees when it ends: pinned for good */

@@ -467,7 +467,7 @@ CUresult CUDAAPI cuCtxSynchronize(void)
 		return rc;
 	rc = emu_capture_none_in(ctx);
 	if (!rc)
-		rc = emu_wait_context(ctx);
+		rc = emu_synchronise_context(ctx);
 	/* One that began meanwhile is met, too: which stream the driver waits for last nobody knows. */
 	if (!rc)
 		rc = emu_capture_none_in(ctx);

@@ -163,6 +163,7 @@ struct emu_op *emu_op_new_in(enum emu_op_kind kind, struct CUctx_st *ctx, int pr
 	op->dev = ctx->dev;
 	op->sms = ctx->sms;
 	op->renumber_smid = ctx->green && emu.server_pid;
+	op->apart = emu.launches_apart;
 	op->priority = priority;
 	op->n_waits_for = 1; /* its own submission */
 	op->ready_ns = emu_now_ns();
@@ -1000,7 +1001,7 @@ static bool concerns(const struct emu_op *op, const struct CUctx_st *ctx)
 	return ctx->green ? op->ctx == ctx : op->root == ctx;
 }
 
-CUresult emu_wait_context(struct CUctx_st *ctx)
+static CUresult wait_context(struct CUctx_st *ctx, bool apart)
 {
 	uint64_t last = serials;
 	struct emu_device *dev = ctx->dev;
@@ -1008,12 +1009,22 @@ CUresult emu_wait_context(struct CUctx_st *ctx)
 	for (;;) {
 		const struct emu_op *op;
 		for (op = dev->pending; op && op->serial <= last; op = op->pending_next)
-			if (concerns(op, ctx))
+			if (concerns(op, ctx) && (apart || !op->apart))
 				break;
 		if (!op || op->serial > last)
 			return emu_device_fault(dev);
 		pthread_cond_wait(&emu.done, &emu.mutex);
 	}
+}
+
+CUresult emu_wait_context(struct CUctx_st *ctx)
+{
+	return wait_context(ctx, true);
+}
+
+CUresult emu_synchronise_context(struct CUctx_st *ctx)
+{
+	return wait_context(ctx, false);
 }
 
 CUresult emu_device_join(struct emu_device *dev)

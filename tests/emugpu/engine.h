@@ -197,6 +197,7 @@ struct emu_op {
 	bool started;                 /* the next one in its hardware queue may be looked at */
 	struct emu_op *next_in_queue; /* which waits for that */
 	bool done;
+	bool apart; /* of a graph on a stream of a green context: cuCtxSynchronize does not wait */
 	CUresult result;
 	uint64_t ready_ns, done_ns;
 	struct emu_sms sms;
@@ -244,6 +245,7 @@ struct emu_state {
 	unsigned long long next_id;
 	unsigned n_queues; /* hardware queues that streams share; 0: each has its own */
 	unsigned next_queue;
+	bool launches_apart; /* what is made now is `apart` */
 };
 
 extern struct emu_state emu;
@@ -294,6 +296,8 @@ void emu_op_unref(struct emu_op *op);
 /* Wait (dropping the mutex meanwhile) for an op, or for everything unfinished of a context. */
 CUresult emu_wait_op(struct emu_op *op);
 CUresult emu_wait_context(struct CUctx_st *ctx);
+/* The same, as cuCtxSynchronize does it on an H200: not for graphs on streams of green contexts. */
+CUresult emu_synchronise_context(struct CUctx_st *ctx);
 
 /* The device's sticky error, also one that an MPS neighbour caused. */
 CUresult emu_device_fault(struct emu_device *dev);

@@ -401,7 +401,7 @@ static void note_upload(CUgraphExec exec)
 	exec->uploaded = true;
 }
 
-static CUresult launch(CUgraphExec exec, struct CUstream_st *s)
+static CUresult launch_now(CUgraphExec exec, struct CUstream_st *s)
 {
 	CUresult rc = check(exec->graph, s);
 	struct emu_op *begin, *end;
@@ -416,11 +416,8 @@ static CUresult launch(CUgraphExec exec, struct CUstream_st *s)
 		emu_op_unref(end);
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
-	/*
-	 * Launches of one executable come one after the other, whatever their streams. On an H200 the
-	 * first ones do not when the streams are a green context's; so here none does.
-	 */
-	if (!emu_forget("launch") && !s->ctx->green)
+	/* Launches of one executable come one after the other, whatever their streams. */
+	if (!emu_forget("launch"))
 		emu_op_after(begin, exec->last);
 	emu_op_ref(begin);
 	emu_op_submit(begin, s);
@@ -431,6 +428,16 @@ static CUresult launch(CUgraphExec exec, struct CUstream_st *s)
 	emu_op_ref(end);
 	exec->last = end;
 	return emu_op_submit(end, s);
+}
+
+static CUresult launch(CUgraphExec exec, struct CUstream_st *s)
+{
+	CUresult rc;
+
+	emu.launches_apart = s->ctx->green;
+	rc = launch_now(exec, s);
+	emu.launches_apart = false;
+	return rc;
 }
 
 /* What the memory nodes of a graph want together. */
