@@ -20,4 +20,12 @@ const struct ds_port_reported *ds_reported_find(const struct ds_port_report *rep
 /* How long the overlong kernel that it names has run, by its own word: 0 or more, in s. */
 double ds_reported_overlong_s(const struct ds_port_reported *reported);
 
+/*
+ * Ask the runtime of allocation `name` what its user should know of what became of its programs, without what
+ * was told before; unless `last`, without what may soon be known better (`pending`). False: no answer, and
+ * there are none.
+ */
+bool ds_reported_notes(const char *runtime_dir, const char *name, unsigned timeout_ms, bool last,
+		       struct ds_port_notes *notes);
+
 #endif

@@ -19,6 +19,7 @@
 #include "gres/request.h"
 #include "noderuntime/allocation.h"
 #include "noderuntime/command/command.h"
+#include "noderuntime/command/reported.h"
 #include "noderuntime/environment.h"
 
 extern char **environ;
@@ -29,6 +30,9 @@ enum {
 	SPAWN_EXTRA_MS = 500,
 	WAIT_MS = 500, /* between two looks for room; the ledger costs microseconds to read */
 	STATUS_SIGNAL = 128,
+	NOTES_MS = 500,      /* for one answer */
+	NOTES_TRIES = 21,    /* while it is not known whose fault something was, */
+	NOTES_PAUSE_MS = 50, /* which is for a second */
 };
 
 enum {
@@ -304,6 +308,23 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	}
 }
 
+/* As slurmstepd does it in a job: what became of its programs, by its node runtime's word. */
+static void tell_notes(const struct run *run)
+{
+	const struct timespec pause = {.tv_nsec = NOTES_PAUSE_MS * 1000000L};
+	struct ds_port_notes notes = {.pending = 1};
+
+	for (int i = 1; notes.pending && i <= NOTES_TRIES; i++) {
+		if (i > 1)
+			nanosleep(&pause, NULL);
+		if (!ds_reported_notes(run->config.runtime_dir, run->name, NOTES_MS,
+				       i == NOTES_TRIES, &notes))
+			return;
+		for (uint32_t n = 0; n < notes.n; n++)
+			fprintf(stderr, "detshare run: %s\n", notes.text[n]);
+	}
+}
+
 static int fail(const struct ds_error *err)
 {
 	fprintf(stderr, "detshare run: %s\n", err->text);
@@ -350,6 +371,7 @@ int ds_command_run(int argc, char **argv)
 	int status = signal_number ? STATUS_SIGNAL + signal_number : run_in_allocation(&run, &err);
 	if (status < 0)
 		status = fail(&err);
+	tell_notes(&run);
 	if (end(&run, &err) < 0) {
 		fail(&err);
 		if (status == 0)

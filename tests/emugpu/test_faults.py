@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -344,6 +345,41 @@ def test_who_made_the_gpu_fail_is_on_record(host, harm):
         host.end(name)
     said = {job: (host.record(job).get("fault_code"), host.record(job).get("fault_suspect")) for job in (1, 2, 3)}
     assert said == {1: (700, 2), 2: (700, 2) if harm is trap else (None, None), 3: (None, None)}, faults
+    host.assert_clean()
+
+
+def test_whoever_runs_without_slurm_is_told_by_the_command(host):
+    host.config["on_neighbour_fault"] = "notify"
+    host.write_conf()
+    victim = host.run("--share", "0.25", "--", host.gpuwork, "spin", "--seconds", "600", "--block-us", "500")
+    wait_for(lambda: [c for c in host.clients() if c["sms"]], LONG_S)
+    culprit = host.run("--share", "0.25", "--", host.gpuwork, "trap")
+    said = culprit.communicate(timeout=LONG_S)[1]
+    assert culprit.returncode == 1 and "detshare run" not in said, said
+    said = victim.communicate(timeout=LONG_S)[1]
+    assert victim.returncode == 1
+    assert f"CUDA error 700, by a fault of run-{culprit.pid} beside it (MPS's log names it)\n" in said, said
+    assert said.count("detshare run:") == 1
+    host.assert_clean()
+
+
+def test_the_gpu_is_ready_when_its_last_victim_is_gone(host):
+    """Without a wait in between: who comes then is let in, computes, and nothing of the fault is with it."""
+    names = [f"job-{i}" for i in (1, 2, 3, 4)]
+    for name in names:
+        host.begin(name, share=250)
+    victims = [work(host, name, "spin", "--seconds", "600", "--block-us", "500") for name in names if name != "job-2"]
+    culprit = trap(host)
+    for process in (culprit, *victims):
+        assert process.wait(LONG_S) == 1
+    gone_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    assert work(host, "job-3", "add").wait(LONG_S) == 0
+    wait_for(lambda: not [p for n in names for p in host.resident(n)["programs"]], LONG_S)
+    assert all(f["at_boottime_ns"] < gone_ns for f in host.gpu()["faults"])
+    for name in names:
+        host.end(name)
+    suspects = {job: host.record(job).get("fault_suspect") for job in (1, 2, 3, 4)}
+    assert suspects == {1: 2, 2: 2, 3: 2, 4: 2}
     host.assert_clean()
 
 

@@ -162,6 +162,29 @@ def test_the_owners_runtime_is_killed_in_its_window(host):
     wait_for(lambda: not host.resident(f"run-{neighbour.pid}"), 30)
 
 
+def test_an_owner_that_is_stopped_in_its_window_is_ended_and_its_neighbour_goes_on():
+    """It would never leave what is the neighbour's, who holds it and may begin nothing."""
+    host = Host(whole_gpu_deadline_ms=300, whole_gpu_patience_ms=1500, acknowledge_deadline_s=1)
+    try:
+        neighbour = spin(host, 0.5, 600)
+        name = f"run-{neighbour.pid}"
+        run = ask(host, "cooperative", 2, 0, 1000000)
+        wait_for(lambda: window(host) and window(host)["phase"] == "open", 30)
+        (program,) = host.resident(f"run-{run.pid}")["programs"]
+        stop(program["pid"])
+        said = run.communicate(timeout=60)[1]
+        assert run.returncode == 128 + signal.SIGKILL
+        assert f"detshare run: process {program['pid']}, which is stopped, has not left SM groups" in said, said
+        wait_for(lambda: not window(host), 30)
+        before = host.resident(name)["programs"][0]["reported_by_program"]["launches"]
+        wait_for(lambda: host.resident(name)["programs"][0]["reported_by_program"]["launches"] > before, 30)
+        neighbour.send_signal(signal.SIGTERM)
+        neighbour.communicate(timeout=30)
+        host.assert_clean()
+    finally:
+        host.close()
+
+
 def test_who_waits_for_a_window_is_killed(host):
     neighbour = spin(host, 0.5, 3, block_us=400000)
     run = ask(host, "cooperative", 1, 0, 1000)

@@ -18,7 +18,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const uint64_t epoch = 4;
 
 	if (ds_port_check_hello(data, size, &hello, &err) == 0 &&
-	    (hello.magic != DS_PORT_MAGIC || (size != sizeof(hello) && hello.kind != DS_PORT_END)))
+	    (hello.magic != DS_PORT_MAGIC ||
+	     (size != sizeof(hello) && hello.kind != DS_PORT_END && hello.kind != DS_PORT_NOTES)))
+		abort();
+	struct ds_port_ask ask;
+	if (ds_port_check_ask(data, size, &ask, &err) == 0 && size != sizeof(ask))
 		abort();
 	static struct ds_port_end end;
 	int n = ds_port_check_end(data, size, &end, &err);
