@@ -958,6 +958,9 @@ static CUresult submit(struct emu_op *op, struct CUstream_st *stream, bool besid
 		emu_op_unref(op);
 		return rc;
 	}
+	/* What only says that such a graph has ended is as little waited for. */
+	if (op->work.kind == EMU_OP_NOP && stream->tail)
+		op->apart |= stream->tail->apart;
 	if (beside && is_running_kernel(stream->tail))
 		emu_op_beside(op, stream->tail);
 	else if (!emu_forget("stream"))
