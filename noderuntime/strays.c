@@ -35,17 +35,19 @@ void ds_strays_begin(struct ds_runtime *rt)
 	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	rt->strays_timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	struct ds_error reason = {""};
-	if (fd < 0 || inotify_add_watch(fd, files.device, IN_OPEN) < 0) {
+	/* CUDA's memory device, if there is one: monitoring opens the GPU itself every second or so. */
+	const char *opened = *files.uvm ? files.uvm : files.device;
+	if (fd < 0 || inotify_add_watch(fd, opened, IN_OPEN) < 0) {
 		syslog(LOG_WARNING,
 		       "%s: cannot watch %s: %s; programs without a port are not found",
-		       rt->allocation->name, files.device, strerror(errno));
+		       rt->allocation->name, opened, strerror(errno));
 		if (fd >= 0)
 			close(fd);
 		if (rt->strays_timer >= 0)
 			close(rt->strays_timer);
 		return;
 	}
-	if (ds_watch_or_fail(rt, DS_WATCH_DEVICE, fd, files.device, &reason) < 0 ||
+	if (ds_watch_or_fail(rt, DS_WATCH_DEVICE, fd, opened, &reason) < 0 ||
 	    ds_watch_or_fail(rt, DS_WATCH_STRAYS, rt->strays_timer, "a timer", &reason) < 0)
 		ds_complain(rt, &reason);
 }

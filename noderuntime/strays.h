@@ -9,7 +9,7 @@
 
 /*
  * Processes of the allocation that use its GPU without having come to its port: they are in nobody's
- * partition. Looked for when somebody has opened the GPU's device file, so that nothing is done while
+ * partition. Looked for when somebody has opened CUDA's memory device (or the GPU's, if there is none), so that nothing is done while
  * nothing happens. A process counts as one of the allocation's by its cgroup (job_N) or by what is in its
  * environment; one that hides both is not found.
  */

@@ -39,6 +39,11 @@ static CUresult wait_for_graphs(CUcontext context, CUresult result)
 	return result;
 }
 
+CUresult ds_vctx_wait(void)
+{
+	return wait_for_graphs(NULL, ds_real.cuCtxSynchronize());
+}
+
 CUresult ds_cuCtxSynchronize(void)
 {
 	CUresult result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
@@ -46,7 +51,7 @@ CUresult ds_cuCtxSynchronize(void)
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
 	if (may_wait(NULL))
-		result = wait_for_graphs(NULL, ds_real.cuCtxSynchronize());
+		result = ds_vctx_wait();
 	ds_vctx_heard(result);
 	ds_measure_sync();
 	return result;

@@ -199,7 +199,7 @@ static void destroy_what_is_in_it(struct ds_vctx *vctx, const struct ds_own *own
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	ds_streams_destroy_of(vctx, own->handle);
 	/* Its default streams are the primary context's: they may still use what goes now. */
-	ds_real.cuCtxSynchronize();
+	ds_vctx_wait();
 	ds_own_destroy_things(own);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 }
@@ -219,7 +219,7 @@ static CUresult destroy(struct ds_own *own)
 	result = ds_real.cuCtxPushCurrent_v2(own->primary);
 	if (result == CUDA_SUCCESS) {
 		if (ds_seen_tables())
-			ds_real.cuCtxSynchronize();
+			ds_vctx_wait();
 		else if (vctx && vctx->primary == own->primary)
 			destroy_what_is_in_it(vctx, own);
 		ds_real.cuCtxPopCurrent_v2(&popped);
@@ -362,7 +362,7 @@ static CUresult reset(CUdevice device, CUresult (*real)(CUdevice))
 	CUresult result;
 
 	if (outlives_reset(device))
-		return ds_real.cuCtxSynchronize();
+		return ds_vctx_wait();
 	ds_vctx_drop(device);
 	result = real(device);
 	ds_vctx_dropped();

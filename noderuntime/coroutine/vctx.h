@@ -215,6 +215,9 @@ CUresult ds_streams_join(struct ds_vctx *vctx);
 /* The NULL stream has waited for a destroyed stream. Under the context's lock. */
 void ds_streams_leave_order(struct ds_vstream *stream);
 
+/* cuCtxSynchronize for our own ends: for everything in the current context, graphs included. */
+CUresult ds_vctx_wait(void);
+
 /*
  * Wait until the work that is on the streams now has ended, also that of destroyed ones and what was there
  * before a capture began. A capture is left alone: it runs nothing. Returns CUDA_SUCCESS or

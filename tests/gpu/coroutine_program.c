@@ -600,7 +600,7 @@ static void graphs(void)
 			CALL(cuMemsetD32_v2, words, 0, 4);
 			CALL(cuStreamBeginCapture_v2, streams[kind],
 			     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-			spin(streams[kind], 2000, 1);
+			spin(streams[kind], 8000, 1);
 			CALL(cuMemsetD32Async, words, 5, 1, streams[kind]);
 			CALL(cuStreamEndCapture, streams[kind], &graph);
 			CALL(cuGraphInstantiateWithFlags, &exec, graph, 0);

