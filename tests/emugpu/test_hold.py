@@ -173,7 +173,7 @@ def test_groups_go_back_while_a_launch_waits(program):
 
 
 def test_results_are_as_alone(host, runtime):  # noqa: F811
-    for experiment in ("work", "order", "order-chains", "capture", "graphs", "reset", "threads", "wake", "fork-after",
+    for experiment in ("work", "order-chains", "capture", "graphs", "reset", "threads", "wake", "fork-after",
                        "overlaps"):
         alone = host.experiment(experiment, preload=False, check=False)
         if alone.returncode == 77:
@@ -385,7 +385,7 @@ def test_groups_go_back_in_the_middle_of_a_trial(learning):
 
 
 def test_results_are_as_alone_while_kernels_are_tried_out(host, runtime):  # noqa: F811
-    for experiment in "work", "order", "order-chains", "graphs", "reset", "threads", "capture":
+    for experiment in "work", "order-chains", "graphs", "reset", "threads", "capture":
         alone = host.experiment(experiment, preload=False, check=False)
         if alone.returncode == 77:
             continue
