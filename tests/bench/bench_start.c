@@ -4,10 +4,10 @@
  * turns without the library, with it, and with it in 8 partitions among which it moves, on whatever
  * libcuda.so.1 there is; plays the node runtime for those with.
  *
- * Usage: bench_start [LIBRARY [TURNS]]
+ * Usage: bench_start [LIBRARY [TURNS [STREAMS]]]
  * LIBRARY: else DETSHARE_LIBRARY, else the one of this build, else the installed one.
- * Prints one line of JSON with medians over all turns: the time to a first kernel's end, and then, with 32
- * streams that each ran something, memory of the process that nobody shares, and memory of the GPU.
+ * Prints one line of JSON with medians over all turns: the time to a first kernel's end, and then, with STREAMS
+ * streams (32 if not given) that each ran something, memory of the process that nobody shares, and memory of the GPU.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +15,10 @@
 
 #include "tests/bench/fake_runtime.h"
 
-enum { TURNS = 11, TURNS_MAX = 64, STREAMS = 32, ROUNDS = 20 };
+enum { TURNS = 11, TURNS_MAX = 64, STREAMS_MAX = 32, ROUNDS = 20 };
+
+/* In the environment of a turn. */
+static const char streams_name[] = "BENCH_START_STREAMS";
 
 enum way { WITHOUT, WITH, MOVED, N_WAYS };
 enum figure { START_MS, HOST_KIB, GPU_KIB, N_FIGURES };
@@ -50,17 +53,18 @@ static int turn(void)
 {
 	const double begin = fake_now_ns();
 	CUfunction function = fake_empty_kernel();
-	CUstream streams[STREAMS];
+	CUstream streams[STREAMS_MAX];
+	const int n = atoi(getenv(streams_name));
 	size_t free_bytes, total;
 	double start_ms;
 
 	launch(function, NULL);
 	CALL(cuCtxSynchronize);
 	start_ms = (fake_now_ns() - begin) / 1e6;
-	for (unsigned i = 0; i < STREAMS; i++)
+	for (int i = 0; i < n; i++)
 		CALL(cuStreamCreate, &streams[i], CU_STREAM_NON_BLOCKING);
-	for (unsigned i = 0; i < ROUNDS * STREAMS; i++)
-		launch(function, streams[i % STREAMS]);
+	for (int i = 0; i < ROUNDS * STREAMS_MAX; i++)
+		launch(function, streams[i % n]);
 	CALL(cuCtxSynchronize);
 	CALL(cuMemGetInfo_v2, &free_bytes, &total);
 	printf("%.3f %lu %.0f\n", start_ms, own_kib(), (double)(total - free_bytes) / 1024);
@@ -73,6 +77,7 @@ int main(int argc, char **argv)
 {
 	static double figures[N_WAYS][N_FIGURES][TURNS_MAX];
 	const int turns = argc > 2 ? atoi(argv[2]) : TURNS;
+	const char *streams = argc > 3 ? argv[3] : "32";
 	double median[N_WAYS][N_FIGURES];
 	char output[256], *end;
 	const char *library;
@@ -82,6 +87,9 @@ int main(int argc, char **argv)
 		return turn();
 	if (turns < 1 || turns > TURNS_MAX)
 		fake_die("TURNS must be 1 to 64", turns);
+	if (atoi(streams) < 1 || atoi(streams) > STREAMS_MAX)
+		fake_die("STREAMS must be 1 to 32", atoi(streams));
+	setenv(streams_name, streams, 1);
 	library = fake_library(argc > 1 ? argv[1] : NULL);
 	fake_runtime_start();
 	for (int i = 0; i < turns; i++)
@@ -97,11 +105,11 @@ int main(int argc, char **argv)
 		for (unsigned k = 0; k < N_FIGURES; k++)
 			median[way][k] = fake_quantile(figures[way][k], (size_t)turns, 0.5);
 	printf("{\"bench\":\"start\",\"turns\":%d,\"without_ms\":%.2f,\"with_ms\":%.2f,"
-	       "\"added_ms\":%.2f,\"streams\":%d,\"without_host_kib\":%.0f,"
+	       "\"added_ms\":%.2f,\"streams\":%s,\"without_host_kib\":%.0f,"
 	       "\"added_host_kib\":%.0f,\"added_host_kib_8_partitions\":%.0f,"
 	       "\"added_gpu_kib\":%.0f,\"gpu_kib_per_further_partition\":%.0f}\n",
 	       turns, median[WITHOUT][START_MS], median[WITH][START_MS],
-	       median[WITH][START_MS] - median[WITHOUT][START_MS], STREAMS,
+	       median[WITH][START_MS] - median[WITHOUT][START_MS], streams,
 	       median[WITHOUT][HOST_KIB], median[WITH][HOST_KIB] - median[WITHOUT][HOST_KIB],
 	       median[MOVED][HOST_KIB] - median[WITHOUT][HOST_KIB],
 	       median[WITH][GPU_KIB] - median[WITHOUT][GPU_KIB],
