@@ -190,6 +190,8 @@ uint16_t ds_port_notice_kind(const void *bytes, size_t size)
 	return notice.magic == DS_PORT_MAGIC && notice.version == DS_PORT_VERSION ? notice.kind : 0;
 }
 
+_Static_assert(sizeof(struct ds_port) <= DS_PORT_SIZE && sizeof(struct ds_page) <= DS_PAGE_SIZE,
+	       "they have room");
 _Static_assert(sizeof(((struct ds_port_reported *)0)->overlong_kernel) ==
 		   sizeof(((struct ds_port *)0)->overlong_kernel),
 	       "a name fits");

@@ -553,7 +553,7 @@ static int64_t try_out(struct ds_vctx *vctx)
 	is = ds_trial_look(&the.trial, now, part,
 			   atomic_load_explicit(vctx->launches, memory_order_relaxed));
 	ds_learn_often(is != DS_TRIAL_REST);
-	if (was != is && is == DS_TRIAL_SMALL)
+	if (was != is && is == DS_TRIAL_SMALL && part)
 		move_within(vctx, part->groups);
 	else if (was != is && was == DS_TRIAL_SMALL && !ds_suspended(vctx) && !the.on_whole)
 		move_within(vctx, the.own);

@@ -20,29 +20,40 @@ static bool has_seen_enough(struct ds_trial *trial, uint64_t now_ns, uint64_t la
 	return false;
 }
 
+static void go_on(struct ds_trial *trial, uint64_t now_ns, bool possible, uint64_t launches)
+{
+	switch (trial->phase) {
+	case DS_TRIAL_REST:
+		enter(trial,
+		      possible && launches != trial->launches ? DS_TRIAL_LARGE : DS_TRIAL_REST,
+		      now_ns, launches);
+		break;
+	case DS_TRIAL_LARGE:
+		if (has_seen_enough(trial, now_ns, launches))
+			enter(trial, DS_TRIAL_SMALL, now_ns, launches);
+		break;
+	case DS_TRIAL_SMALL:
+		if (!has_seen_enough(trial, now_ns, launches))
+			break;
+		if (trial->pause_ns < DS_TRIAL_LAST_NS)
+			trial->pause_ns += trial->pause_ns / 2;
+		enter(trial, DS_TRIAL_REST, now_ns, launches);
+		break;
+	}
+}
+
 enum ds_trial_phase ds_trial_look(struct ds_trial *trial, uint64_t now_ns, bool possible,
 				  uint64_t launches)
 {
 	if (!trial->began_ns) {
 		trial->pause_ns = DS_TRIAL_FIRST_NS;
 		enter(trial, DS_TRIAL_REST, now_ns, launches);
-	} else if (trial->phase != DS_TRIAL_REST && !possible) {
-		enter(trial, DS_TRIAL_REST, now_ns, launches);
-	} else if (now_ns < trial->next_ns) {
 		return trial->phase;
-	} else if (trial->phase == DS_TRIAL_REST) {
-		enter(trial,
-		      possible && launches != trial->launches ? DS_TRIAL_LARGE : DS_TRIAL_REST,
-		      now_ns, launches);
-	} else if (!has_seen_enough(trial, now_ns, launches)) {
-		return trial->phase;
-	} else if (trial->phase == DS_TRIAL_LARGE) {
-		enter(trial, DS_TRIAL_SMALL, now_ns, launches);
-	} else {
-		if (trial->pause_ns < DS_TRIAL_LAST_NS)
-			trial->pause_ns += trial->pause_ns / 2;
-		enter(trial, DS_TRIAL_REST, now_ns, launches);
 	}
+	if (trial->phase != DS_TRIAL_REST && !possible)
+		enter(trial, DS_TRIAL_REST, now_ns, launches);
+	else if (now_ns >= trial->next_ns)
+		go_on(trial, now_ns, possible, launches);
 	return trial->phase;
 }
 
