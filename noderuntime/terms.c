@@ -4,6 +4,9 @@
 /* For groups that nobody owns: somebody may come who is to own them. */
 enum { UNOWNED_RECLAIM_US = 5000 };
 
+/* More in flight would not make a program faster, but its groups come back later. */
+enum { WINDOW_MOST_US = 500 };
+
 static bool has_to_lend(const struct ds_ledger_resident *r)
 {
 	return ds_ledger_lends(r) && ds_groups_count(&r->own) > 1;
@@ -37,7 +40,9 @@ void ds_terms(const struct ds_ledger_state *state, const struct ds_ledger_reside
 		terms->flags |= DS_PAGE_TELL_IDLE;
 	if (window) {
 		terms->flags |= DS_PAGE_WINDOW;
-		terms->window_us = reclaim_us > 1 ? reclaim_us / 2 : 1;
+		terms->window_us = reclaim_us / 2 > WINDOW_MOST_US ? WINDOW_MOST_US
+				   : reclaim_us > 1                ? reclaim_us / 2
+								   : 1;
 	}
 }
 
