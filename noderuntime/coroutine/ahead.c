@@ -3,53 +3,62 @@
 
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #include "noderuntime/coroutine/gate.h"
+#include "noderuntime/coroutine/launch_times.h"
 
 enum {
-	EVENTS = 4,       /* in a ring; three are looked at */
-	OVERLAPPING = 64, /* launches without an event, if each overlaps with the one before */
-	TRIES = 100,      /* for a ring that another thread is in, for some calls of the driver */
-	SPIN_PART = 16,   /* between two questions, of the time waited before, and: */
+	EVENTS = 4,     /* in a ring; three are looked at */
+	TRIES = 100,    /* for a ring that another thread is in, for some calls of the driver */
+	SPIN_PART = 16, /* between two questions, of the time waited before, and: */
 	SPIN_LEAST_NS = 500,
 	SPIN_NS = 100000, /* of waiting; then in naps */
-	NAP_PART = 8,     /* as long as one of so many parts of the time waited before */
+	NAP_PART = 8,     /* as long as one of so many parts of the time waited before, */
+	BEHIND_PART = 4,  /* and of what the GPU has to go on with, or: */
 	NAP_NS = 10000,   /* at least, and at most: */
 	NAP_MAX_NS = 500000,
+	NAP_SLACK_NS = 1000,
 	PATIENCE_NS = 5000000, /* until a launch passes; twice as long each time, so often: */
 	PATIENCE_DOUBLINGS = 5,
-	PATIENCE_KERNELS = 4, /* or as long as so many kernels take */
+	PATIENCE_TIMES = 4, /* or so many times as long as what is under way should take */
 	PATIENCE_MAX_NS = 1000000000,
 	BACKLOG = 2048,       /* kernels that may have been queued before the window began */
 	BACKLOG_NS = 1000000, /* each, if nothing is known of them */
 	FREE = 8,             /* launches that pass at once then, twice as many each time, up to: */
 	FREE_MAX = 1024,
+	/* A stream that nothing was launched on for so long, and for as long as it needs, is no more. */
+	FORGET_NS = 2000000000,
+};
+
+/* Between the event before and this one. */
+struct interval {
+	uint64_t keys[DS_AHEAD_OVERLAPPING]; /* of the launches, ds_launch_key() */
+	unsigned launches;
+	uint64_t ns; /* what they should take; what they took, when that is known */
+	bool busy;   /* the event before was not done when this was recorded */
 };
 
 struct ds_ahead {
 	/* Taken with test-and-set, for a few calls of the driver. */
 	atomic_flag in_use;
-	atomic_bool taken; /* by a stream */
-	_Atomic uint64_t drain_ns;
-	struct ds_ahead *next; /* of all there are */
+	atomic_bool taken;                      /* by a stream */
+	_Atomic uint64_t drain_ns, measured_ns; /* and when that was last looked at */
+	struct ds_ahead *next;                  /* of all there are */
 	/* With in_use: */
 	unsigned user;    /* how many streams it has had */
 	unsigned context; /* number of the primary context that the events are of */
 	unsigned window;  /* number of the window that the counts are of */
 	CUevent events[EVENTS];
-	struct {
-		unsigned launches; /* between the event before and this one */
-		bool busy;         /* the one before was not done when this was recorded */
-	} intervals[EVENTS];
-	uint64_t recorded, done; /* events: the ones before these numbers are */
-	unsigned since;          /* launches, the last event was recorded */
-	unsigned free;           /* launches that pass */
-	unsigned free_next;      /* the next time */
-	unsigned expiries;       /* launches that passed so since something completed */
-	uint64_t stuck_ns;       /* waited since something completed */
-	uint64_t kernel_ns;      /* 0: unknown */
-	uint64_t longest_ns;     /* between two events while busy, of late */
+	struct interval intervals[EVENTS]; /* up to the event; after the last one, what is open */
+	uint64_t recorded, done;           /* events: the ones before these numbers are */
+	bool closed;                       /* what comes needs an event before it */
+	unsigned free;                     /* launches that pass */
+	unsigned free_next;                /* the next time */
+	unsigned expiries;                 /* launches that passed so since something completed */
+	uint64_t stuck_ns;                 /* waited since something completed */
+	struct ds_longest longest;         /* two intervals */
 };
 
 static struct {
@@ -64,24 +73,37 @@ static struct {
 
 /* ---- decisions ---- */
 
-unsigned ds_ahead_depth(uint32_t window_us, uint64_t kernel_ns)
+bool ds_ahead_joins(uint32_t window_us, uint64_t sum_ns, unsigned launches, uint64_t ns,
+		    bool overlaps)
 {
-	const uint64_t depth = kernel_ns ? window_us * UINT64_C(1000) / kernel_ns : 0;
+	const uint64_t half_ns = ds_ahead_half_ns(window_us);
 
-	return depth < DS_AHEAD_MIN ? DS_AHEAD_MIN : depth > DS_AHEAD_MAX ? DS_AHEAD_MAX : depth;
+	if (!launches)
+		return true;
+	if (overlaps)
+		return launches < DS_AHEAD_OVERLAPPING && sum_ns + ns / 2 <= half_ns + half_ns / 2;
+	return launches < DS_AHEAD_MAX && ns && ns <= half_ns && sum_ns + ns / 2 <= half_ns;
 }
 
-uint64_t ds_ahead_estimate(uint64_t kernel_ns, uint64_t interval_ns, unsigned launches, bool busy)
+uint64_t ds_ahead_half_ns(uint32_t window_us)
 {
-	uint64_t one = interval_ns / (launches ? launches : 1);
+	const uint64_t half_ns = window_us * UINT64_C(500);
 
-	one += !one;
-	if (!kernel_ns || (!busy && one < kernel_ns))
-		return one;
-	if (!busy)
-		return kernel_ns;
-	return one > kernel_ns ? kernel_ns + (one - kernel_ns + 1) / 2
-			       : kernel_ns - (kernel_ns - one) / 4;
+	return half_ns > DS_AHEAD_LEAST_NS ? half_ns : DS_AHEAD_LEAST_NS;
+}
+
+uint64_t ds_longest_note(struct ds_longest *longest, uint64_t ns, uint64_t now_ns)
+{
+	if (!longest->n ||
+	    (longest->n >= DS_LONGEST_N && now_ns - longest->since_ns >= DS_LONGEST_NS)) {
+		longest->before = longest->now;
+		longest->now = 0;
+		longest->n = 0;
+		longest->since_ns = now_ns;
+	}
+	longest->n++;
+	longest->now = ns > longest->now ? ns : longest->now;
+	return longest->now > longest->before ? longest->now : longest->before;
 }
 
 /* ---- rings ---- */
@@ -142,7 +164,7 @@ static struct ds_ahead *take(void)
 		;
 	ring->user++;
 	ring->window = 0;
-	ring->kernel_ns = ring->longest_ns = 0;
+	ring->longest = (struct ds_longest){0};
 	leave(ring);
 	return ring;
 }
@@ -193,6 +215,20 @@ static bool make_events(struct ds_ahead *ring)
 	return ring->context == atomic_load(&the.context);
 }
 
+static struct interval *interval_of(struct ds_ahead *ring, uint64_t event)
+{
+	return &ring->intervals[event % EVENTS];
+}
+
+static void open_interval(struct ds_ahead *ring)
+{
+	struct interval *open = interval_of(ring, ring->recorded);
+
+	open->launches = 0;
+	open->ns = 0;
+	ring->closed = false;
+}
+
 static void something_completed(struct ds_ahead *ring)
 {
 	ring->free = ring->expiries = 0;
@@ -213,8 +249,9 @@ static bool make_current(struct ds_ahead *ring)
 	ring->window = window;
 	ring->recorded = ring->done = 0;
 	something_completed(ring);
+	open_interval(ring);
 	/* What was queued before is of unknown length: an event at once. */
-	ring->since = DS_AHEAD_MAX;
+	ring->closed = true;
 	return true;
 }
 
@@ -222,54 +259,73 @@ static bool make_current(struct ds_ahead *ring)
 
 static void say_drain(void)
 {
+	const uint64_t now = now_ns();
 	uint64_t most = 0, told;
 
 	if (!atomic_load(&the.settled))
 		return;
 	for (struct ds_ahead *ring = atomic_load(&the.all); ring; ring = ring->next) {
 		const uint64_t ns = atomic_load_explicit(&ring->drain_ns, memory_order_relaxed);
+		const uint64_t then =
+		    atomic_load_explicit(&ring->measured_ns, memory_order_relaxed);
 
-		most = ns > most ? ns : most;
+		if (ns > most && now < then + FORGET_NS + 2 * ns)
+			most = ns;
 	}
 	/* Streams that run side by side slow each other down: that is in their times already. */
 	most = (most + 999) / 1000;
 	atomic_store_explicit(&the.session->port->drain_us, most, memory_order_relaxed);
-	/* The runtime looks when it has grown, or is half of what it was when it last looked. */
+	/* The runtime looks when it is another than when it last looked. */
 	told = atomic_load(&the.told_us);
-	if ((most > told + told / 4 || most < told / 2) &&
+	if ((most > told + told / 4 || most < told - told / 4) &&
 	    atomic_compare_exchange_strong(&the.told_us, &told, most))
 		ds_session_notify_demand(the.session);
 }
 
-/* Event number `i` has been found done, and those before it are. With in_use. */
-static void note_done(struct ds_ahead *ring, uint64_t i)
+static void note_drain(struct ds_ahead *ring, uint64_t two_ns)
 {
-	const unsigned launches = ring->intervals[i % EVENTS].launches;
-	const bool busy = ring->intervals[i % EVENTS].busy;
-	uint64_t drain_ns, said_ns;
-	float ms = 0;
+	const uint64_t now = now_ns(), since_ns = ring->longest.since_ns;
+	const uint64_t said_ns = atomic_load_explicit(&ring->drain_ns, memory_order_relaxed);
+	const uint64_t drain_ns = ds_longest_note(&ring->longest, two_ns, now);
 
-	ring->done = i + 1;
-	something_completed(ring);
-	if (!i ||
+	atomic_store_explicit(&ring->measured_ns, now, memory_order_relaxed);
+	if (drain_ns > said_ns + said_ns / 8 || drain_ns + said_ns / 8 < said_ns)
+		atomic_store_explicit(&ring->drain_ns, drain_ns, memory_order_relaxed);
+	else if (since_ns == ring->longest.since_ns)
+		return;
+	/* It is another; or it is time to see whether other streams' is. */
+	say_drain();
+}
+
+/* How long it was until event number `i`, which is done, from the one before. With in_use. */
+static void measure(struct ds_ahead *ring, uint64_t i)
+{
+	struct interval *interval = interval_of(ring, i);
+	float ms = 0;
+	uint64_t ns, expected_ns;
+
+	if (!i || !interval->launches ||
 	    ds_real.cuEventElapsedTime(&ms, ring->events[(i - 1) % EVENTS],
 				       ring->events[i % EVENTS]) != CUDA_SUCCESS ||
 	    ms < 0)
 		return;
-	const uint64_t ns = (uint64_t)((double)ms * 1e6);
-	ring->kernel_ns = ds_ahead_estimate(ring->kernel_ns, ns, launches, busy);
-	ring->longest_ns -= ring->longest_ns / 16;
-	if (busy && ns > ring->longest_ns)
-		ring->longest_ns = ns;
-	/* Two intervals may be ahead of the GPU; if it was never behind, as much as is let go. */
-	drain_ns = ring->longest_ns ? 2 * ring->longest_ns
-				    : ring->kernel_ns * ds_ahead_depth(atomic_load(&the.window_us),
-								       ring->kernel_ns);
-	said_ns = atomic_load_explicit(&ring->drain_ns, memory_order_relaxed);
-	if (drain_ns > said_ns + said_ns / 8 || drain_ns + said_ns / 8 < said_ns) {
-		atomic_store_explicit(&ring->drain_ns, drain_ns, memory_order_relaxed);
-		say_drain();
-	}
+	ns = (uint64_t)((double)ms * 1e6);
+	ds_launch_times_learn(interval->keys, interval->launches, ns, interval->busy);
+	/* The GPU may have done nothing for the most of it. */
+	expected_ns = ds_launch_times_sum(interval->keys, interval->launches);
+	interval->ns = interval->busy || ns < expected_ns ? ns : expected_ns;
+	/* Two intervals may be ahead of the GPU. */
+	note_drain(ring, interval->ns + (i > 1 ? interval_of(ring, i - 1)->ns : 0));
+}
+
+/* Event number `i`, one of the last two, has been found done, and those before it are. With in_use. */
+static void note_done(struct ds_ahead *ring, uint64_t i)
+{
+	if (i && ring->done < i)
+		measure(ring, i - 1);
+	measure(ring, i);
+	ring->done = i + 1;
+	something_completed(ring);
 }
 
 /*
@@ -308,20 +364,50 @@ static void record(struct ds_ahead *ring, CUstream target)
 		note_done(ring, i - 1);
 	if (ds_real.cuEventRecord(ring->events[i % EVENTS], target) != CUDA_SUCCESS)
 		return;
-	ring->intervals[i % EVENTS].launches = ring->since;
-	ring->intervals[i % EVENTS].busy = busy;
+	interval_of(ring, i)->busy = busy;
 	ring->recorded++;
-	ring->since = 0;
+	open_interval(ring);
 }
 
-/* Returns whether it has to wait. With in_use, in relaxed capture mode. */
-static bool count_launch(struct ds_ahead *ring, CUstream target, bool overlaps)
+static uint64_t key_of(const struct ds_launch *launch)
 {
-	const unsigned half = ds_ahead_depth(atomic_load(&the.window_us), ring->kernel_ns) / 2;
+	const CUlaunchConfig *config = launch->config;
+	uint64_t threads = 1;
 
-	if (ring->since >= half && (!overlaps || ring->since >= OVERLAPPING))
+	for (unsigned i = 0; i < 3; i++)
+		threads *= (uint64_t)launch->grid[i] * launch->block[i];
+	if (config)
+		threads = (uint64_t)config->gridDimX * config->gridDimY * config->gridDimZ *
+			  config->blockDimX * config->blockDimY * config->blockDimZ;
+	return ds_launch_key(launch->what, threads);
+}
+
+/*
+ * Returns whether it has to wait. *alone: an event is to follow at once, so that it is known how long it
+ * took. With in_use, in relaxed capture mode.
+ */
+static bool count_launch(struct ds_ahead *ring, CUstream target, const struct ds_launch *launch,
+			 bool *alone)
+{
+	const bool overlaps = launch->config && ds_launch_overlaps(launch->config);
+	const uint32_t window_us = atomic_load(&the.window_us);
+	const uint64_t key = key_of(launch);
+	const struct ds_launch_time time = ds_launch_times_get(key);
+	struct interval *open = interval_of(ring, ring->recorded);
+
+	if ((ring->closed && (!overlaps || !ring->recorded)) ||
+	    !ds_ahead_joins(window_us, open->ns, open->launches, time.ns, overlaps)) {
 		record(ring, target);
-	ring->since++;
+		open = interval_of(ring, ring->recorded);
+	}
+	*alone = !overlaps && !open->launches && !time.exact &&
+		 (!time.ns || time.ns > ds_ahead_half_ns(window_us));
+	ring->closed = *alone;
+	/* More, if no event can be recorded: then nothing is learned of them. */
+	if (open->launches < DS_AHEAD_OVERLAPPING) {
+		open->keys[open->launches++] = key;
+		open->ns += ds_launch_times_sum(&key, 1);
+	}
 	if (!is_behind(ring))
 		return false;
 	if (!ring->free)
@@ -331,7 +417,7 @@ static bool count_launch(struct ds_ahead *ring, CUstream target, bool overlaps)
 }
 
 struct ds_ahead *ds_ahead_launch(struct ds_vctx *vctx, struct ds_vstream *stream, CUstream target,
-				 bool overlaps, unsigned *user)
+				 const struct ds_launch *launch, unsigned *user, bool *alone)
 {
 	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
 	struct ds_ahead *ring = ring_of(stream);
@@ -343,10 +429,26 @@ struct ds_ahead *ds_ahead_launch(struct ds_vctx *vctx, struct ds_vstream *stream
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	*user = ring->user;
 	if (make_current(ring))
-		waits = count_launch(ring, target, overlaps);
+		waits = count_launch(ring, target, launch, alone);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	leave(ring);
 	return waits ? ring : NULL;
+}
+
+void ds_ahead_launched(struct ds_vctx *vctx, struct ds_vstream *stream, CUstream target)
+{
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+	struct ds_ahead *ring = atomic_load_explicit(&stream->ahead, memory_order_acquire);
+
+	/* If not now, then before the next one. */
+	if (!ring || is_captured(vctx, target) || !enter(ring))
+		return;
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	if (ring->closed && ring->recorded && ring->window == atomic_load(&the.window) &&
+	    ring->context == atomic_load(&the.context) && atomic_load(&the.primary))
+		record(ring, target);
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	leave(ring);
 }
 
 /* ---- waiting ---- */
@@ -360,9 +462,9 @@ static uint64_t at_most(uint64_t ns, uint64_t most)
  * How long until a launch passes. Twice as long each time: the kernels that are under way may be longer
  * than those before. With in_use.
  */
-static uint64_t patience_ns(const struct ds_ahead *ring)
+static uint64_t patience_ns(struct ds_ahead *ring)
 {
-	const uint64_t known_ns = ring->kernel_ns * PATIENCE_KERNELS;
+	const uint64_t known_ns = interval_of(ring, ring->recorded - 2)->ns * PATIENCE_TIMES;
 	const uint64_t ns = (uint64_t)PATIENCE_NS << at_most(ring->expiries, PATIENCE_DOUBLINGS);
 
 	return at_most(known_ns > ns ? known_ns : ns, PATIENCE_MAX_NS);
@@ -395,8 +497,8 @@ static void expire(struct ds_ahead *ring, uint64_t waited_ns)
 
 enum turn { WAIT, GO, EXPIRED };
 
-/* In relaxed capture mode. */
-static enum turn look(struct ds_ahead *ring, unsigned user, uint64_t waited_ns)
+/* *behind_ns: what the GPU goes on with meanwhile. In relaxed capture mode. */
+static enum turn look(struct ds_ahead *ring, unsigned user, uint64_t waited_ns, uint64_t *behind_ns)
 {
 	enum turn turn = GO;
 
@@ -407,6 +509,7 @@ static enum turn look(struct ds_ahead *ring, unsigned user, uint64_t waited_ns)
 	    ring->window != atomic_load(&the.window) || !is_behind(ring)) {
 		turn = GO;
 	} else if (waited_ns < patience_ns(ring)) {
+		*behind_ns = interval_of(ring, ring->recorded - 1)->ns;
 		turn = WAIT;
 	} else {
 		expire(ring, waited_ns);
@@ -416,8 +519,12 @@ static enum turn look(struct ds_ahead *ring, unsigned user, uint64_t waited_ns)
 	return turn;
 }
 
-static void pause_for(uint64_t waited_ns)
+static void pause_for(uint64_t waited_ns, uint64_t behind_ns)
 {
+	const uint64_t most_ns =
+	    behind_ns / BEHIND_PART > NAP_NS ? behind_ns / BEHIND_PART : NAP_NS;
+	uint64_t ns;
+
 	/* Not without a break: the driver's own threads may want what the question locks. */
 	if (waited_ns < SPIN_NS) {
 		const uint64_t end_ns = now_ns() + waited_ns / SPIN_PART + SPIN_LEAST_NS;
@@ -427,7 +534,7 @@ static void pause_for(uint64_t waited_ns)
 			relax();
 		return;
 	}
-	const uint64_t ns = at_most(waited_ns / NAP_PART + NAP_NS, NAP_MAX_NS);
+	ns = at_most(at_most(waited_ns / NAP_PART + NAP_NS, NAP_MAX_NS), most_ns);
 	nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
 }
 
@@ -435,20 +542,29 @@ void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user)
 {
 	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
 	const uint64_t begin = now_ns();
-	uint64_t waited_ns = 0;
+	uint64_t waited_ns = 0, behind_ns = 0;
 	enum turn turn = WAIT;
+	int slack_ns = 0;
 
 	atomic_fetch_add_explicit(&the.session->port->window_waits, 1, memory_order_relaxed);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	/* If more is asked for than to keep within the window, that is for the gate. */
 	while ((ds_gate_asked(vctx) & ~(uint64_t)DS_GATE_ASLEEP) == DS_GATE_WINDOW &&
 	       atomic_load_explicit(&ds_vctx, memory_order_acquire) == vctx) {
-		turn = look(ring, user, waited_ns);
+		turn = look(ring, user, waited_ns, &behind_ns);
 		if (turn != WAIT)
 			break;
-		pause_for(waited_ns);
+		/* Else a nap may be 50 us longer, and the GPU be out of work. */
+		if (waited_ns >= SPIN_NS && !slack_ns) {
+			slack_ns = prctl(PR_GET_TIMERSLACK);
+			if (slack_ns > NAP_SLACK_NS)
+				prctl(PR_SET_TIMERSLACK, (unsigned long)NAP_SLACK_NS);
+		}
+		pause_for(waited_ns, behind_ns);
 		waited_ns = now_ns() - begin;
 	}
+	if (slack_ns > NAP_SLACK_NS)
+		prctl(PR_SET_TIMERSLACK, (unsigned long)slack_ns);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	if (turn == EXPIRED)
 		atomic_fetch_add_explicit(&the.session->port->window_expired, 1,
@@ -460,6 +576,7 @@ void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user)
 void ds_ahead_start(struct ds_session *session, CUcontext primary)
 {
 	the.session = session;
+	ds_launch_times_forget();
 	atomic_store(&the.primary, primary);
 	atomic_fetch_add(&the.context, 1);
 }

@@ -5,14 +5,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/session.h"
 #include "noderuntime/coroutine/vctx.h"
 
 /*
- * The window: while somebody may want groups back, a program may be ahead of the GPU only by a few
- * kernels, or by so many as run in the page's window_us. Each stream has a ring of events, one recorded
- * behind every half of what it may be ahead by; at the next one a launch waits until the one before is
- * done. From the times between them follows how long its kernels are, and so how many that is.
+ * The window: while somebody may want groups back, a program may be ahead of the GPU only by what runs in
+ * the page's window_us, or by two launches that take longer. Each stream has a ring of events, one recorded
+ * behind what should take half of that; at the next one a launch waits until the one before is done. From
+ * the times between them is learned how long launches take (launch_times.h); one of which nothing is known
+ * has an event before and behind it.
  *
  * The window is soft, because a kernel may run until it sees what the next launch does: if nothing
  * completes for some time, a launch passes, and ever more do while still nothing completes. Copies
@@ -21,19 +23,34 @@
 struct ds_ahead; /* a stream's ring; never freed, but used again */
 
 enum {
-	DS_AHEAD_MIN = 2, /* kernels: with less, the GPU would wait for us */
-	DS_AHEAD_MAX = 64,
+	DS_AHEAD_MAX = 32,         /* launches between two events */
+	DS_AHEAD_OVERLAPPING = 64, /* the same, if each overlaps with the one before */
+	DS_AHEAD_LEAST_NS = 25000, /* with less, the GPU would wait for us */
 };
 
-/* How many launches may be ahead of the GPU. kernel_ns 0: unknown. Pure. */
-unsigned ds_ahead_depth(uint32_t window_us, uint64_t kernel_ns);
+/* What is to be between two events, in time: half a window. Pure. */
+uint64_t ds_ahead_half_ns(uint32_t window_us);
 
 /*
- * How long one kernel takes, after `launches` of them took `interval_ns` between two events: on the
- * average, and quicker to grow than to shrink. If the GPU was not `busy` all the time, they took less than
- * that. kernel_ns: what was thought before, 0: nothing. Pure; at least 1.
+ * Whether a launch that takes `ns` (0: unknown) joins `launches` that have no event behind them and take
+ * `sum_ns`: the nearest to half a window, and not more than half of that more. An event between launches of
+ * which one `overlaps` with the other costs more, so there may be half as much again. Pure.
  */
-uint64_t ds_ahead_estimate(uint64_t kernel_ns, uint64_t interval_ns, unsigned launches, bool busy);
+bool ds_ahead_joins(uint32_t window_us, uint64_t sum_ns, unsigned launches, uint64_t ns,
+		    bool overlaps);
+
+/*
+ * The longest of late: of the last second at least, which has a step of most programs; and of so many. For
+ * two seconds at most, if there are so many in one. All 0 at first.
+ */
+struct ds_longest {
+	uint64_t now, before, since_ns;
+	unsigned n;
+};
+enum { DS_LONGEST_N = 64, DS_LONGEST_NS = 1000000000 };
+
+/* Returns the longest, with `ns` noted. Pure. */
+uint64_t ds_longest_note(struct ds_longest *longest, uint64_t ns, uint64_t now_ns);
 
 /* A session has begun. */
 void ds_ahead_start(struct ds_session *session, CUcontext primary);
@@ -45,12 +62,15 @@ void ds_ahead_drop(void);
 void ds_ahead_window(struct ds_vctx *vctx, bool on, uint32_t window_us);
 
 /*
- * A launch comes on `target`, the shadow of `stream`; if it `overlaps` with the one before, no event
- * comes between them unless there has been none for long. Marked. Returns the ring that it has to wait
- * for, and its *user; or NULL.
+ * A `launch` comes on `target`, the shadow of `stream`; if it overlaps with the one before, no event comes
+ * between them unless there has been none for long. Marked. Returns the ring that it has to wait for, and
+ * its *user; or NULL. *alone is set if ds_ahead_launched() is to be called when it is on the stream.
  */
 struct ds_ahead *ds_ahead_launch(struct ds_vctx *vctx, struct ds_vstream *stream, CUstream target,
-				 bool overlaps, unsigned *user);
+				 const struct ds_launch *launch, unsigned *user, bool *alone);
+
+/* The launch is on the stream. Marked. */
+void ds_ahead_launched(struct ds_vctx *vctx, struct ds_vstream *stream, CUstream target);
 
 /* Wait until the launch may go. Not marked, and without any lock. */
 void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user);

@@ -35,9 +35,9 @@ static CUresult wait_outside(const struct ds_op *op)
 	return DS_GATE_AGAIN;
 }
 
-CUresult ds_gate_pass(struct ds_op *op, bool launch, const CUlaunchConfig *config)
+CUresult ds_gate_pass(struct ds_op *op, const struct ds_launch *launch)
 {
-	bool waited = false;
+	bool waited = false, alone = false;
 
 	for (;;) {
 		const uint64_t epoch = atomic_load_explicit(&op->vctx->epoch, memory_order_acquire);
@@ -51,15 +51,29 @@ CUresult ds_gate_pass(struct ds_op *op, bool launch, const CUlaunchConfig *confi
 		if (epoch & DS_GATE_SUSPENDED)
 			return ds_suspend_passes(op) ? stay(op) : wait_outside(op);
 		result = follow(op, epoch & ~DS_GATE_MASK);
-		if (result != CUDA_SUCCESS || !launch || waited || !(epoch & DS_GATE_WINDOW))
+		if (result != CUDA_SUCCESS || !launch)
 			return result;
-		ring = ds_ahead_launch(op->vctx, op->stream, op->target,
-				       config && ds_launch_overlaps(config), &user);
-		if (!ring)
+		ring = NULL;
+		if (!waited && epoch & DS_GATE_WINDOW)
+			ring = ds_ahead_launch(op->vctx, op->stream, op->target, launch, &user,
+					       &alone);
+		if (!ring) {
+			if (alone && op->epoch != DS_EPOCH_NONE)
+				op->epoch |= DS_GATE_WINDOW;
 			return result;
+		}
 		ds_mark_end(op->mark);
 		ds_ahead_wait(op->vctx, ring, user);
 		ds_mark_begin(op->mark);
 		waited = true;
 	}
+}
+
+void ds_gate_left(const struct ds_op *op)
+{
+	if (op->epoch != DS_EPOCH_NONE && op->epoch & DS_GATE_WINDOW)
+		ds_ahead_launched(op->vctx, op->stream, op->target);
+	if (atomic_load_explicit(&op->stream->epoch, memory_order_acquire) !=
+	    (op->epoch & ~DS_GATE_MASK))
+		ds_remap_late(op->stream, op->target);
 }

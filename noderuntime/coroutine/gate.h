@@ -22,6 +22,13 @@ enum ds_gate {
 
 struct ds_op;
 
+/* What is launched, as far as it says how long that may take, and whether it may be held back. */
+struct ds_launch {
+	const void *what; /* function or graph */
+	unsigned grid[3], block[3];
+	const CUlaunchConfig *config; /* if it has one: then the dimensions are in there */
+};
+
 /*
  * No error: the gate was shut, and is open again. The operation is no longer marked, and whatever it
  * looked at may be gone: it begins anew.
@@ -45,11 +52,16 @@ static inline uint64_t ds_gate_asked(const struct ds_vctx *vctx)
 }
 
 /*
- * The rare part of ds_op_follow(). Marked once, but maybe not all the time; with DS_GATE_AGAIN not any
- * more.
+ * The rare part of ds_op_follow(). `launch`: NULL if it is none. Marked once, but maybe not all the time;
+ * with DS_GATE_AGAIN not any more.
  */
-__attribute__((cold)) CUresult ds_gate_pass(struct ds_op *op, bool launch,
-					    const CUlaunchConfig *config);
+__attribute__((cold)) CUresult ds_gate_pass(struct ds_op *op, const struct ds_launch *launch);
+
+/*
+ * The rare part of ds_op_end(): the stream moved meanwhile, or (DS_GATE_WINDOW in the operation's epoch) the
+ * gate wants to know when the launch is over.
+ */
+__attribute__((cold)) void ds_gate_left(const struct ds_op *op);
 
 /*
  * An event of ours between a kernel and the one that it may overlap with, as its attributes allow it to,

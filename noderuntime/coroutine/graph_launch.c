@@ -376,7 +376,8 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 	else
 		result = CUDA_SUCCESS;
 	if (ds_likely(result == CUDA_SUCCESS))
-		result = ds_op_begin_launch(&op, stream, per_thread, NULL);
+		result = ds_op_begin_launch(&op, stream, per_thread,
+					    &(struct ds_launch){.what = handle});
 	if (ds_unlikely(ds_whole_watched() & DS_WHOLE_HOLD) && result == CUDA_SUCCESS)
 		result = ds_hold_launch(&op, stream, per_thread, NULL);
 	if (ds_unlikely(result != CUDA_SUCCESS)) {

@@ -143,7 +143,8 @@ CUresult ds_hold_launch(struct ds_op *op, CUstream handle, bool per_thread,
 		return CUDA_SUCCESS;
 	ds_op_abandon(op);
 	hold(page);
-	return ds_op_begin_launch(op, handle, per_thread, NULL);
+	/* The window has seen it. */
+	return ds_op_begin(op, handle, per_thread);
 }
 
 /* ---- the session ---- */

@@ -60,7 +60,8 @@ static inline __attribute__((always_inline)) CUresult launch_ex(const CUlaunchCo
 	struct ds_op op;
 	CUresult result;
 
-	result = ds_op_begin_launch(&op, config ? config->hStream : NULL, per_thread, config);
+	result = ds_op_begin_launch(&op, config ? config->hStream : NULL, per_thread,
+				    &(struct ds_launch){.what = f, .config = config});
 	if (ds_unlikely(result != CUDA_SUCCESS))
 		return result;
 	if (ds_unlikely(!config)) {
@@ -127,7 +128,9 @@ DS_EXPORT(cuLaunchKernelEx_ptsz);
 static CUresult launch_grid(CUfunction f, int width, int height, bool is_grid)
 {
 	struct ds_op op;
-	CUresult result = ds_op_begin_launch(&op, NULL, false, NULL);
+	CUresult result = ds_op_begin_launch(
+	    &op, NULL, false,
+	    &(struct ds_launch){.what = f, .grid = {(unsigned)width, (unsigned)height, 1}});
 
 	if (result != CUDA_SUCCESS)
 		return result;
@@ -163,7 +166,12 @@ DS_EXPORT(cuLaunch);
 		struct ds_sample *sample;                                                         \
 		struct ds_whole_verdict verdict = {.whole = false};                               \
 		struct ds_op op;                                                                  \
-		CUresult result = ds_op_begin_launch(&op, hStream, per_thread, NULL);             \
+		CUresult result =                                                                 \
+		    ds_op_begin_launch(&op, hStream, per_thread,                                  \
+				       &(struct ds_launch){f,                                     \
+							   {gridDimX, gridDimY, gridDimZ},        \
+							   {blockDimX, blockDimY, blockDimZ},     \
+							   NULL});                                \
                                                                                                   \
 		if (result != CUDA_SUCCESS)                                                       \
 			return result;                                                            \

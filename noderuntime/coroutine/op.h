@@ -18,7 +18,7 @@ struct ds_op {
 	struct ds_vstream *stream; /* NULL: not ours, goes to the driver as it came */
 	CUstream target;
 	struct ds_mark *mark; /* with a stream, from begin to end */
-	uint64_t epoch;       /* of the stream when it had this target */
+	uint64_t epoch;       /* of the stream when it had this target; gate.h */
 };
 
 #define ds_likely(x)   __builtin_expect(!!(x), 1)
@@ -113,18 +113,19 @@ static inline void ds_op_awaited(const struct ds_op *op)
 
 /*
  * Bring the stream to where new work goes, through the gate (gate.h). Marked; not to be relied on to
- * have been marked all the time. `launch`: what comes is a launch that may be held back, by its
- * `config` if it has one; no lock of ours is held, and nothing is marked but the operation itself.
+ * have been marked all the time. `launch`: what comes is this launch, which may be held back; no lock of
+ * ours is held, and nothing is marked but the operation itself. Or NULL.
  */
-static inline __attribute__((always_inline)) CUresult ds_op_follow(struct ds_op *op, bool launch,
-								   const CUlaunchConfig *config)
+static inline __attribute__((always_inline)) CUresult ds_op_follow(struct ds_op *op,
+								   const struct ds_launch *launch)
 {
 	struct ds_vstream *stream = op->stream;
 
 	op->epoch = atomic_load_explicit(&op->vctx->epoch, memory_order_acquire);
 	if (ds_unlikely(atomic_load_explicit(&stream->epoch, memory_order_acquire) != op->epoch)) {
+		const struct ds_launch launched = launch ? *launch : (struct ds_launch){0};
 		struct ds_op passes = *op;
-		CUresult result = ds_gate_pass(&passes, launch, config);
+		CUresult result = ds_gate_pass(&passes, launch ? &launched : NULL);
 
 		*op = passes;
 		return result;
@@ -161,8 +162,8 @@ static inline __attribute__((always_inline)) CUresult ds_op_order(struct ds_op *
 }
 
 static inline __attribute__((always_inline)) CUresult
-ds_op_begin_either(struct ds_op *op, CUstream handle, bool per_thread, bool launch,
-		   const CUlaunchConfig *config)
+ds_op_begin_either(struct ds_op *op, CUstream handle, bool per_thread,
+		   const struct ds_launch *launch)
 {
 	CUresult result;
 
@@ -174,7 +175,7 @@ ds_op_begin_either(struct ds_op *op, CUstream handle, bool per_thread, bool laun
 		if (ds_unlikely(!op->mark))
 			return CUDA_ERROR_OUT_OF_MEMORY;
 		ds_mark_begin(op->mark);
-		result = ds_op_follow(op, launch, config);
+		result = ds_op_follow(op, launch);
 	} while (ds_unlikely(result == DS_GATE_AGAIN));
 	if (ds_likely(result == CUDA_SUCCESS))
 		result = ds_op_order(op);
@@ -184,19 +185,20 @@ ds_op_begin_either(struct ds_op *op, CUstream handle, bool per_thread, bool laun
 }
 
 /*
- * The same as ds_op_begin for a launch, without the call, for they are what programs do most. `config`
- * is the launch's, or NULL.
+ * The same as ds_op_begin for a launch, without the call, for they are what programs do most. Its
+ * description is looked at in the rare part only.
  */
 static inline __attribute__((always_inline)) CUresult
-ds_op_begin_launch(struct ds_op *op, CUstream handle, bool per_thread, const CUlaunchConfig *config)
+ds_op_begin_launch(struct ds_op *op, CUstream handle, bool per_thread,
+		   const struct ds_launch *launch)
 {
-	return ds_op_begin_either(op, handle, per_thread, true, config);
+	return ds_op_begin_either(op, handle, per_thread, launch);
 }
 
 static __attribute__((noinline, unused)) CUresult ds_op_begin(struct ds_op *op, CUstream handle,
 							      bool per_thread)
 {
-	return ds_op_begin_either(op, handle, per_thread, false, NULL);
+	return ds_op_begin_either(op, handle, per_thread, NULL);
 }
 
 /* The driver has taken the operation (or refused it: then an unneeded event comes of it, no more). */
@@ -206,8 +208,11 @@ static inline __attribute__((always_inline)) void ds_op_end(const struct ds_op *
 
 	if (!stream)
 		return;
-	if (ds_unlikely(atomic_load_explicit(&stream->epoch, memory_order_acquire) != op->epoch))
-		ds_remap_late(stream, op->target);
+	if (ds_unlikely(atomic_load_explicit(&stream->epoch, memory_order_acquire) != op->epoch)) {
+		const struct ds_op leaves = *op;
+
+		ds_gate_left(&leaves);
+	}
 	if (stream->kind == DS_STREAM_NULL) {
 		atomic_fetch_add_explicit(&op->vctx->null_work, 1, memory_order_release);
 	} else if (stream->kind == DS_STREAM_BLOCKING) {

@@ -153,7 +153,8 @@ static CUresult begin_whole(struct ds_op *op, CUstream handle, bool per_thread)
 	ds_measure_stall();
 	while (wait_until(&deadline)) {
 		struct ds_groups all, place;
-		CUresult result = ds_op_begin_launch(op, handle, per_thread, NULL);
+		/* The window has seen it. */
+		CUresult result = ds_op_begin(op, handle, per_thread);
 
 		if (result != CUDA_SUCCESS || !op->stream) {
 			end_waiting();

@@ -10,9 +10,10 @@
  * keeps the legacy order around it, and calls the driver.
  */
 
-static CUresult begin_LAUNCH(struct ds_op *op, CUstream handle, bool per_thread)
+static CUresult begin_LAUNCH(struct ds_op *op, CUstream handle, bool per_thread,
+			     const struct ds_launch *launch)
 {
-	return ds_op_begin_launch(op, handle, per_thread, NULL);
+	return ds_op_begin_launch(op, handle, per_thread, launch);
 }
 
 static void end_LAUNCH(const struct ds_op *op, CUfunction f, CUresult result)
@@ -20,10 +21,10 @@ static void end_LAUNCH(const struct ds_op *op, CUfunction f, CUresult result)
 	ds_op_launched(op, f, result);
 }
 
-static inline __attribute__((always_inline)) CUresult begin_KERNEL(struct ds_op *op,
-								   CUstream handle, bool per_thread)
+static inline __attribute__((always_inline)) CUresult
+begin_KERNEL(struct ds_op *op, CUstream handle, bool per_thread, const struct ds_launch *launch)
 {
-	return ds_op_begin_launch(op, handle, per_thread, NULL);
+	return ds_op_begin_launch(op, handle, per_thread, launch);
 }
 
 static inline __attribute__((always_inline)) void end_KERNEL(const struct ds_op *op, CUfunction f,
@@ -32,7 +33,8 @@ static inline __attribute__((always_inline)) void end_KERNEL(const struct ds_op 
 	ds_op_launched(op, f, result);
 }
 
-static CUresult begin_WORK(struct ds_op *op, CUstream handle, bool per_thread)
+static CUresult begin_WORK(struct ds_op *op, CUstream handle, bool per_thread,
+			   const struct ds_launch *none)
 {
 	return ds_op_begin(op, handle, per_thread);
 }
@@ -44,7 +46,8 @@ static void end_WORK(const struct ds_op *op, CUfunction none, CUresult result)
 }
 
 /* The state of the NULL stream is that of the blocking streams too; they are asked for alone. */
-static CUresult begin_WAIT(struct ds_op *op, CUstream handle, bool per_thread)
+static CUresult begin_WAIT(struct ds_op *op, CUstream handle, bool per_thread,
+			   const struct ds_launch *none)
 {
 	CUresult result = ds_op_map(op, handle, per_thread);
 
@@ -63,9 +66,10 @@ static void end_WAIT(const struct ds_op *op, CUfunction none, CUresult result)
 	ds_vctx_heard(result);
 }
 
-static CUresult begin_AWAIT(struct ds_op *op, CUstream handle, bool per_thread)
+static CUresult begin_AWAIT(struct ds_op *op, CUstream handle, bool per_thread,
+			    const struct ds_launch *none)
 {
-	return begin_WAIT(op, handle, per_thread);
+	return begin_WAIT(op, handle, per_thread, none);
 }
 
 static void end_AWAIT(const struct ds_op *op, CUfunction none, CUresult result)
@@ -75,7 +79,8 @@ static void end_AWAIT(const struct ds_op *op, CUfunction none, CUresult result)
 }
 
 /* Properties are kept with the handle and the same everywhere. */
-static CUresult begin_MAP(struct ds_op *op, CUstream handle, bool per_thread)
+static CUresult begin_MAP(struct ds_op *op, CUstream handle, bool per_thread,
+			  const struct ds_launch *none)
 {
 	CUresult result = ds_op_map(op, handle, per_thread);
 
@@ -89,7 +94,8 @@ static void end_MAP(const struct ds_op *op, CUfunction none, CUresult result)
 }
 
 /* The legacy stream is never captured: the driver says so of its own. */
-static CUresult begin_CAPTURE(struct ds_op *op, CUstream handle, bool per_thread)
+static CUresult begin_CAPTURE(struct ds_op *op, CUstream handle, bool per_thread,
+			      const struct ds_launch *none)
 {
 	CUresult result = ds_op_look(op, handle, per_thread);
 
@@ -144,7 +150,18 @@ static __attribute__((cold, noinline)) void end_whole(const struct ds_op op, CUr
 	ds_whole_end(&op, result);
 }
 
-/* What is launched. */
+/* What is launched, and how. */
+#define LAUNCH_KERNEL         \
+	(&(struct ds_launch){ \
+	    f, {gridDimX, gridDimY, gridDimZ}, {blockDimX, blockDimY, blockDimZ}, NULL})
+#define LAUNCH_LAUNCH \
+	(&(struct ds_launch){f, {(unsigned)grid_width, (unsigned)grid_height, 1}, {0}, NULL})
+#define LAUNCH_WORK    NULL
+#define LAUNCH_WAIT    NULL
+#define LAUNCH_AWAIT   NULL
+#define LAUNCH_MAP     NULL
+#define LAUNCH_CAPTURE NULL
+
 #define FUNCTION_KERNEL  f
 #define FUNCTION_LAUNCH  f
 #define FUNCTION_WORK    NULL
@@ -153,25 +170,25 @@ static __attribute__((cold, noinline)) void end_whole(const struct ds_op op, CUr
 #define FUNCTION_MAP     NULL
 #define FUNCTION_CAPTURE NULL
 
-#define DS_STREAM_(use, symbol, base, since, per_thread, params, handle, args) \
-	CUresult ds_##symbol params                                            \
-	{                                                                      \
-		struct ds_sample *sample;                                      \
-		bool whole = false;                                            \
-		struct ds_op op;                                               \
-		CUresult result = begin_##use(&op, handle, per_thread);        \
-                                                                               \
-		if (ds_unlikely(result != CUDA_SUCCESS))                       \
-			return result;                                         \
-		WHOLE_##use(handle, per_thread) handle = op.target;            \
-		sample = SAMPLE_##use;                                         \
-		result = ds_real.symbol args;                                  \
-		ds_measure_launched(sample, op.target, result);                \
-		if (ds_unlikely(whole))                                        \
-			end_whole(op, result);                                 \
-		end_##use(&op, FUNCTION_##use, result);                        \
-		return result;                                                 \
-	}                                                                      \
+#define DS_STREAM_(use, symbol, base, since, per_thread, params, handle, args)        \
+	CUresult ds_##symbol params                                                   \
+	{                                                                             \
+		struct ds_sample *sample;                                             \
+		bool whole = false;                                                   \
+		struct ds_op op;                                                      \
+		CUresult result = begin_##use(&op, handle, per_thread, LAUNCH_##use); \
+                                                                                      \
+		if (ds_unlikely(result != CUDA_SUCCESS))                              \
+			return result;                                                \
+		WHOLE_##use(handle, per_thread) handle = op.target;                   \
+		sample = SAMPLE_##use;                                                \
+		result = ds_real.symbol args;                                         \
+		ds_measure_launched(sample, op.target, result);                       \
+		if (ds_unlikely(whole))                                               \
+			end_whole(op, result);                                        \
+		end_##use(&op, FUNCTION_##use, result);                               \
+		return result;                                                        \
+	}                                                                             \
 	DS_EXPORT(symbol);
 
 /*

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the window costs a program that keeps its GPU busy: kernels a second with and without it, in turns,
- * for kernels of several lengths, also with ones that may overlap (programmatic launch), on whatever
- * libcuda.so.1 there is; plays the node runtime.
+ * for kernels of several lengths, also mixed ones, and ones that may overlap (programmatic launch), on
+ * whatever libcuda.so.1 there is; plays the node runtime.
  *
- * Usage: bench_window [LIBRARY [TURNS]]
+ * Usage: bench_window [LIBRARY [TURNS [WINDOW_US]]]
  * LIBRARY: else DETSHARE_LIBRARY, else the one of this build, else the installed one.
+ * WINDOW_US: 250, as with the default budget of kind latency, unless given.
  * Prints one line of JSON for each: medians over all turns, how many launches were held back and how many of
  * them let go since nothing completed, and how long the library said that the GPU needs for the rest.
  */
@@ -18,19 +19,23 @@
 
 #include "../gpu/kernels_ptx.h"
 
-enum { TURNS = 5, TURNS_MAX = 64, WINDOW_US = 100, TURN_US = 100000 };
+enum { TURNS = 5, TURNS_MAX = 64, WINDOW_US = 250, TURN_US = 100000, MIXED = 9 };
 
 static const struct kind {
 	const char *role;
 	unsigned us;
 	bool overlaps;
+	unsigned long_us; /* every ninth; 0: all are the same */
 } kinds[] = {
-    {"--turn-5", 5, false},
-    {"--turn-12", 12, false},
-    {"--turn-50", 50, false},
-    {"--turn-190", 190, false},
-    {"--turn-overlapping-5", 5, true},
-    {"--turn-overlapping-50", 50, true},
+    {"--turn-5", 5, false, 0},
+    {"--turn-12", 12, false, 0},
+    {"--turn-50", 50, false, 0},
+    {"--turn-190", 190, false, 0},
+    {"--turn-overlapping-5", 5, true, 0},
+    {"--turn-overlapping-50", 50, true, 0},
+    {"--turn-mixed-10-1000", 10, false, 1000},
+    {"--turn-mixed-4-2400", 4, false, 2400},
+    {"--turn-overlapping-mixed-10-1000", 10, true, 1000},
 };
 enum { N_KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
@@ -48,8 +53,10 @@ static int turn(const struct kind *kind)
 				 .blockDimZ = 1,
 				 .attrs = &overlaps,
 				 .numAttrs = kind->overlaps};
-	const unsigned n = TURN_US / kind->us;
-	unsigned us = kind->us;
+	const unsigned period_us = kind->long_us + (MIXED - 1) * kind->us;
+	const unsigned n = kind->long_us ? TURN_US / period_us * MIXED : TURN_US / kind->us;
+	const unsigned warm = n > 4 * MIXED ? n / 4 : MIXED;
+	unsigned us;
 	CUdeviceptr smids = 0;
 	void *args[] = {&us, &smids};
 	CUfunction function;
@@ -63,11 +70,16 @@ static int turn(const struct kind *kind)
 	CALL(cuModuleLoadData, &module, kernels_ptx);
 	CALL(cuModuleGetFunction, &function, module, "spin_us");
 	CALL(cuStreamCreate, &config.hStream, CU_STREAM_NON_BLOCKING);
-	for (unsigned i = 0; i < n + n / 4; i++) {
-		if (i == n / 4) { /* warm, and the lengths of kernels are known */
+	for (unsigned i = 0; i < n + warm; i++) {
+		const bool is_long = kind->long_us && i % MIXED == MIXED - 1;
+
+		if (i == warm) { /* warm, and the lengths of kernels are known */
 			CALL(cuStreamSynchronize, config.hStream);
 			begin = fake_now_ns();
 		}
+		/* Two blocks, for the library to tell them apart, as with other sizes of anything. */
+		us = is_long ? kind->long_us : kind->us;
+		config.gridDimX = is_long ? 2 : 1;
 		CALL(cuLaunchKernelEx, &config, function, args, NULL);
 	}
 	CALL(cuStreamSynchronize, config.hStream);
@@ -77,7 +89,7 @@ static int turn(const struct kind *kind)
 
 /* ---- the parent ---- */
 
-static void compare(const struct kind *kind, const char *library, int turns)
+static void compare(const struct kind *kind, const char *library, int turns, unsigned window_us)
 {
 	static double rates[2][TURNS_MAX];
 	struct ds_port port;
@@ -86,17 +98,19 @@ static void compare(const struct kind *kind, const char *library, int turns)
 
 	for (int i = 0; i < turns; i++)
 		for (int window = 0; window < 2; window++) {
-			fake_runtime_ask(window ? DS_PAGE_WINDOW : 0, WINDOW_US);
+			fake_runtime_ask(window ? DS_PAGE_WINDOW : 0, window_us);
 			fake_run(kind->role, library, NULL, output, sizeof(output), &port);
 			rates[window][i] = strtod(output, NULL);
 		}
 	without = fake_quantile(rates[0], (size_t)turns, 0.5);
 	with = fake_quantile(rates[1], (size_t)turns, 0.5);
-	printf("{\"bench\":\"window\",\"kernel_us\":%u,\"overlapping\":%s,\"window_us\":%d,"
+	printf("{\"bench\":\"window\",\"kernel_us\":%u,\"every_ninth_us\":%u,\"overlapping\":%s,"
+	       "\"window_us\":%u,"
 	       "\"turns\":%d,\"without_per_s\":%.0f,\"with_per_s\":%.0f,\"kept\":%.4f,"
 	       "\"waits\":%llu,\"expired\":%llu,\"drain_us\":%llu}\n",
-	       kind->us, kind->overlaps ? "true" : "false", WINDOW_US, turns, without, with,
-	       with / without, (unsigned long long)atomic_load(&port.window_waits),
+	       kind->us, kind->long_us ? kind->long_us : kind->us,
+	       kind->overlaps ? "true" : "false", window_us, turns, without, with, with / without,
+	       (unsigned long long)atomic_load(&port.window_waits),
 	       (unsigned long long)atomic_load(&port.window_expired),
 	       (unsigned long long)atomic_load(&port.drain_us));
 }
@@ -104,6 +118,7 @@ static void compare(const struct kind *kind, const char *library, int turns)
 int main(int argc, char **argv)
 {
 	const int turns = argc > 2 ? atoi(argv[2]) : TURNS;
+	const int window_us = argc > 3 ? atoi(argv[3]) : WINDOW_US;
 	const char *library;
 
 	fake_runtime_role(argc, argv);
@@ -112,10 +127,12 @@ int main(int argc, char **argv)
 			return turn(&kinds[k]);
 	if (turns < 1 || turns > TURNS_MAX)
 		fake_die("TURNS must be 1 to 64", turns);
+	if (window_us < 1)
+		fake_die("WINDOW_US must be 1 or more", window_us);
 	library = fake_library(argc > 1 ? argv[1] : NULL);
 	fake_runtime_start();
 	for (size_t k = 0; k < N_KINDS; k++)
-		compare(&kinds[k], library, turns);
+		compare(&kinds[k], library, turns, (unsigned)window_us);
 	fake_runtime_stop();
 	return 0;
 }

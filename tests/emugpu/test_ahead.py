@@ -24,6 +24,7 @@ pytestmark = [
 
 FIXED, WINDOW, TELL_IDLE = 1, 2, 4
 UNSAID, ACTIVE, IDLE = 0, 1, 2
+SLOW = 4  # so many times as long as on its own may what runs take on a busy machine
 
 
 def wait_for(condition, seconds=30):
@@ -130,6 +131,31 @@ def test_short_kernels_by_the_time_they_take(program):
     # Longer ones on the same stream: it is learnt again.
     one.ask("spin 1 4000 16")
     assert one.in_window("spin 1 4000 20", 3)
+    one.end()
+
+
+def test_long_kernels_among_short_ones(program):
+    """A long one is ahead alone, or with another: not with as many as would be short ones."""
+    one = program(WINDOW, 2000)
+    one.ask("mix 1 100 10000 90")
+    before = one.said().expired
+    ahead_us = one.ahead("mix 1 100 10000 180")
+    assert ahead_us <= 2 * 10000 + 2000 + 10000 * (one.said().expired - before)
+    # And that is what it says of itself.
+    assert 10000 <= wait_for(lambda: one.said().drain_us) <= 2 * 10000 * SLOW
+    one.end()
+
+
+def test_short_again_after_long_ones(program):
+    """What a program says of its kernels is of late: a long one at its start is not for ever."""
+    one = program(WINDOW, 2000)
+    one.ask("mix 1 100 30000 45")
+    wait_for(lambda: one.said().drain_us >= 30000)
+
+    def is_short():
+        one.ask("spin 1 100 500")
+        return one.said().drain_us < 20000
+    wait_for(is_short, 60)
     one.end()
 
 

@@ -290,6 +290,26 @@ def check(host, gpu=0):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_program_with_kernels_of_many_lengths_borrows(host):
+    """Short ones and some of 20 ms: it is off within two of those, though many short ones may be ahead."""
+    host.begin("job-1", share=500, kind="latency", lending=LENDING.format("yes", "yes", 40000))
+    host.begin("job-2", share=500, kind="throughput", lending=EAGER)
+    latency = program(host, "job-1", ACTIVE)
+    with subprocess.Popen([Path(BUILD) / "tests" / "gpu" / "ahead_program"], env=host.env | host.task_env("job-2"), text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as training:
+        try:
+            training.stdin.write("mix 1 100 20000 90\n" + "mix 1 100 20000 4000\n" * 20)
+            training.stdin.flush()
+            assert [training.stdout.readline().split()[0] for _ in range(2)] == ["ready", "ahead"]
+            wait_for(lambda: host.resident("job-2")["drain_us"] > 20000)
+            latency.ask("demand", IDLE, 100, 0)
+            wait_for(lambda: held(host, "job-2") == "1-14+rest")
+            latency.ask("demand", ACTIVE, 100, 0)
+            wait_for(lambda: held(host, "job-1") == "0-7")
+        finally:
+            training.kill()
+
+
 def test_a_real_program_borrows_and_gives_back_while_it_launches(host):
     host.begin("job-1", share=500, kind="latency", lending=LENDING.format("yes", "yes", 100000))
     host.begin("job-2", share=500, kind="throughput", lending=EAGER)

@@ -6,6 +6,8 @@
  *   graph STREAM US N   the same as graphs of one kernel    "ahead M"
  *   wide KERNEL US N    N kernels that fill the GPU, of spin_us (US each block) or copy_us, which takes US in
  *                       all; that one is on the emulated GPU only   "wide"
+ *   mix STREAM US LONG N   eight kernels of US, one of LONG (of two blocks), and so on: N in all
+ *                       "ahead M": so many us of them were not done at most
  *   block STREAM        the stream waits for "release"      "blocked"
  *   set STREAM          a memset, no kernel                 "set"
  *   release             from the host                       "released"
@@ -14,6 +16,7 @@
  */
 #include <dlfcn.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,12 +104,12 @@ static void start(void)
 		CALL(cuEventCreate, &events[i], CU_EVENT_DISABLE_TIMING);
 }
 
-static void launch(CUstream stream, unsigned us)
+static void launch(CUstream stream, unsigned us, unsigned blocks)
 {
 	CUdeviceptr smids = 0;
 	void *args[] = {&us, &smids};
 
-	CALL(cuLaunchKernel, spin_us, 1, 1, 1, 1, 1, 1, 0, stream, args, NULL);
+	CALL(cuLaunchKernel, spin_us, blocks, 1, 1, 1, 1, 1, 0, stream, args, NULL);
 }
 
 /* As many threads as an emulated GPU of 44 SMs holds. */
@@ -124,7 +127,7 @@ static CUgraphExec graph_of(CUstream stream, unsigned us)
 	CUgraph graph;
 
 	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_GLOBAL);
-	launch(stream, us);
+	launch(stream, us, 1);
 	CALL(cuStreamEndCapture, stream, &graph);
 	CALL(cuGraphInstantiateWithFlags, &exec, graph, 0);
 	return exec;
@@ -140,7 +143,7 @@ static unsigned ahead(CUstream stream, unsigned us, unsigned n, CUgraphExec exec
 		if (exec)
 			CALL(cuGraphLaunch, exec, stream);
 		else
-			launch(stream, us);
+			launch(stream, us, 1);
 		CALL(cuEventRecord, events[i], stream);
 		while (done <= i && cu.do_cuEventQuery(events[done]) == CUDA_SUCCESS)
 			done++;
@@ -149,10 +152,29 @@ static unsigned ahead(CUstream stream, unsigned us, unsigned n, CUgraphExec exec
 	return most;
 }
 
+/* The same in time, of kernels of two lengths. */
+static unsigned mix(CUstream stream, unsigned us, unsigned long_us, unsigned n)
+{
+	unsigned done = 0, ahead_us = 0, most = 0;
+
+	n = n < EVENTS ? n : EVENTS;
+	for (unsigned i = 0; i < n; i++) {
+		const bool is_long = i % 9 == 8;
+
+		launch(stream, is_long ? long_us : us, is_long ? 2 : 1);
+		CALL(cuEventRecord, events[i], stream);
+		ahead_us += is_long ? long_us : us;
+		for (; done <= i && cu.do_cuEventQuery(events[done]) == CUDA_SUCCESS; done++)
+			ahead_us -= done % 9 == 8 ? long_us : us;
+		most = ahead_us > most ? ahead_us : most;
+	}
+	return most;
+}
+
 int main(void)
 {
 	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-	unsigned stream, us, n;
+	unsigned stream, us, long_us, n;
 	char line[64];
 
 	if (!libcuda)
@@ -175,6 +197,9 @@ int main(void)
 				launch_wide(line[5] == 's' ? spin_us : copy_us, us);
 			CALL(cuStreamSynchronize, streams[1]);
 			printf("wide\n");
+		} else if (sscanf(line, "mix %u %u %u %u", &stream, &us, &long_us, &n) == 4 &&
+			   stream < STREAMS) {
+			printf("ahead %u\n", mix(streams[stream], us, long_us, n));
 		} else if (sscanf(line, "block %u", &stream) == 1 && stream < STREAMS) {
 			CALL(cuStreamWaitValue32_v2, streams[stream], released_word, ++blocked,
 			     CU_STREAM_WAIT_VALUE_GEQ);

@@ -31,7 +31,7 @@ LAST = (
     Group("launch", 0.6, COMMAND, ("{bench}/bench_launch", "{library}", "5"), "what the library adds to a launch"),
     Group("remap", 0.4, COMMAND, ("{bench}/bench_remap", "{library}", "5"), "what a move adds to one"),
     Group("start", 0.4, COMMAND, ("sh", "-c", "for n in 32 4 1; do {bench}/bench_start {library} 5 $n || exit; done"), "what the library adds to a program's start and memory"),
-    Group("window-rate", 0.8, COMMAND, ("{bench}/bench_window", "{library}", "5"), "what is left of a rate in a window of 100 us"),
+    Group("window-rate", 0.8, COMMAND, ("{bench}/bench_window", "{library}", "5"), "what is left of a rate in a window of 250 us"),
     Group("torch", 1.0, COMMAND, ("{detshare}", "run", "--share", "1", "--", "{python}", "{sources}/bench/bench_torch", "--turns", "3"),
           "what the library costs PyTorch"),
     Group("halves", 0.8, COMMAND, ("{python}", "{sources}/bench/halves", "--json", "--rounds", "3", "--detshare", "{detshare}", "--gpuwork",

@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "emugpu"))
 from test_ahead import (  # noqa: E402, F401 (fixtures and tests)
     program, test_a_window_over_a_reset, test_a_window_that_comes_and_goes, test_alone_there_is_no_bound,
     test_an_idle_program_costs_nothing, test_an_overlong_kernel_is_named_until_it_ends, test_idle_and_a_window,
-    test_idle_and_active_are_told_when_asked_for, test_long_kernels_two_at_a_time, test_many_short_kernels_are_no_long_one,
-    test_nothing_slips_in_while_idle_is_being_said, test_short_kernels_by_the_time_they_take, test_the_window_is_soft,
+    test_idle_and_active_are_told_when_asked_for, test_long_kernels_among_short_ones, test_long_kernels_two_at_a_time, test_many_short_kernels_are_no_long_one,
+    test_nothing_slips_in_while_idle_is_being_said, test_short_again_after_long_ones,
+    test_short_kernels_by_the_time_they_take, test_the_window_is_soft,
     test_what_was_queued_before_is_worked_off, test_who_waits_goes_when_the_window_does)
 from test_coroutine import BUILD, GPU, LIBRARY, Runtime  # noqa: E402
 

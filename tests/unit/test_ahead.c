@@ -15,8 +15,9 @@
 #include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/gate.h"
+#include "noderuntime/coroutine/launch_times.h"
 
-enum { EVENTS_MAX = 16 };
+enum { EVENTS_MAX = 16, LAUNCHES = 900 };
 
 static struct ds_port port;
 static struct ds_page page;
@@ -29,7 +30,10 @@ static struct {
 	double ms_behind; /* the time when it was done, if kernels never stopped */
 } events[EVENTS_MAX];
 static double kernel_ms, now_ms;
+static double ms_at[LAUNCHES + 2]; /* when so many launches are done */
+static unsigned last_two[2];       /* launches behind which the last events are */
 static bool captured;
+static bool follows; /* a launch that has to wait does */
 
 static CUresult CUDAAPI event_create(CUevent *event, unsigned flags)
 {
@@ -43,6 +47,8 @@ static CUresult CUDAAPI event_record(CUevent event, CUstream target)
 {
 	events[(uintptr_t)event].behind = launched;
 	events[(uintptr_t)event].ms_behind = now_ms;
+	last_two[0] = last_two[1];
+	last_two[1] = launched;
 	last_recorded = launched;
 	n_records++;
 	return CUDA_SUCCESS;
@@ -92,7 +98,7 @@ static int set_up(void **state)
 	ds_real.cuThreadExchangeStreamCaptureMode = exchange;
 	n_events = launched = done = last_recorded = n_records = 0;
 	kernel_ms = now_ms = 0;
-	captured = false;
+	captured = follows = false;
 	memset(&port, 0, sizeof(port));
 	ds_ahead_start(&session, (CUcontext)0x1000);
 	ds_ahead_window(&vctx, true, 1000);
@@ -108,46 +114,114 @@ static int tear_down(void **state)
 	return 0;
 }
 
-/* Returns whether it may go; it does all the same. */
-static bool launch(bool overlaps)
-{
-	unsigned user;
-	const bool goes = !ds_ahead_launch(&vctx, &stream, (CUstream)0x2000, overlaps, &user);
+static CUlaunchAttribute overlapping = {.id =
+					    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION};
 
-	launched++;
-	now_ms += kernel_ms;
-	return goes;
+static struct ds_ahead *ask(uintptr_t what, bool overlaps, unsigned *user, bool *alone)
+{
+	const CUlaunchConfig config = {.gridDimX = 1,
+				       .gridDimY = 1,
+				       .gridDimZ = 1,
+				       .blockDimX = 1,
+				       .blockDimY = 1,
+				       .blockDimZ = 1,
+				       .attrs = &overlapping,
+				       .numAttrs = overlaps};
+	const struct ds_launch one = {.what = (const void *)(what << 4), .config = &config};
+
+	return ds_ahead_launch(&vctx, &stream, (CUstream)0x2000, &one, user, alone);
 }
 
-static void depth_follows_from_times(void **state)
+/* Returns whether it may go; it does all the same. */
+static bool launch_of(uintptr_t what, double ms, bool overlaps)
+{
+	bool alone = false;
+	unsigned user;
+	struct ds_ahead *ring = ask(what, overlaps, &user, &alone);
+
+	if (ring && follows) {
+		done = last_two[0];
+		atomic_store(&ds_vctx, &vctx);
+		ds_ahead_wait(&vctx, ring, user);
+		atomic_store(&ds_vctx, NULL);
+	}
+	launched++;
+	now_ms += ms;
+	if (follows)
+		ms_at[launched] = now_ms;
+	if (alone)
+		ds_ahead_launched(&vctx, &stream, (CUstream)0x2000);
+	return !ring;
+}
+
+static bool launch(bool overlaps)
+{
+	return launch_of(1, kernel_ms, overlaps);
+}
+
+static void what_joins_what(void **state)
 {
 	static const struct {
 		uint32_t window_us;
-		uint64_t kernel_ns;
-		unsigned depth;
+		uint64_t sum_us;
+		unsigned launches;
+		uint64_t us;
+		bool overlaps, joins;
 	} rows[] = {
-	    {100, 0, 2},       {100, 1, 64},      {100, 3000, 33},     {100, 10000, 10},
-	    {100, 50000, 2},   {100, 49999, 2},   {100, 33000, 3},     {100, 1000000000, 2},
-	    {0, 10, 2},        {0, 0, 2},         {UINT32_MAX, 1, 64}, {UINT32_MAX, UINT64_MAX, 2},
-	    {1000, 15625, 64}, {1000, 15873, 63},
+	    /* One is always possible. */
+	    {100, 0, 0, 0, false, true},
+	    {100, 0, 0, 1000000, false, true},
+	    /* Of which nothing is known, one alone. */
+	    {100, 10, 1, 0, false, false},
+	    {100, 10, 1, 0, true, true},
+	    /* The nearest to half of the window. */
+	    {200, 50, 5, 10, false, true},
+	    {200, 94, 9, 10, false, true},
+	    {200, 96, 9, 10, false, false},
+	    {200, 60, 1, 80, false, true},
+	    {200, 61, 1, 80, false, false},
+	    {200, 1, 1, 100, false, true},
+	    {200, 1, 1, 101, false, false},
+	    /* Half as much again. */
+	    {200, 145, 9, 10, true, true},
+	    {200, 146, 9, 10, true, false},
+	    {200, 64, 32, 1, false, false},
+	    {200, 64, 31, 1, false, true},
+	    {200, 64, 63, 1, true, true},
+	    {200, 64, 64, 1, true, false},
+	    /* Not less than what the GPU needs to go on with. */
+	    {1, 20, 5, 4, false, true},
+	    {1, 24, 5, 4, false, false},
+	    {UINT32_MAX, 1000000, 5, 1000000, false, true},
 	};
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-		assert_int_equal(ds_ahead_depth(rows[i].window_us, rows[i].kernel_ns),
-				 rows[i].depth);
+		assert_int_equal(ds_ahead_joins(rows[i].window_us, rows[i].sum_us * 1000,
+						rows[i].launches, rows[i].us * 1000,
+						rows[i].overlaps),
+				 rows[i].joins);
+	assert_int_equal(ds_ahead_half_ns(200), 100000);
+	assert_int_equal(ds_ahead_half_ns(0), DS_AHEAD_LEAST_NS);
+	assert_int_equal(ds_ahead_half_ns(UINT32_MAX), UINT32_MAX * UINT64_C(500));
 }
 
-static void estimates_grow_quicker_than_they_shrink(void **state)
+static void the_longest_of_late(void **state)
 {
-	assert_int_equal(ds_ahead_estimate(0, 1000, 10, true), 100);
-	assert_int_equal(ds_ahead_estimate(0, 1000, 10, false), 100);
-	assert_int_equal(ds_ahead_estimate(0, 0, 10, true), 1);
-	assert_int_equal(ds_ahead_estimate(0, 1000, 0, true), 1000);
-	assert_int_equal(ds_ahead_estimate(100, 1000, 1, true), 550);
-	assert_int_equal(ds_ahead_estimate(1000, 100, 1, true), 775);
-	assert_int_equal(ds_ahead_estimate(100, 1000, 1, false), 100);
-	assert_int_equal(ds_ahead_estimate(1000, 100, 1, false), 100);
-	assert_int_equal(ds_ahead_estimate(7, 7, 1, true), 7);
+	const uint64_t s = DS_LONGEST_NS;
+	struct ds_longest longest = {0};
+
+	assert_int_equal(ds_longest_note(&longest, 5000, 7 * s), 5000);
+	assert_int_equal(ds_longest_note(&longest, 10, 7 * s), 5000);
+	/* However long ago, if there were few since. */
+	for (unsigned i = 2; i < DS_LONGEST_N; i++)
+		assert_int_equal(ds_longest_note(&longest, 20, 70 * s), 5000);
+	for (unsigned i = 0; i < DS_LONGEST_N; i++)
+		assert_int_equal(ds_longest_note(&longest, 30, 70 * s), 5000);
+	/* And however many, if that is not long ago. */
+	for (unsigned i = 0; i < DS_LONGEST_N; i++)
+		assert_int_equal(ds_longest_note(&longest, 30, 71 * s - 1), 5000);
+	assert_int_equal(ds_longest_note(&longest, 30, 71 * s), 30);
+	assert_int_equal(ds_longest_note(&longest, 40, 71 * s), 40);
 }
 
 static void two_may_be_ahead_of_what_is_not_known(void **state)
@@ -173,12 +247,12 @@ static void a_launch_waits_for_the_one_before_the_last(void **state)
 		}
 		assert_true(launched - done <= 2 || launched < 4);
 	}
-	assert_int_equal(n_records, 50);
+	assert_int_equal(n_records, 51); /* one behind the first, too, of which nothing is known */
 }
 
 static void short_kernels_need_few_events(void **state)
 {
-	kernel_ms = 0.05; /* 20 of them in the window */
+	kernel_ms = 0.05; /* 10 of them in half of the window */
 	for (unsigned i = 0; i < 400; i++) {
 		const bool goes = launch(false);
 
@@ -189,21 +263,58 @@ static void short_kernels_need_few_events(void **state)
 	assert_in_range(n_records, 400 / 10, 400 / 10 + 10);
 }
 
+/* How much is ahead at most, in ms, if the GPU does only what launches wait for. */
+static double most_ahead(unsigned long_ms, bool overlaps)
+{
+	double most = 0;
+
+	for (unsigned i = 0; i < LAUNCHES; i++) {
+		const bool is_long = i % 9 == 8;
+
+		follows = true;
+		launch_of(is_long ? 2 : 1, is_long ? long_ms : 0.01, overlaps);
+		if (i >= LAUNCHES / 2 && now_ms - ms_at[done] > most)
+			most = now_ms - ms_at[done];
+	}
+	return most;
+}
+
+/* Eight short ones and a long one, again and again: a long one has an event on both sides. */
+static void long_kernels_among_short_ones(void **state)
+{
+	const double most = most_ahead(4, false);
+
+	assert_true(most > 4 && most < 4.1);
+	assert_in_range(n_records, 2 * LAUNCHES / 9, 2 * LAUNCHES / 9 + 20);
+	ds_ahead_settled(&vctx);
+	launch_of(2, 4, false);
+	assert_in_range(atomic_load(&port.drain_us), 3900, 4800);
+}
+
 static void no_event_between_kernels_that_overlap(void **state)
 {
-	kernel_ms = 5;
+	kernel_ms = 0.001;
 	done = UINT32_MAX;
 	for (unsigned i = 0; i < 5; i++)
 		launch(false);
+	const unsigned before = last_recorded;
 	for (unsigned i = 0; i < 40; i++)
 		launch(true);
-	assert_int_equal(last_recorded, 4);
+	assert_int_equal(last_recorded, before);
 	launch(false);
 	assert_int_equal(last_recorded, 45);
 	/* But not without end. */
 	for (unsigned i = 0; i < 100; i++)
 		launch(true);
 	assert_in_range(last_recorded, 46 + 60, 46 + 66);
+}
+
+/* Nor are long ones ahead in any number. */
+static void kernels_that_overlap_are_bounded_by_time(void **state)
+{
+	const double most = most_ahead(4, true);
+
+	assert_true(most > 4 && most < 8.1);
 }
 
 static void a_captured_stream_is_left_alone(void **state)
@@ -215,16 +326,16 @@ static void a_captured_stream_is_left_alone(void **state)
 	assert_int_equal(n_records, 0);
 	captured = false;
 	launch(false);
-	assert_int_equal(n_records, 1);
+	assert_int_equal(n_records, 2);
 }
 
 static void who_waits_goes_when_nothing_completes(void **state)
 {
 	unsigned user, passed = 0;
+	bool alone;
 
 	for (unsigned i = 0; i < 12; i++) {
-		struct ds_ahead *ring =
-		    ds_ahead_launch(&vctx, &stream, (CUstream)0x2000, false, &user);
+		struct ds_ahead *ring = ask(1, false, &user, &alone);
 
 		if (ring) {
 			atomic_store(&ds_vctx, &vctx);
@@ -243,11 +354,12 @@ static void nobody_waits_without_a_window(void **state)
 {
 	struct ds_ahead *ring;
 	unsigned user;
+	bool alone;
 
 	launch(false);
 	launch(false);
 	launch(false);
-	ring = ds_ahead_launch(&vctx, &stream, (CUstream)0x2000, false, &user);
+	ring = ask(1, false, &user, &alone);
 	assert_non_null(ring);
 	atomic_store(&ds_vctx, &vctx);
 	ds_ahead_window(&vctx, false, 0);
@@ -286,8 +398,8 @@ static void patience_is_for_all_that_is_queued(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(depth_follows_from_times),
-	    cmocka_unit_test(estimates_grow_quicker_than_they_shrink),
+	    cmocka_unit_test(what_joins_what),
+	    cmocka_unit_test(the_longest_of_late),
 	    cmocka_unit_test(patience_is_for_all_that_is_queued),
 	    cmocka_unit_test(idle_is_who_does_nothing_for_long),
 	    cmocka_unit_test_setup_teardown(two_may_be_ahead_of_what_is_not_known, set_up,
@@ -295,6 +407,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(a_launch_waits_for_the_one_before_the_last, set_up,
 					    tear_down),
 	    cmocka_unit_test_setup_teardown(short_kernels_need_few_events, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(long_kernels_among_short_ones, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(kernels_that_overlap_are_bounded_by_time, set_up,
+					    tear_down),
 	    cmocka_unit_test_setup_teardown(no_event_between_kernels_that_overlap, set_up,
 					    tear_down),
 	    cmocka_unit_test_setup_teardown(a_captured_stream_is_left_alone, set_up, tear_down),
