@@ -386,12 +386,15 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 	}
 	sample = ds_measure_launch(NULL, 0, 0, 0, 0, 0, 0, op.stream != NULL, op.target);
 	graph = ds_vgraph_find(handle);
-	if (!graph)
+	if (!graph) {
 		result = (*real)(handle, op.target);
-	else if (op.stream)
+		if (op.stream && result == CUDA_SUCCESS)
+			atomic_fetch_add_explicit(&op.vctx->graphs, 1, memory_order_release);
+	} else if (op.stream) {
 		result = put_graph(graph, &op, *real);
-	else
+	} else {
 		result = put_elsewhere(graph, op.target, *real);
+	}
 	ds_measure_launched(sample, op.target, result);
 	ds_op_launched(&op, DS_LAUNCHED_GRAPH, result);
 	ds_pools_launch_end(&memory);
