@@ -82,7 +82,7 @@ void ds_off_gpu_serve(struct ds_runtime *rt, const struct ds_watch *connection, 
 	}
 }
 
-enum { END_MS = 500 };
+enum { END_MS = 5000 }; /* nobody waits for it, and to kill it sooner may harm its neighbours */
 
 void ds_off_gpu_end(const struct ds_runtime *rt, const struct ds_process *process)
 {
