@@ -255,8 +255,9 @@ def test_status_of_two_halves(node, process):
         "kind": "latency", "share": 0.5, "share_milli": 500, "groups_planned": "0-7", "groups_held": "0-7",
         "sms": 64, "weight": 1.0, "runtime_pid": me, "runtime_alive": True, "waits_for": [],
         "groups_own": "0-7", "demand": "idle", "drain_us": 0, "wish": 0.5, "lends_to": [], "borrows_from": [], "memory_quota_mib": 0,
-        "programs": [{"allocation": "job-12", "pid": me, "alive": True, "groups": "0-7"},
-                     {"allocation": "job-12", "pid": process.pid, "alive": True, "groups": "0-7"}],
+        "programs": [{"allocation": "job-12", "pid": me, "alive": True, "groups": "0-7", "late_s": None},
+                     {"allocation": "job-12", "pid": process.pid, "alive": True, "groups": "0-7", "late_s": None}],
+        "programs_ended": 0,
     }
     assert gpu["residents"][1]["user"] == "4999"
 
@@ -271,7 +272,8 @@ def test_status_says_who_waits_for_whom(node, process):
     assert waiting["groups_planned"] == "14"
     assert waiting["groups_held"] == "none"
     assert waiting["sms"] == 0
-    assert waiting["waits_for"] == [{"allocation": "job-12", "pid": process.pid, "alive": True, "groups": "14"}]
+    assert waiting["waits_for"] == [
+        {"allocation": "job-12", "pid": process.pid, "alive": True, "groups": "14", "late_s": None}]
     process.kill()
     process.wait()
     assert f"job-13 waits for groups 14 of job-12, whose process {process.pid} has just ended\n" in node.status()
@@ -286,7 +288,7 @@ def test_status_of_processes_left_over(node, process):
     assert f"\njob-2 waits for groups 0-7 of job-1, whose process {process.pid} still runs there\n" in text
     assert f"\njob-1 is gone, but its process {process.pid} still runs on groups 0-7\n" in text
     left = node.json()["gpus"][0]["programs_left"]
-    assert left == [{"allocation": "job-1", "pid": process.pid, "alive": True, "groups": "0-7"}]
+    assert left == [{"allocation": "job-1", "pid": process.pid, "alive": True, "groups": "0-7", "late_s": None}]
 
 
 def test_status_of_a_dead_runtime(node, process):
