@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <time.h>
 
+#include "common/clock.h"
 #include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/launch_times.h"
 
@@ -107,14 +108,6 @@ uint64_t ds_longest_note(struct ds_longest *longest, uint64_t ns, uint64_t now_n
 }
 
 /* ---- rings ---- */
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static void relax(void)
 {
@@ -259,7 +252,7 @@ static bool make_current(struct ds_ahead *ring)
 
 static void say_drain(void)
 {
-	const uint64_t now = now_ns();
+	const uint64_t now = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 	uint64_t most = 0, told;
 
 	if (!atomic_load(&the.settled))
@@ -284,7 +277,8 @@ static void say_drain(void)
 
 static void note_drain(struct ds_ahead *ring, uint64_t two_ns)
 {
-	const uint64_t now = now_ns(), since_ns = ring->longest.since_ns;
+	const uint64_t now = (uint64_t)ds_now_ns(CLOCK_MONOTONIC),
+		       since_ns = ring->longest.since_ns;
 	const uint64_t said_ns = atomic_load_explicit(&ring->drain_ns, memory_order_relaxed);
 	const uint64_t drain_ns = ds_longest_note(&ring->longest, two_ns, now);
 
@@ -527,10 +521,11 @@ static void pause_for(uint64_t waited_ns, uint64_t behind_ns)
 
 	/* Not without a break: the driver's own threads may want what the question locks. */
 	if (waited_ns < SPIN_NS) {
-		const uint64_t end_ns = now_ns() + waited_ns / SPIN_PART + SPIN_LEAST_NS;
+		const uint64_t end_ns =
+		    (uint64_t)ds_now_ns(CLOCK_MONOTONIC) + waited_ns / SPIN_PART + SPIN_LEAST_NS;
 
 		sched_yield();
-		while (now_ns() < end_ns)
+		while ((uint64_t)ds_now_ns(CLOCK_MONOTONIC) < end_ns)
 			relax();
 		return;
 	}
@@ -541,7 +536,7 @@ static void pause_for(uint64_t waited_ns, uint64_t behind_ns)
 void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user)
 {
 	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-	const uint64_t begin = now_ns();
+	const uint64_t begin = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 	uint64_t waited_ns = 0, behind_ns = 0;
 	enum turn turn = WAIT;
 	int slack_ns = 0;
@@ -561,7 +556,7 @@ void ds_ahead_wait(struct ds_vctx *vctx, struct ds_ahead *ring, unsigned user)
 				prctl(PR_SET_TIMERSLACK, (unsigned long)NAP_SLACK_NS);
 		}
 		pause_for(waited_ns, behind_ns);
-		waited_ns = now_ns() - begin;
+		waited_ns = (uint64_t)ds_now_ns(CLOCK_MONOTONIC) - begin;
 	}
 	if (slack_ns > NAP_SLACK_NS)
 		prctl(PR_SET_TIMERSLACK, (unsigned long)slack_ns);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/coroutine/demand.h"
 
-#include <time.h>
-
+#include "common/clock.h"
 #include "noderuntime/coroutine/acknowledger.h"
 #include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/suspend.h"
@@ -38,14 +37,6 @@ bool ds_quiet_look(struct ds_quiet *quiet, uint64_t operations, bool empty, uint
 		return false;
 	}
 	return now_ns - quiet->since_ns >= long_ns;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 static void say(enum ds_port_demand demand)
@@ -151,7 +142,7 @@ int64_t ds_demand_look(struct ds_vctx *vctx, int64_t within_us)
 	operations = ds_marks_count(&any_marked);
 	if (ds_quiet_look(&the.quiet, operations,
 			  !any_marked && operations == the.quiet.operations && is_empty(vctx),
-			  now_ns(), QUIET_US * UINT64_C(1000)) &&
+			  (uint64_t)ds_now_ns(CLOCK_MONOTONIC), QUIET_US * UINT64_C(1000)) &&
 	    fall_asleep(vctx))
 		return -1;
 	return tell && the.quiet.since_ns ? QUIET_US : next_us;

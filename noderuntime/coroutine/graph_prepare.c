@@ -4,6 +4,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/vgraph.h"
 
@@ -185,17 +186,9 @@ static int by_use(const void *a, const void *b)
 	return (used_a < used_b) - (used_a > used_b);
 }
 
-static uint64_t now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
 void ds_vgraph_make_ready(struct ds_pctx *pctx, unsigned budget_us)
 {
-	const uint64_t deadline_us = now_us() + budget_us;
+	const int64_t deadline_ns = ds_now_ns(CLOCK_MONOTONIC) + budget_us * INT64_C(1000);
 	size_t n;
 	struct ds_vgraph **graphs = ds_vgraph_all(&n);
 
@@ -208,7 +201,7 @@ void ds_vgraph_make_ready(struct ds_pctx *pctx, unsigned budget_us)
 		qsort(graphs, n, sizeof(struct ds_vgraph *), by_use);
 	for (size_t i = 0; i < n; i++) {
 		if (graphs[i]->sort_key && !atomic_load(&graphs[i]->pinned) &&
-		    now_us() < deadline_us)
+		    ds_now_ns(CLOCK_MONOTONIC) < deadline_ns)
 			ds_vgraph_make(graphs[i], pctx, true);
 		ds_vgraph_release(graphs[i]);
 	}

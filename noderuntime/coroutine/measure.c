@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/clock.h"
 #include "noderuntime/coroutine/driver.h"
 #include "noderuntime/coroutine/kernel_name.h"
 #include "noderuntime/coroutine/learn.h"
@@ -72,19 +73,12 @@ __attribute__((constructor)) static void read_environment(void)
 	atomic_store(&launches_per_sample, (unsigned)value);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* Launches until the next sample: 1 .. 2 * mean - 1, so that the mean is the mean. */
 static uint32_t draw(struct ds_measure_thread *thread, unsigned mean)
 {
 	if (!thread->random)
-		thread->random = (now_ns() ^ (uint64_t)(uintptr_t)thread << 17) | 1;
+		thread->random =
+		    ((uint64_t)ds_now_ns(CLOCK_MONOTONIC) ^ (uint64_t)(uintptr_t)thread << 17) | 1;
 	thread->random ^= thread->random << 13;
 	thread->random ^= thread->random >> 7;
 	thread->random ^= thread->random << 17;
@@ -219,7 +213,7 @@ struct ds_sample *ds_measure_look(CUfunction function, const struct ds_launch_sh
 	}
 	if (thread->synced) {
 		thread->synced = false;
-		thread->first_ns = now_ns();
+		thread->first_ns = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 	}
 	if (thread->left || !mean) {
 		thread->until = (mean ? thread->left : UINT32_MAX) - 1;
@@ -254,7 +248,7 @@ void ds_measure_end(struct ds_sample *sample, CUstream target, CUresult result)
 static void end_step(struct ds_measure_thread *thread, struct ds_port *port)
 {
 	const uint64_t launches = atomic_load_explicit(&port->launches, memory_order_relaxed);
-	const uint64_t now = now_ns();
+	const uint64_t now = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 	uint64_t begin = thread->synced_ns;
 
 	if (begin && launches != thread->launches) {

@@ -2,8 +2,8 @@
 #include "noderuntime/coroutine/watchdog.h"
 
 #include <stdio.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "noderuntime/coroutine/kernel_name.h"
 #include "noderuntime/coroutine/vctx.h"
 
@@ -30,14 +30,6 @@ uint64_t ds_watchdog_patience_ns(uint64_t overlong_ns, uint64_t queued, uint64_t
 	return overlong_ns + 2 * queued * (kernel_ns ? kernel_ns : UNKNOWN_NS);
 }
 
-static uint64_t now_ns(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 static uint64_t kernel_ns(void)
 {
 	const struct ds_port *port = the.session->port;
@@ -51,14 +43,14 @@ static void name(const struct ds_watched *watched)
 	struct ds_port *port = the.session->port;
 	const char *kernel =
 	    watched->function == DS_LAUNCHED_GRAPH ? "(graph)" : ds_kernel_name(watched->function);
-	const uint64_t ran_ns = now_ns(CLOCK_MONOTONIC) - watched->since_ns;
+	const uint64_t ran_ns = (uint64_t)ds_now_ns(CLOCK_MONOTONIC) - watched->since_ns;
 
 	if (the.named)
 		return;
 	the.named = watched;
 	snprintf(port->overlong_kernel, sizeof(port->overlong_kernel), "%s",
 		 kernel ? kernel : "(unknown)");
-	atomic_store(&port->overlong_since_ns, now_ns(CLOCK_BOOTTIME) - ran_ns);
+	atomic_store(&port->overlong_since_ns, (uint64_t)ds_now_ns(CLOCK_BOOTTIME) - ran_ns);
 	ds_session_notify_demand(the.session);
 }
 
@@ -104,7 +96,7 @@ static void watch_anew(struct ds_vctx *vctx, struct ds_watched *watched, CUstrea
 	watched->since_ns = 0;
 	if (make_event(vctx, watched) &&
 	    ds_real.cuEventRecord(watched->event, shadow) == CUDA_SUCCESS)
-		watched->since_ns = now_ns(CLOCK_MONOTONIC);
+		watched->since_ns = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 }
 
 /* With the stream locked, so that no capture begins that the questions would break. */
@@ -139,7 +131,7 @@ void ds_watchdog_start(struct ds_session *session, uint32_t overlong_ms)
 
 int64_t ds_watchdog_look(struct ds_vctx *vctx)
 {
-	const uint64_t now = now_ns(CLOCK_MONOTONIC);
+	const uint64_t now = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 	int64_t within_us = (int64_t)(the.overlong_ns / LOOKS / 1000);
 
 	if (!the.overlong_ns)
