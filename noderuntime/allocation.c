@@ -164,9 +164,12 @@ struct ds_held_sms ds_allocation_sms(const struct ds_ledger_state *state,
 {
 	struct ds_groups others = {{0, 0}};
 
+	/* Lent is what is to be another one's: nobody tells us when that lets its programs in. */
 	for (uint32_t i = 0; i < state->n_residents; i++) {
-		if (&state->residents[i] != self)
-			others = ds_groups_union(others, state->residents[i].held);
+		const struct ds_ledger_resident *other = &state->residents[i];
+		if (other != self)
+			others =
+			    ds_groups_union(others, ds_groups_union(other->planned, other->held));
 	}
 	/* Less what it holds: a group that is shared in time is nobody's to lend. */
 	others = ds_groups_difference(ds_groups_intersection(others, self->own), self->held);

@@ -19,7 +19,7 @@
 struct ds_held_sms {
 	uint32_t granted;  /* its own, held by it or lent */
 	uint32_t borrowed; /* not its own, held by it */
-	uint32_t lent;     /* its own, held by others */
+	uint32_t lent;     /* its own, not held by it, for others to use */
 };
 
 /*

@@ -4,15 +4,15 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/pidfd.h>
 #include <sys/timerfd.h>
 #include <syslog.h>
 #include <unistd.h>
 
+#include "noderuntime/concern.h"
 #include "noderuntime/deadline.h"
 #include "noderuntime/demand.h"
 #include "noderuntime/late_follow.h"
+#include "noderuntime/neighbours.h"
 #include "noderuntime/off_gpu.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/terms.h"
@@ -39,6 +39,7 @@ static struct ds_ledger_resident as_resident(const struct ds_runtime *rt)
 	resident.policy = rt->policy;
 	if (!rt->config->move_programs)
 		resident.grant.lends = resident.grant.borrows = 0; /* which is to move */
+	resident.heeds_steps = rt->config->hold_back;
 	return resident;
 }
 
@@ -63,41 +64,11 @@ static int check_isolation(const struct ds_ledger_state *state,
 	return 0;
 }
 
-static bool is_self(const struct ds_runtime *rt, const struct ds_process *process)
-{
-	const struct ds_process *self = &rt->allocation->runtime;
-
-	return process->pid == self->pid && process->start_ticks == self->start_ticks;
-}
-
-/*
- * 1 while that process lives, as far as we have heard: to ask /proc takes longer than all the rest of a
- * change, and of those that we watch we hear when they end.
- */
-static int lives(struct ds_runtime *rt, const struct ds_process *process)
-{
-	if (is_self(rt, process))
-		return 1;
-	return ds_watch_find(rt, DS_WATCH_PROGRAM, process) ||
-	       ds_watch_find(rt, DS_WATCH_NEIGHBOUR, process) || ds_process_alive(process);
-}
-
-/* True if a runtime other than ours looks after the programs of that allocation. */
-static bool is_looked_after(struct ds_runtime *rt, const struct ds_ledger_state *state,
-			    const char *name)
-{
-	for (uint32_t i = 0; i < state->n_residents; i++) {
-		if (!strcmp(state->residents[i].name, name))
-			return lives(rt, &state->residents[i].runtime);
-	}
-	return false;
-}
-
 static int lives_by_us(const struct ds_ledger_state *state, const struct ds_process *process,
 		       void *arg)
 {
 	(void)state;
-	return lives(arg, process);
+	return ds_lives(arg, process);
 }
 
 /* Of ours, the end is still to be heard of, or being looked after. */
@@ -125,6 +96,14 @@ static bool is_complete(const struct ds_runtime *rt, struct ds_ledger_state *sta
 	return true;
 }
 
+void ds_follow_saw(struct ds_runtime *rt, const struct ds_ledger_state *state)
+{
+	if (ds_members_differ(&rt->seen, state))
+		rt->all_watched = false;
+	ds_ledger_copy(&rt->seen, state);
+	rt->unwritten = true;
+}
+
 struct joining {
 	struct ds_runtime *rt;
 	bool too_early; /* others have to come back first */
@@ -147,7 +126,7 @@ static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error
 		    state->gpu_uuid, missing);
 	/* Joined in a ledger that was lost just then, and is back. */
 	const struct ds_ledger_resident *self = ds_ledger_find(state, resident.name);
-	if (self && is_self(rt, &self->runtime))
+	if (self && ds_is_self(rt, &self->runtime))
 		ds_ledger_leave(state, resident.name);
 	if (settle_ledger(rt, state, err) < 0 || check_isolation(state, &resident, err) < 0 ||
 	    ds_ledger_join(state, &resident, err) < 0 ||
@@ -155,8 +134,7 @@ static int change_join(struct ds_ledger_state *state, void *arg, struct ds_error
 			  resident.memory_mib, err) < 0 ||
 	    settle_ledger(rt, state, err) < 0)
 		return -1;
-	rt->seen = *state;
-	rt->unwritten = true;
+	ds_follow_saw(rt, state);
 	return 0;
 }
 
@@ -325,22 +303,19 @@ static int rejoin(struct ds_runtime *rt, struct ds_ledger_state *state, struct d
 	return 0;
 }
 
-/* Look, and settle what has changed. Commits only what really differs, so that nobody is woken. */
+/* Look, and settle what has changed. What does not differ is not written, so that nobody is woken. */
 static int change_settle(struct ds_ledger_state *state, void *arg, struct ds_error *err)
 {
 	struct ds_runtime *rt = arg;
-	static struct ds_ledger_state before;
 	char missing[DS_NAME_SIZE];
 
-	before = *state;
 	if (!ds_ledger_find(state, rt->allocation->name) && rejoin(rt, state, err) < 0)
 		return -1;
 	is_complete(rt, state, missing);
 	if (ds_follow_settle(rt, state, false, err) < 0)
 		return -1;
-	rt->seen = *state;
-	rt->unwritten = true;
-	return ds_ledger_same(&before, state) ? 1 : 0;
+	ds_follow_saw(rt, state);
+	return 0;
 }
 
 static bool has_programs(const struct ds_runtime *rt)
@@ -404,6 +379,25 @@ static void save_state(struct ds_runtime *rt)
 		rt->saved = *rt->allocation;
 }
 
+/* Whether our programs can be nowhere but on what the page grants, and none is suspended or to be. */
+static bool are_within(const struct ds_runtime *rt, const struct ds_page_terms *terms)
+{
+	const struct ds_ledger_state *state = &rt->seen;
+
+	if (terms->flags & (DS_PAGE_SUSPENDED | DS_PAGE_WHOLE))
+		return false;
+	for (uint32_t i = 0; i < state->n_programs; i++) {
+		const struct ds_ledger_program *program = &state->programs[i];
+		const struct ds_groups beyond =
+		    ds_groups_difference(program->groups, terms->granted);
+
+		if (!strcmp(program->resident, rt->allocation->name) &&
+		    (program->quiet || !ds_groups_empty(&beyond)))
+			return false;
+	}
+	return true;
+}
+
 void ds_publish(struct ds_runtime *rt)
 {
 	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
@@ -420,6 +414,7 @@ void ds_publish(struct ds_runtime *rt)
 		terms.flags = DS_PAGE_FIXED;
 	else if (self)
 		ds_whole_terms(rt, self, &terms);
+	terms.unawaited = !(terms.flags & DS_PAGE_FIXED) && are_within(rt, &terms);
 	/*
 	 * A program is never told to be nowhere without being told to stop: as long as there is nothing else,
 	 * it keeps what it has.
@@ -431,63 +426,6 @@ void ds_publish(struct ds_runtime *rt)
 	ds_note_memory(rt);
 	count_sms(rt, self);
 	save_state(rt);
-}
-
-/* Watch one more process. False: it is dead, so that the ledger must be settled again. */
-static bool watch_neighbour(struct ds_runtime *rt, const struct ds_process *process)
-{
-	struct ds_watch *known = ds_watch_find(rt, DS_WATCH_NEIGHBOUR, process);
-
-	if (known) {
-		known->wanted = true;
-		return true;
-	}
-	int fd = pidfd_open(process->pid, 0);
-	if (fd < 0)
-		return errno != ESRCH;
-	if (!ds_process_alive(process)) {
-		close(fd);
-		return false;
-	}
-	known = ds_watch_add(rt, DS_WATCH_NEIGHBOUR, fd, EPOLLIN);
-	if (!known) {
-		close(fd);
-		return true;
-	}
-	known->process = *process;
-	known->wanted = true;
-	return true;
-}
-
-/*
- * Watch the other runtimes, and the programs that have lost theirs: their ends nobody else would tell
- * us. False: one is dead already.
- */
-static bool watch_neighbours(struct ds_runtime *rt)
-{
-	const struct ds_ledger_state *state = &rt->seen;
-	bool all_live = true;
-
-	for (struct ds_watch *w = rt->watches; w; w = w->next)
-		w->wanted = false;
-	for (uint32_t i = 0; i < state->n_residents; i++) {
-		const struct ds_ledger_resident *resident = &state->residents[i];
-		if (strcmp(resident->name, rt->allocation->name) != 0 &&
-		    lives(rt, &resident->runtime))
-			all_live &= watch_neighbour(rt, &resident->runtime);
-	}
-	for (uint32_t i = 0; i < state->n_programs; i++) {
-		const struct ds_ledger_program *program = &state->programs[i];
-		if (strcmp(program->resident, rt->allocation->name) != 0 &&
-		    !is_looked_after(rt, state, program->resident))
-			all_live &= watch_neighbour(rt, &program->process);
-	}
-	for (struct ds_watch *w = rt->watches, *next; w; w = next) {
-		next = w->next;
-		if (w->kind == DS_WATCH_NEIGHBOUR && !w->wanted)
-			ds_unwatch(rt, w);
-	}
-	return all_live;
 }
 
 /* Once: from then on nobody asks it. */
@@ -524,7 +462,7 @@ void ds_follow(struct ds_runtime *rt)
 		rt->followed = ds_ledger_generation(rt->ledger);
 		complain_of_policy(rt);
 		ds_publish(rt);
-		all_live = watch_neighbours(rt);
+		all_live = rt->all_watched || ds_neighbours_watch(rt);
 	}
 	if (rt->look_again)
 		follow_in(rt, LATER_MS);

@@ -7,10 +7,10 @@
 
 /* The runtime and the ledger of its GPU: join, settle, publish what we hold, watch the neighbours. */
 
-/*
- * ds_ledger_change() with a `change` that sets rt->seen and rt->unwritten: what could not be written is then
- * not published.
- */
+/* For a `change` of the ledger: what it makes of that is rt->seen, and is still to be written. */
+void ds_follow_saw(struct ds_runtime *rt, const struct ds_ledger_state *state);
+
+/* ds_ledger_change() with a `change` that calls ds_follow_saw(): what could not be written is not published. */
 int ds_follow_change(struct ds_runtime *rt,
 		     int (*change)(struct ds_ledger_state *state, void *arg, struct ds_error *err),
 		     void *arg, struct ds_error *err);

@@ -144,8 +144,9 @@ static struct ds_groups contested(const struct ds_ledger_state *state,
 {
 	const struct ds_groups both = ds_groups_intersection(r->held, other->held);
 
-	if (r == other || (is_small(state, r) && is_small(state, other)) ||
-	    ds_whole_is_open_for(state, r) || ds_whole_is_open_for(state, other))
+	if (r == other || ds_groups_empty(&both) ||
+	    (is_small(state, r) && is_small(state, other)) || ds_whole_is_open_for(state, r) ||
+	    ds_whole_is_open_for(state, other))
 		return (struct ds_groups){{0, 0}};
 	return ds_groups_intersection(both, used_by(state, owners, r));
 }

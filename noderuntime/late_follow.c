@@ -2,6 +2,7 @@
 #include "noderuntime/late_follow.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/timerfd.h>
@@ -53,13 +54,19 @@ void ds_late_look(struct ds_runtime *rt)
 		struct ds_groups kept;
 		struct ds_port port;
 
-		if (w->kind != DS_WATCH_PROGRAM || ds_port_copy(w->port_fd, &port) < 0)
+		if (w->kind != DS_WATCH_PROGRAM)
 			continue;
 		entry = ds_ledger_find_program(&rt->seen, &w->process);
 		kept = kept_by(rt, w);
+		if ((ds_groups_empty(&kept) && !w->late.since_ns) ||
+		    ds_port_copy(w->port_fd, &port) < 0)
+			continue;
 		ds_late_count(&w->late, entry && !ds_groups_empty(&kept), &port,
 			      ds_page_epoch(&rt->page), entry ? &entry->groups : &kept, now_ns);
-		const int64_t at_ns = ds_late_at_ns(&w->late, deadline_s);
+		int64_t at_ns = ds_late_at_ns(&w->late, deadline_s);
+		/* That it can be moved again, it does not tell. */
+		if (!w->late.since_ns && !ds_groups_empty(&kept) && atomic_load(&port.immovable))
+			at_ns = now_ns + deadline_s * S;
 		if (at_ns && (!first_ns || at_ns < first_ns))
 			first_ns = at_ns;
 	}

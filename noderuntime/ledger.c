@@ -37,7 +37,9 @@ struct ds_ledger {
 	char gpu_uuid[48];
 	struct ds_gpu_shape shape;
 	char boot_id[40];
-	const struct ds_ledger_past *past; /* NULL: there is none */
+	const struct ds_ledger_past *past;       /* NULL: there is none */
+	const struct ds_ledger_heralds *heralds; /* NULL: there are none */
+	bool loaded; /* `state`, and its copy in `image`, are what `fd` had when it was unlocked */
 	struct ds_ledger_image image;
 	struct ds_ledger_state state;
 };
@@ -59,17 +61,26 @@ static int unlock(int fd)
 	return fcntl(fd, F_OFD_SETLK, &lock);
 }
 
+static void let_go_of_file(struct ds_ledger *ledger)
+{
+	close_fd(&ledger->fd);
+	ledger->loaded = false;
+}
+
 static bool has_the_name(const struct ds_ledger *ledger)
 {
 	return ds_ledger_has_name(ledger->dir_fd, ledger->fd, FILE_NAME);
 }
 
-/* Open and lock the file that has the name now, which may be another one than last time. 1: there is none. */
+/*
+ * Open and lock the file that has the name now, which may be another one than last time. One that we know is
+ * looked up after the change, which is enough. 1: there is none.
+ */
 static int acquire(struct ds_ledger *ledger, ds_deadline deadline, struct ds_error *err)
 {
 	for (int attempt = 0; attempt < REOPEN_ATTEMPTS; attempt++) {
 		if (ledger->fd_owner != getpid())
-			close_fd(&ledger->fd);
+			let_go_of_file(ledger);
 		if (ledger->fd < 0) {
 			ledger->fd = openat(ledger->dir_fd, FILE_NAME,
 					    O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -87,15 +98,15 @@ static int acquire(struct ds_ledger *ledger, ds_deadline deadline, struct ds_err
 				strerror(errno));
 			goto fail;
 		}
-		if (has_the_name(ledger))
+		if (ledger->loaded || has_the_name(ledger))
 			return 0;
-		close_fd(&ledger->fd);
+		let_go_of_file(ledger);
 	}
 	errno = EAGAIN;
 	return ds_fail(err, "cannot open %s/" FILE_NAME ": it is replaced again and again",
 		       ledger->gpu_dir);
 fail:
-	close_fd(&ledger->fd);
+	let_go_of_file(ledger);
 	return -1;
 }
 
@@ -130,6 +141,7 @@ static int create(struct ds_ledger *ledger, ds_deadline deadline, struct ds_erro
 	close_fd(&ledger->fd);
 	ledger->fd = fd;
 	ledger->fd_owner = getpid();
+	ledger->loaded = true;
 	return 0;
 fail:
 	ds_ledger_discard(ledger->dir_fd, fd);
@@ -154,6 +166,26 @@ static bool is_ours(const struct ds_ledger *ledger, struct ds_error *err)
 		return false;
 	}
 	return true;
+}
+
+/* Whether the locked file still has what we left or found there; or has, by now, what others left. */
+static bool knows(struct ds_ledger *ledger)
+{
+	struct ds_ledger_image *image = &ledger->image;
+	union {
+		unsigned char bytes[DS_LEDGER_ACTIVE_OFFSET + sizeof(uint64_t)];
+		uint64_t words[DS_LEDGER_ACTIVE_OFFSET / 8 + 1];
+	} head;
+
+	if (!ledger->loaded || !ds_ledger_read_at(ledger->fd, &head, sizeof(head), 0) ||
+	    memcmp(&head, &image->header, sizeof(image->header)) != 0)
+		return false;
+	const uint64_t active = head.words[DS_LEDGER_ACTIVE_OFFSET / 8];
+	if (active == ledger->state.generation)
+		return true;
+	image->words[DS_LEDGER_ACTIVE_OFFSET / 8] = active;
+	return ds_ledger_load_newer(ledger->fd, image, ledger->boot_id, &ledger->state) &&
+	       is_ours(ledger, NULL);
 }
 
 /*
@@ -189,7 +221,8 @@ static int load(struct ds_ledger *ledger, bool opening, struct ds_error *err)
 	enum ds_ledger_verdict verdict =
 	    ds_ledger_load(ledger->fd, &ledger->image, ledger->boot_id, &ledger->state, &reason);
 
-	if (verdict == DS_LEDGER_VALID && is_ours(ledger, &reason))
+	ledger->loaded = verdict == DS_LEDGER_VALID && is_ours(ledger, &reason);
+	if (ledger->loaded)
 		return 0;
 	if (verdict == DS_LEDGER_UNFINISHED)
 		return 1;
@@ -209,13 +242,19 @@ static int begin(struct ds_ledger *ledger, unsigned timeout_ms, bool opening, st
 	for (int attempt = 0; attempt < REOPEN_ATTEMPTS; attempt++) {
 		int rc = acquire(ledger, deadline, err);
 
+		if (!rc && knows(ledger))
+			return 0;
+		if (!rc && ledger->loaded && !has_the_name(ledger)) {
+			let_go_of_file(ledger);
+			continue;
+		}
 		if (!rc)
 			rc = load(ledger, opening, err);
 		if (rc > 0)
 			rc = create(ledger, deadline, err);
 		if (!rc)
 			return 0;
-		close_fd(&ledger->fd);
+		let_go_of_file(ledger);
 		if (rc < 0)
 			return -1;
 	}
@@ -366,6 +405,16 @@ fail:
 	return rv;
 }
 
+void ds_ledger_tell_by(struct ds_ledger *ledger, const struct ds_ledger_heralds *heralds)
+{
+	ledger->heralds = heralds;
+}
+
+void ds_ledger_doubt(struct ds_ledger *ledger)
+{
+	ledger->loaded = false;
+}
+
 uint64_t ds_ledger_generation(const struct ds_ledger *ledger)
 {
 	return ledger->state.generation;
@@ -383,30 +432,53 @@ int ds_ledger_peek(const struct ds_ledger *ledger, uint64_t *generation)
 		   : -1;
 }
 
-/* 0 or as ds_ledger_change(); `*lost` if the file went away meanwhile, so that the change is nowhere. */
+/* Write what was made of `before`. `*told`: our heralds are to tell who has to know of it. 0 or -1. */
+static int make_valid(struct ds_ledger *ledger, const struct ds_ledger_state *before, bool *told,
+		      struct ds_error *err)
+{
+	const struct ds_ledger_heralds *heralds = ledger->heralds;
+
+	*told = heralds && heralds->decide(before, &ledger->state, heralds->arg);
+	ledger->state.generation++;
+	if (commit(ledger, err))
+		return -1;
+	if (!*told)
+		futimens(ledger->fd, NULL); /* cannot fail for who may write to it */
+	return 0;
+}
+
+/* 0 or as ds_ledger_change(); `*lost` if the file has not its name, so that the change is nowhere. */
 static int change_once(struct ds_ledger *ledger, unsigned timeout_ms,
 		       int (*change)(struct ds_ledger_state *state, void *arg,
 				     struct ds_error *err),
 		       void *arg, bool *lost, struct ds_error *err)
 {
+	bool told = false;
+
 	*lost = false;
 	if (begin(ledger, timeout_ms, false, err))
 		return -1;
 
-	uint64_t generation = ledger->state.generation;
-	const struct ds_ledger_state *before = &ledger->image.copies[generation % 2].state;
+	const struct ds_ledger_state *before =
+	    &ledger->image.copies[ledger->state.generation % 2].state;
 	int rv = change(&ledger->state, arg, err);
-	if (!rv && !ds_ledger_same(before, &ledger->state)) {
-		ledger->state.generation = generation + 1;
-		rv = commit(ledger, err);
-		if (rv)
-			ledger->state.generation = generation;
-		else
-			*lost = !has_the_name(ledger);
-	}
-
 	int saved_errno = errno;
+	if (rv) {
+		ds_ledger_copy(&ledger->state, before);
+	} else if (!ds_ledger_same(before, &ledger->state)) {
+		rv = make_valid(ledger, before, &told, err);
+		saved_errno = errno;
+		if (rv) {
+			ds_ledger_copy(&ledger->state, before);
+			ledger->loaded = false;
+		}
+	}
+	*lost = !has_the_name(ledger);
 	unlock(ledger->fd);
+	if (*lost)
+		let_go_of_file(ledger);
+	if (told && !rv && !*lost)
+		ledger->heralds->tell(ledger->heralds->arg);
 	errno = saved_errno;
 	return rv;
 }

@@ -42,7 +42,9 @@ struct ds_ledger_resident {
 	uint32_t memory_mib;      /* quota of GPU memory (quota.h) */
 	uint32_t wish_milli;      /* of the policy, 0..1000 */
 	uint32_t ended;           /* programs of it that were ended since they were late: late.h */
-	struct ds_demand demand;  /* what its runtime knows of its programs */
+	uint32_t heeds_steps; /* 1: it is to know when neighbours of kind latency are in a step */
+	uint32_t reserved;
+	struct ds_demand demand; /* what its runtime knows of its programs */
 	struct ds_whole_asking whole;
 	struct ds_policy_id policy;
 };
@@ -132,14 +134,35 @@ int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds
  * Lock, hand the current state to `change`, and commit what it made of it if it returned 0 (anything
  * else leaves the ledger as it was and is returned). Waits for the lock at most `timeout_ms`; -1 with
  * errno ETIMEDOUT when that was not enough. A state left as it was costs nothing and wakes nobody.
- * `change` must not block nor fork. Whoever watches the ledger file with inotify (IN_MODIFY) learns
- * of the change: all writing is by pwrite, since stores into a mapping raise no event. A ledger that
- * was set aside and made anew meanwhile is found by itself: `change` then sees the new one. If the file is
- * removed while it is being changed, `change` is called again with the next one.
+ * `change` must not block nor fork. Whoever watches the ledger file with inotify learns of the change:
+ * IN_MODIFY comes with every one, since all writing is by pwrite, and IN_ATTRIB when all is written, unless
+ * ds_ledger_tell_by() says that who has to know is told otherwise. A ledger that was set aside and made anew
+ * meanwhile is found by itself: `change` then sees the new one. If the file is found to be removed, before
+ * `change` or after it, that is called again with the next one.
  */
 int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
 		     int (*change)(struct ds_ledger_state *state, void *arg, struct ds_error *err),
 		     void *arg, struct ds_error *err);
+
+/*
+ * Who is to be told of changes that are made through `ledger`, so that only those wake whom it concerns.
+ * `decide` is called with the ledger locked, before a change is written: true if `tell`, which is called when
+ * the lock is gone again, tells all whom it concerns; false, or without heralds, all who watch the file are
+ * told. `heralds` must outlive the ledger.
+ */
+struct ds_ledger_heralds {
+	bool (*decide)(const struct ds_ledger_state *before, const struct ds_ledger_state *after,
+		       void *arg);
+	void (*tell)(void *arg);
+	void *arg;
+};
+void ds_ledger_tell_by(struct ds_ledger *ledger, const struct ds_ledger_heralds *heralds);
+
+/*
+ * The next change reads all of the file and judges it anew. Otherwise it does only if that has another
+ * generation than our last change left or found, or another header.
+ */
+void ds_ledger_doubt(struct ds_ledger *ledger);
 
 /*
  * The generation that the last change left or found, and the one that is in the file now, looked up
@@ -147,6 +170,9 @@ int ds_ledger_change(struct ds_ledger *ledger, unsigned timeout_ms,
  */
 uint64_t ds_ledger_generation(const struct ds_ledger *ledger);
 int ds_ledger_peek(const struct ds_ledger *ledger, uint64_t *generation);
+
+/* Copy what is in use; a state is mostly empty. */
+void ds_ledger_copy(struct ds_ledger_state *to, const struct ds_ledger_state *from);
 
 /* True if nothing that is in use differs. Pure. */
 bool ds_ledger_same(const struct ds_ledger_state *a, const struct ds_ledger_state *b);

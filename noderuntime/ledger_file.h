@@ -26,6 +26,13 @@ off_t ds_ledger_copy_offset(uint64_t generation);
 enum ds_ledger_verdict ds_ledger_load(int fd, struct ds_ledger_image *image, const char *boot_id,
 				      struct ds_ledger_state *state, struct ds_error *err);
 
+/*
+ * The same when the page in the image is that of the file now. False: it has to be read from its beginning,
+ * to learn why.
+ */
+bool ds_ledger_load_newer(int fd, struct ds_ledger_image *image, const char *boot_id,
+			  struct ds_ledger_state *state);
+
 /* Lock for writing, by the deadline. 0, or -1 (errno ETIMEDOUT: somebody else has it). */
 int ds_ledger_lock(int fd, ds_deadline deadline);
 

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#define MAGIC UINT64_C(0x333052474c445344) /* "DSDLGR03" */
+#define MAGIC UINT64_C(0x343052474c445344) /* "DSDLGR04" */
 enum { MAGIC_NAME_SIZE = 6 };              /* the rest says which */
 
 _Static_assert(sizeof(struct ds_ledger_header) <= DS_LEDGER_ACTIVE_OFFSET, "the header fits");
@@ -23,7 +23,7 @@ _Static_assert(sizeof(struct ds_policy_id) == DS_POLICY_NAME_SIZE + 8 + 2 * 4, "
 _Static_assert(sizeof(struct ds_whole_asking) == 4 * 8 + 6 * 4, "ds_whole_asking");
 _Static_assert(sizeof(struct ds_whole_window) == DS_NAME_SIZE + 2 * 4 + 3 * 8, "ds_whole_window");
 _Static_assert(sizeof(struct ds_ledger_resident) ==
-		   DS_NAME_SIZE + 6 * 4 + sizeof(struct ds_grant) + sizeof(struct ds_process) +
+		   DS_NAME_SIZE + 8 * 4 + sizeof(struct ds_grant) + sizeof(struct ds_process) +
 		       2 * 8 + 3 * sizeof(struct ds_groups) + sizeof(struct ds_demand) +
 		       sizeof(struct ds_whole_asking) + sizeof(struct ds_policy_id),
 	       "ds_ledger_resident");
@@ -96,10 +96,13 @@ static bool is_text(const char *text, size_t size)
 
 static bool within(const struct ds_groups *set, const struct ds_gpu_shape *shape)
 {
-	unsigned last = shape->n_groups - (shape->rest_sms ? 0 : 1);
+	const unsigned n = shape->n_groups + (shape->rest_sms ? 1 : 0);
 
-	for (unsigned g = last + 1; g < DS_GROUPS_MAX; g++) {
-		if (ds_groups_has(set, g))
+	for (unsigned word = 0; word < 2; word++) {
+		const unsigned first = 64 * word;
+		const unsigned inside = n <= first ? 0 : n - first;
+
+		if (inside < 64 && set->bits[word] >> inside)
 			return false;
 	}
 	return true;
@@ -150,10 +153,11 @@ int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *
 		const struct ds_ledger_resident *r = &state->residents[i];
 
 		if (!is_text(r->name, sizeof(r->name)) || !grant_is_valid(&r->grant) ||
-		    r->weight_milli > 1000 || r->wish_milli > 1000 || r->demand.active > 1 ||
-		    r->demand.overlong > 1 || r->whole.opened > 1 || r->demand.busy_milli > 1000 ||
-		    !policy_is_valid(&r->policy) || !within(&r->own, &state->shape) ||
-		    !within(&r->planned, &state->shape) || !within(&r->held, &state->shape))
+		    r->weight_milli > 1000 || r->wish_milli > 1000 || r->heeds_steps > 1 ||
+		    r->demand.active > 1 || r->demand.overlong > 1 || r->whole.opened > 1 ||
+		    r->demand.busy_milli > 1000 || !policy_is_valid(&r->policy) ||
+		    !within(&r->own, &state->shape) || !within(&r->planned, &state->shape) ||
+		    !within(&r->held, &state->shape))
 			return ds_fail(err, "its resident %" PRIu32 " makes no sense", i);
 		if ((i && r->arrival <= arrival) || r->arrival >= state->next_arrival)
 			return ds_fail(err, "its resident %" PRIu32 " is out of order", i);
@@ -192,6 +196,14 @@ static void copy_parts(struct ds_ledger_state *to, const struct ds_ledger_state 
 	for (int i = 0; i < DS_LEDGER_PARTS; i++)
 		memcpy((char *)to + parts[i].offset, (const char *)from + parts[i].offset,
 		       parts[i].size);
+}
+
+void ds_ledger_copy(struct ds_ledger_state *to, const struct ds_ledger_state *from)
+{
+	struct ds_ledger_part parts[DS_LEDGER_PARTS];
+
+	if (ds_ledger_parts(from, parts) == 0)
+		copy_parts(to, from, parts);
 }
 
 void ds_ledger_image_store(struct ds_ledger_image *image, const struct ds_ledger_state *state)
@@ -248,7 +260,6 @@ enum ds_ledger_verdict ds_ledger_image_load(const struct ds_ledger_image *image,
 	}
 	if (ds_ledger_state_check(&copy->state, err))
 		return DS_LEDGER_BROKEN;
-	memset(state, 0, sizeof(*state));
 	copy_parts(state, &copy->state, parts);
 	return DS_LEDGER_VALID;
 }

@@ -19,7 +19,7 @@
  * are.
  */
 enum {
-	DS_LEDGER_VERSION = 3,
+	DS_LEDGER_VERSION = 4,
 	DS_LEDGER_HEADER_SIZE = 4096,
 	DS_LEDGER_ACTIVE_OFFSET = 2048,
 };
@@ -47,8 +47,7 @@ struct ds_ledger_image {
 
 /*
  * A state is large and mostly empty. What is in use are its head with its residents, and its programs;
- * only these are read, written, compared and in the checksum. The rest is zero in memory, and whatever
- * it was before in the file.
+ * only these are read, written, compared and in the checksum. The rest is whatever it was before.
  */
 enum { DS_LEDGER_PARTS = 2 };
 struct ds_ledger_part {

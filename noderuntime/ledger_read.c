@@ -60,29 +60,20 @@ off_t ds_ledger_copy_offset(uint64_t generation)
 		       generation % 2 * sizeof(struct ds_ledger_copy));
 }
 
-/*
- * As much of the image as is needed: a state is mostly empty. Returns the file's size up to that of an
- * image, or -1.
- */
-static ssize_t read_image(int fd, struct ds_ledger_image *image)
+/* The copy that the page in the image says is valid, as much of it as is in use: a state is mostly empty. */
+static bool read_copy(int fd, struct ds_ledger_image *image)
 {
-	struct ds_ledger_part parts[DS_LEDGER_PARTS];
-	struct stat file;
-
-	if (fstat(fd, &file) < 0)
-		return -1;
-	if (file.st_size < (off_t)sizeof(*image) ||
-	    !ds_ledger_read_at(fd, image->page, sizeof(image->page), 0))
-		return read_all(fd, image, sizeof(*image));
 	const uint64_t active = image->words[DS_LEDGER_ACTIVE_OFFSET / 8];
 	const off_t offset = ds_ledger_copy_offset(active);
 	struct ds_ledger_copy *copy = &image->copies[active % 2];
+	struct ds_ledger_part parts[DS_LEDGER_PARTS];
 	/* As many residents as there probably are, then what is missing. */
 	const size_t guess = offsetof(struct ds_ledger_copy, state.residents[RESIDENTS_PROBABLE]);
+
 	if (!ds_ledger_read_at(fd, copy, guess, offset))
-		return -1;
+		return false;
 	if (ds_ledger_parts(&copy->state, parts) < 0)
-		return sizeof(*image); /* is found to be broken */
+		return true; /* is found to be broken */
 	for (int i = 0; i < DS_LEDGER_PARTS; i++) {
 		size_t begin = offsetof(struct ds_ledger_copy, state) + parts[i].offset;
 		size_t end = begin + parts[i].size;
@@ -90,9 +81,22 @@ static ssize_t read_image(int fd, struct ds_ledger_image *image)
 			begin = guess;
 		if (begin < end && !ds_ledger_read_at(fd, (char *)copy + begin, end - begin,
 						      offset + (off_t)begin))
-			return -1;
+			return false;
 	}
-	return sizeof(*image);
+	return true;
+}
+
+/* As much of the image as is needed. Returns the file's size up to that of an image, or -1. */
+static ssize_t read_image(int fd, struct ds_ledger_image *image)
+{
+	struct stat file;
+
+	if (fstat(fd, &file) < 0)
+		return -1;
+	if (file.st_size < (off_t)sizeof(*image) ||
+	    !ds_ledger_read_at(fd, image->page, sizeof(image->page), 0))
+		return read_all(fd, image, sizeof(*image));
+	return read_copy(fd, image) ? (ssize_t)sizeof(*image) : -1;
 }
 
 enum ds_ledger_verdict ds_ledger_load(int fd, struct ds_ledger_image *image, const char *boot_id,
@@ -107,6 +111,12 @@ enum ds_ledger_verdict ds_ledger_load(int fd, struct ds_ledger_image *image, con
 	return ds_ledger_image_load(image, (size_t)size, boot_id, state, err);
 }
 
+bool ds_ledger_load_newer(int fd, struct ds_ledger_image *image, const char *boot_id,
+			  struct ds_ledger_state *state)
+{
+	return read_copy(fd, image) &&
+	       ds_ledger_image_load(image, sizeof(*image), boot_id, state, NULL) == DS_LEDGER_VALID;
+}
 /* Look once at the file that has the name now. DS_LEDGER_ABSENT: it cannot be opened, with errno. */
 static enum ds_ledger_verdict look(int dir_fd, struct ds_ledger_image *image, const char *boot_id,
 				   struct ds_ledger_state *state, struct ds_error *reason)
@@ -140,6 +150,7 @@ int ds_ledger_read(const char *gpu_dir, struct ds_ledger_state *state, struct ds
 
 	if (ds_boot_id(boot_id, err))
 		return -1;
+	memset(state, 0, sizeof(*state));
 	struct ds_ledger_image *image = malloc(sizeof(*image));
 	int dir_fd = open(gpu_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (!image || dir_fd < 0) {

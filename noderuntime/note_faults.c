@@ -7,21 +7,21 @@
 #include "noderuntime/deadline.h"
 #include "noderuntime/faults.h"
 
-void ds_note_fault(struct ds_runtime *rt, struct ds_watch *program, bool ended)
+void ds_note_fault(struct ds_runtime *rt, struct ds_watch *program, const struct ds_port *port,
+		   bool ended)
 {
 	const uint64_t now_ns = (uint64_t)ds_now_ns(CLOCK_BOOTTIME);
 	struct ds_fault fault = {
 	    .at_ns = now_ns, .job_id = rt->allocation->job_id, .pid = program->process.pid};
 	struct ds_error reason;
-	struct ds_port port;
 
-	if (program->faulted || ds_port_copy(program->port_fd, &port) < 0)
+	if (program->faulted)
 		return;
-	if (ds_fault_is_fatal(port.fault)) {
-		fault.code = port.fault;
+	if (ds_fault_is_fatal(port->fault)) {
+		fault.code = port->fault;
 		/* Its own word about when, as far as it can be. */
-		if (port.fault_ns >= (uint64_t)program->since_ns && port.fault_ns <= now_ns)
-			fault.at_ns = port.fault_ns;
+		if (port->fault_ns >= (uint64_t)program->since_ns && port->fault_ns <= now_ns)
+			fault.at_ns = port->fault_ns;
 	} else if (!ended || rt->seen.n_residents < 2) {
 		return; /* of one that was alone, an end explains nobody's fault */
 	}

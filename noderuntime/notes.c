@@ -35,13 +35,14 @@ static bool note_victim(struct ds_runtime *rt, bool last)
 {
 	struct ds_fault_verdict verdict;
 	char text[DS_PORT_NOTE_SIZE];
+	struct ds_port port;
 
 	if (!strcmp(rt->config->on_neighbour_fault, "record"))
 		return false;
 	/* Whoever asks may be quicker than the news of a program's end. */
 	for (struct ds_watch *w = rt->watches; w; w = w->next) {
-		if (w->kind == DS_WATCH_PROGRAM)
-			ds_note_fault(rt, w, false);
+		if (w->kind == DS_WATCH_PROGRAM && ds_port_copy(w->port_fd, &port) == 0)
+			ds_note_fault(rt, w, &port, false);
 	}
 	if (!rt->had_fault || rt->told_of_fault ||
 	    !ds_verdict(rt->config, rt->allocation, rt->gpu_dir, &verdict))

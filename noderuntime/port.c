@@ -94,8 +94,10 @@ void ds_page_publish(struct ds_published *published, const struct ds_page_terms 
 	struct ds_page *page = published->page;
 	uint64_t epoch = atomic_load_explicit(&page->epoch, memory_order_relaxed);
 
+	/* That it is not waited for any more, who has acknowledged it need not know. */
 	if (epoch && ds_groups_equal(&page->granted, &terms->granted) &&
-	    page->flags == terms->flags && page->window_us == terms->window_us)
+	    page->flags == terms->flags && page->window_us == terms->window_us &&
+	    page->unawaited <= terms->unawaited)
 		return;
 	/* Odd while it changes: a reader that saw half of it sees another epoch after its copy. */
 	atomic_store_explicit(&page->epoch, epoch + 1, memory_order_relaxed);
@@ -103,6 +105,7 @@ void ds_page_publish(struct ds_published *published, const struct ds_page_terms 
 	page->granted = terms->granted;
 	page->flags = terms->flags;
 	page->window_us = terms->window_us;
+	page->unawaited = terms->unawaited;
 	atomic_store_explicit(&page->epoch, epoch + 2, memory_order_release);
 }
 

@@ -36,6 +36,7 @@ struct ds_page_terms {
 	struct ds_groups granted;
 	uint32_t flags; /* enum ds_page_flags */
 	uint32_t window_us;
+	uint32_t unawaited;
 };
 
 /* Publish these terms. Raises the epoch only if they differ from what was published. */

@@ -198,7 +198,12 @@ struct ds_page {
 	 * new epoch and without a notice: who launches looks.
 	 */
 	_Atomic uint32_t neighbours_step;
-	uint32_t unused;
+	/*
+	 * 1: there are no groups that a program is to leave for this epoch, so nobody waits for it to be
+	 * acknowledged: to say so in the port is enough, a notice would wake the runtime for nothing.
+	 * Changes with the epoch.
+	 */
+	uint32_t unawaited;
 };
 
 enum { DS_PORT_KERNELS = 8 };

@@ -62,8 +62,7 @@ static int change_admit(struct ds_ledger_state *state, void *arg, struct ds_erro
 	/* The page says that it is to wait, and goes on to say so until the ledger says otherwise. */
 	if (ds_ledger_is_suspended(state, self) && rt->page.page->flags & DS_PAGE_SUSPENDED)
 		ds_ledger_find_program(state, &admission->peer->process)->quiet = 1;
-	rt->seen = *state;
-	rt->unwritten = true;
+	ds_follow_saw(rt, state);
 	return 0;
 }
 
@@ -78,8 +77,10 @@ void ds_program_ended(struct ds_runtime *rt, struct ds_watch *program)
 {
 	struct ds_process process = program->process;
 	struct ds_watch *connection = ds_watch_find(rt, DS_WATCH_WELCOMED, &process);
+	struct ds_port port;
 
-	ds_note_fault(rt, program, true);
+	if (ds_port_copy(program->port_fd, &port) == 0)
+		ds_note_fault(rt, program, &port, true);
 	ds_unwatch(rt, program);
 	if (connection)
 		ds_unwatch(rt, connection);
@@ -99,30 +100,45 @@ static void stop_listening(struct ds_runtime *rt, struct ds_watch *connection)
 	       rt->allocation->name, connection->process.pid);
 }
 
-/* True if what the program's port says now takes a group from it. */
-static bool has_news(struct ds_runtime *rt, struct ds_watch *connection)
+/* True if what the program's port says takes a group from it. */
+static bool has_news(struct ds_runtime *rt, struct ds_watch *ours, const struct ds_port *port)
 {
-	struct ds_watch *ours = ds_watch_find(rt, DS_WATCH_PROGRAM, &connection->process);
-	const struct ds_ledger_program *known =
-	    ds_ledger_find_program(&rt->seen, &connection->process);
-	struct ds_port port;
+	const struct ds_ledger_program *known = ds_ledger_find_program(&rt->seen, &ours->process);
 
-	if (!ours || !known || ds_port_copy(ours->port_fd, &port) < 0)
+	if (!known)
 		return false;
-	/* Late ones change nothing, but who sends them means well. */
-	uint64_t epoch = port.acknowledged_epoch;
-	if (epoch > connection->heard_epoch && epoch <= ds_page_epoch(&rt->page)) {
-		connection->heard_epoch = epoch;
-		connection->useless = 0;
-	}
 	struct ds_ledger_program program = *known; /* only to see what would become of it */
-	return ds_note_acknowledged(rt, ours, &port, &program);
+	return ds_note_acknowledged(rt, ours, port, &program);
+}
+
+/*
+ * True if it was to be heard: it takes a group from the program, or is another demand than before. That is
+ * followed already.
+ */
+static bool heed(struct ds_runtime *rt, struct ds_watch *program, const struct ds_port *port,
+		 uint16_t kind)
+{
+	if (kind == DS_PORT_ACKNOWLEDGED) {
+		if (!has_news(rt, program, port))
+			return false;
+		ds_follow(rt);
+		return true;
+	}
+	if (kind != DS_PORT_DEMAND) {
+		program->unfit++;
+		return false;
+	}
+	if (!ds_wants_differ(rt, program, port))
+		return false;
+	ds_follow(rt);
+	return !ds_wants_differ(rt, program, port); /* else it is not believed yet */
 }
 
 void ds_program_said(struct ds_runtime *rt, struct ds_watch *connection)
 {
 	char bytes[sizeof(struct ds_port_notice) + 1];
 	ssize_t n = recv(connection->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+	struct ds_port port;
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
@@ -131,27 +147,22 @@ void ds_program_said(struct ds_runtime *rt, struct ds_watch *connection)
 		return;
 	}
 	struct ds_watch *program = ds_watch_find(rt, DS_WATCH_PROGRAM, &connection->process);
-	if (program)
-		ds_note_fault(rt, program, false);
-	const uint16_t kind = ds_port_notice_kind(bytes, (size_t)n);
-	if (kind == DS_PORT_DEMAND && ds_wants_differ(rt)) {
-		ds_follow(rt);
-		if (!ds_wants_differ(rt)) {
+	const bool copied = program && ds_port_copy(program->port_fd, &port) == 0;
+	bool useful = false;
+	if (copied) {
+		const uint64_t epoch = port.acknowledged_epoch;
+
+		ds_note_fault(rt, program, &port, false);
+		/* Late ones change nothing, but who sends them means well. */
+		if (epoch > connection->heard_epoch && epoch <= ds_page_epoch(&rt->page)) {
+			connection->heard_epoch = epoch;
 			connection->useless = 0;
-			return;
 		}
-		/* Not believed yet. */
+		useful = heed(rt, program, &port, ds_port_notice_kind(bytes, (size_t)n));
 	}
-	if (kind != DS_PORT_ACKNOWLEDGED && kind != DS_PORT_DEMAND) {
-		struct ds_watch *ours = ds_watch_find(rt, DS_WATCH_PROGRAM, &connection->process);
-		if (ours)
-			ours->unfit++;
-	} else if (kind == DS_PORT_ACKNOWLEDGED && has_news(rt, connection)) {
+	if (useful)
 		connection->useless = 0;
-		ds_follow(rt);
-		return;
-	}
-	if (++connection->useless == USELESS_MAX)
+	else if (++connection->useless == USELESS_MAX)
 		stop_listening(rt, connection);
 }
 

@@ -14,6 +14,7 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include "noderuntime/bell.h"
 #include "noderuntime/cgroup.h"
 #include "noderuntime/errand.h"
 #include "noderuntime/follow.h"
@@ -21,6 +22,7 @@
 #include "noderuntime/leave.h"
 #include "noderuntime/mps.h"
 #include "noderuntime/mps_care.h"
+#include "noderuntime/neighbours.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/programs.h"
 #include "noderuntime/strays.h"
@@ -42,18 +44,24 @@ static void on_timer(struct ds_runtime *rt, int timer)
 		ds_follow(rt);
 }
 
+static bool is_news(const struct ds_runtime *rt)
+{
+	uint64_t generation;
+
+	return ds_ledger_peek(rt->ledger, &generation) < 0 || generation != rt->followed;
+}
+
 /*
- * True if the ledger is another than we followed last: mps.lock and topology are in the same directory,
- * a change consists of several writes, and our own are among them.
+ * True if the ledger is another than we followed last: mps.lock and topology are in the same directory, and
+ * our own changes are among those that concern all.
  */
-static bool ledger_changed(const struct ds_runtime *rt, int fd)
+static bool ledger_changed(struct ds_runtime *rt, int fd)
 {
 	union {
 		struct inotify_event event; /* for its alignment */
 		char bytes[4096];
 	} buffer;
 	bool replaced = false, written = false;
-	uint64_t generation;
 	ssize_t n;
 
 	while ((n = read(fd, buffer.bytes, sizeof(buffer.bytes))) > 0) {
@@ -61,14 +69,15 @@ static bool ledger_changed(const struct ds_runtime *rt, int fd)
 			const struct inotify_event *event =
 			    (const struct inotify_event *)(const void *)(buffer.bytes + at);
 			bool ledger = event->len && !strcmp(event->name, "ledger");
-			replaced |=
-			    (event->mask & IN_Q_OVERFLOW) || (ledger && !(event->mask & IN_MODIFY));
+			replaced |= (event->mask & IN_Q_OVERFLOW) ||
+				    (ledger && !(event->mask & (IN_ATTRIB | IN_CLOSE_WRITE)));
 			written |= ledger;
 			at += (ssize_t)(sizeof(*event) + event->len);
 		}
 	}
-	return replaced || (written && (ds_ledger_peek(rt->ledger, &generation) < 0 ||
-					generation != rt->followed));
+	if (replaced || written)
+		ds_ledger_doubt(rt->ledger); /* whoever it was */
+	return replaced || (written && is_news(rt));
 }
 
 static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
@@ -82,6 +91,10 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 	case DS_WATCH_LEDGER:
 		if (ledger_changed(rt, w->fd))
 			ds_follow(rt);
+		break;
+	case DS_WATCH_BELL:
+		ds_bell_hear(w->fd);
+		ds_follow(rt);
 		break;
 	case DS_WATCH_LISTENER:
 		ds_peer_comes(rt, w);
@@ -149,16 +162,30 @@ static int watch_ledger(struct ds_runtime *rt, struct ds_error *err)
 {
 	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 
-	/* The directory, not the file, so that a ledger that is lost or made anew is noticed, too. */
-	if (fd >= 0 &&
-	    inotify_add_watch(fd, rt->gpu_dir,
-			      IN_MODIFY | IN_CREATE | IN_DELETE | IN_MOVE | IN_ONLYDIR) < 0) {
+	/*
+	 * The directory, not the file, so that a ledger that is lost or made anew is noticed, too. Changes that
+	 * concern all end with IN_ATTRIB; IN_MODIFY would come with every one. Whoever cuts it or
+	 * writes over it closes it.
+	 */
+	if (fd >= 0 && inotify_add_watch(fd, rt->gpu_dir,
+					 IN_ATTRIB | IN_CLOSE_WRITE | IN_CREATE | IN_DELETE |
+					     IN_MOVE | IN_ONLYDIR) < 0) {
 		int reason = errno;
 		close(fd);
 		fd = -1;
 		errno = reason;
 	}
 	return ds_watch_or_fail(rt, DS_WATCH_LEDGER, fd, rt->gpu_dir, err);
+}
+
+static int watch_bell(struct ds_runtime *rt, struct ds_error *err)
+{
+	char path[PATH_MAX];
+
+	if (ds_allocation_path(rt->config, rt->allocation->name, "bell", path, err) < 0)
+		return -1;
+	int fd = ds_bell_make(path, err);
+	return fd < 0 ? -1 : ds_watch_or_fail(rt, DS_WATCH_BELL, fd, path, err);
 }
 
 static int watch_signals(struct ds_runtime *rt, struct ds_error *err)
@@ -295,9 +322,11 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 	if (ds_allocation_path(rt->config, allocation->name, NULL, copy_dir, err) < 0 ||
 	    ds_ledger_keep_copy(rt->ledger, copy_dir, err) < 0)
 		return -1;
+	ds_neighbours_tell(rt);
 	choose_policy(rt);
 	/* Before joining, so that no change after it is missed. */
-	if (watch_ledger(rt, err) < 0 || ds_follow_join(rt, start->deadline, err) < 0)
+	if (watch_bell(rt, err) < 0 || watch_ledger(rt, err) < 0 ||
+	    ds_follow_join(rt, start->deadline, err) < 0)
 		return -1;
 	const struct ds_mps_need need = {.alone = is_alone(rt),
 					 .multiuser =

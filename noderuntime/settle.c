@@ -10,6 +10,8 @@
 #include "noderuntime/held.h"
 #include "noderuntime/lend.h"
 
+enum { ROUNDS_MAX = 8 }; /* two or three are the rule */
+
 struct ds_ledger_resident *ds_ledger_find(struct ds_ledger_state *state, const char *name)
 {
 	for (uint32_t i = 0; i < state->n_residents; i++) {
@@ -129,9 +131,8 @@ int ds_ledger_add_program(struct ds_ledger_state *state, const char *resident,
 			       process->pid, state->gpu_uuid, DS_PROGRAMS_MAX);
 	}
 	program = &state->programs[state->n_programs++];
+	*program = (struct ds_ledger_program){.process = *process, .groups = *groups};
 	memcpy(program->resident, owner->name, sizeof(program->resident));
-	program->process = *process;
-	program->groups = *groups;
 	return 0;
 }
 
@@ -362,15 +363,40 @@ bool ds_ledger_is_suspended(const struct ds_ledger_state *state,
 	return ds_whole_suspends(state, resident) || ds_held_is_to_stop(resident);
 }
 
+struct places {
+	struct ds_groups own, planned, held;
+};
+
+static void note_places(const struct ds_ledger_state *state, struct places *places)
+{
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *r = &state->residents[i];
+
+		places[i] = (struct places){.own = r->own, .planned = r->planned, .held = r->held};
+	}
+}
+
 int ds_ledger_settle(struct ds_ledger_state *state, ds_ledger_judge *alive, void *arg,
 		     struct ds_policy *site, struct ds_error *err)
 {
+	struct places before[DS_RESIDENTS_MAX], after[DS_RESIDENTS_MAX];
+	size_t size;
+
 	remove_dead(state, alive, arg);
 	remove_ownerless_window(state);
-	if (set_own(state, err) < 0)
-		return -1;
-	set_wishes(state, site);
-	set_planned(state);
-	ds_held_set(state);
+	size = state->n_residents * sizeof(after[0]);
+	note_places(state, after);
+	/* Where each is counts in where each is to be; nobody else is woken to do the next round. */
+	for (unsigned round = 0; round < ROUNDS_MAX; round++) {
+		memcpy(before, after, size);
+		if (set_own(state, err) < 0)
+			return -1;
+		set_wishes(state, site);
+		set_planned(state);
+		ds_held_set(state);
+		note_places(state, after);
+		if (!memcmp(before, after, size))
+			break;
+	}
 	return 0;
 }

@@ -102,20 +102,23 @@ struct ds_demand ds_wants_next(struct ds_runtime *rt, const struct ds_demand_sum
 	return next;
 }
 
-bool ds_wants_differ(struct ds_runtime *rt)
+bool ds_wants_differ(struct ds_runtime *rt, const struct ds_watch *program,
+		     const struct ds_port *port)
 {
 	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
 	struct ds_demand_sum sum = {.drain_unknown = false};
-	struct ds_port port;
+	struct ds_port copy;
 	bool whole = false;
 
 	if (!self)
 		return true;
 	for (const struct ds_watch *w = rt->watches; w; w = w->next) {
-		if (w->kind != DS_WATCH_PROGRAM || ds_port_copy(w->port_fd, &port) < 0)
+		if (w->kind != DS_WATCH_PROGRAM ||
+		    (w != program && ds_port_copy(w->port_fd, &copy) < 0))
 			continue;
-		ds_demand_add(&sum, &port);
-		whole |= ds_whole_is_wanted(&port);
+		const struct ds_port *said = w == program ? port : &copy;
+		ds_demand_add(&sum, said);
+		whole |= ds_whole_is_wanted(said);
 	}
 	struct ds_demand next = ds_demand_enter(&sum, &self->demand);
 	if (ds_whole_asks_anew(rt, self, whole))

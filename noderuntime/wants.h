@@ -17,7 +17,8 @@
 struct ds_demand ds_wants_next(struct ds_runtime *rt, const struct ds_demand_sum *sum,
 			       const struct ds_demand *entered);
 
-/* True if what they say is not what the ledger said at our last look. */
-bool ds_wants_differ(struct ds_runtime *rt);
+/* True if what they say, `program` with this copy of its port, is not what the ledger said at our last look. */
+bool ds_wants_differ(struct ds_runtime *rt, const struct ds_watch *program,
+		     const struct ds_port *port);
 
 #endif

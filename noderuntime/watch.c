@@ -27,7 +27,8 @@ struct ds_watch *ds_watch_add(struct ds_runtime *rt, enum ds_watch_kind kind, in
 				 .next = rt->watches,
 				 .port_fd = -1,
 				 .book_slot = -1,
-				 .answer_fd = -1};
+				 .answer_fd = -1,
+				 .bell_fd = -1};
 	rt->watches = new;
 	rt->n_peers += kind == DS_WATCH_PEER;
 	return new;
@@ -66,6 +67,8 @@ void ds_unwatch(struct ds_runtime *rt, struct ds_watch *old)
 	if (*link)
 		*link = old->next;
 	rt->n_peers -= old->kind == DS_WATCH_PEER;
+	if (old->kind == DS_WATCH_NEIGHBOUR || old->kind == DS_WATCH_PROGRAM)
+		rt->all_watched = false;
 	/*
 	 * Not by close() alone: a child that was just forked for an errand has the descriptor, too, and until
 	 * it has closed it, events would go on coming, for a watch that is gone or another one in its place.
@@ -83,6 +86,8 @@ void ds_unwatch(struct ds_runtime *rt, struct ds_watch *old)
 	}
 	if (old->answer_fd >= 0)
 		close(old->answer_fd);
+	if (old->bell_fd >= 0)
+		close(old->bell_fd);
 	free(old);
 }
 

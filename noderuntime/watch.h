@@ -30,6 +30,7 @@ enum { DS_LEDGER_MS = 1000 }; /* other runtimes hold the ledger for microseconds
 enum ds_watch_kind {
 	DS_WATCH_SIGNALS,
 	DS_WATCH_LEDGER,
+	DS_WATCH_BELL, /* somebody changed the ledger, and it concerns us */
 	DS_WATCH_LISTENER,
 	DS_WATCH_OWNER,
 	DS_WATCH_PATIENCE,
@@ -72,6 +73,7 @@ struct ds_watch {
 	pid_t child;               /* ERRAND */
 	ds_errand_done done;       /* ERRAND */
 	int answer_fd;             /* ERRAND: who waits for it, or -1 */
+	int bell_fd;               /* NEIGHBOUR: of a runtime that was rung for once, or -1 */
 };
 
 struct ds_runtime {
@@ -85,6 +87,14 @@ struct ds_runtime {
 	struct ds_ledger_state seen; /* the ledger as of our last look */
 	bool unwritten; /* what we made of it could not be written: no program may be told of it */
 	uint64_t followed; /* the generation that we followed last */
+	struct ds_ledger_heralds heralds;
+	struct {
+		int bells[DS_RESIDENTS_MAX]; /* to be rung for the change that is being made */
+		unsigned n;
+	} to_ring;
+	/* All who are in `seen` live, since we watch them or whoever looks after them. */
+	bool all_watched;
+	bool whole_is_set; /* the timer `whole`, at our last look */
 	struct ds_published page;
 	struct ds_quota quota;
 	struct ds_policy_id policy; /* whose wishes hold for us */

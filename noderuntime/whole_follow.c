@@ -128,7 +128,9 @@ void ds_whole_arm(struct ds_runtime *rt)
 	const struct itimerspec then = {.it_value = {.tv_sec = (time_t)(at_ns / 1000000000),
 						     .tv_nsec = (long)(at_ns % 1000000000)}};
 
-	timerfd_settime(rt->whole, TFD_TIMER_ABSTIME, &then, NULL);
+	if (at_ns || rt->whole_is_set)
+		timerfd_settime(rt->whole, TFD_TIMER_ABSTIME, &then, NULL);
+	rt->whole_is_set = at_ns;
 	if (self)
 		tell(rt, self);
 }

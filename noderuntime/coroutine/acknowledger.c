@@ -405,7 +405,7 @@ static enum outcome suspend(struct ds_vctx *vctx, struct look *look)
 	ds_session_pinned(the.session, &pinned);
 	/* Nobody stands at a gate of the program's own green contexts. */
 	ds_session_use(the.session, &vctx->green_pinned);
-	ds_session_acknowledge(the.session, look->granted.epoch);
+	ds_session_acknowledge(the.session, &look->granted);
 	return settled ? SETTLED : FAILED;
 }
 
@@ -457,7 +457,7 @@ static enum outcome follow(struct look *look)
 		if (!(look->granted.flags & DS_PAGE_SUSPENDED))
 			ds_suspend_end(the.vctx);
 		ds_session_use(session, &the.vctx->green_pinned);
-		ds_session_acknowledge(session, look->granted.epoch);
+		ds_session_acknowledge(session, &look->granted);
 		return SETTLED;
 	}
 	if (look->granted.flags & DS_PAGE_SUSPENDED) {
@@ -500,7 +500,7 @@ static enum outcome follow(struct look *look)
 	}
 	ds_session_pinned(session, &pinned);
 	ds_session_use(session, &allowed);
-	ds_session_acknowledge(session, look->granted.epoch);
+	ds_session_acknowledge(session, &look->granted);
 	trim(vctx, look);
 	ds_streams_reap(vctx, true);
 	return settled ? SETTLED : FAILED;

@@ -265,6 +265,7 @@ static bool copy_page(const struct ds_page *page, struct ds_granted *granted)
 	granted->window_us = copy.page.window_us;
 	granted->sample_launches = copy.page.sample_launches;
 	granted->overlong_ms = copy.page.overlong_ms;
+	granted->unawaited = copy.page.unawaited;
 	memcpy(granted->gpu_uuid, copy.page.gpu_uuid, sizeof(granted->gpu_uuid));
 	granted->gpu_uuid[sizeof(granted->gpu_uuid) - 1] = '\0';
 	return !(epoch & 1) && epoch == atomic_load_explicit(&page->epoch, memory_order_relaxed);
@@ -359,10 +360,12 @@ static void notify(const struct ds_session *session, uint16_t kind, uint64_t epo
 		;
 }
 
-void ds_session_acknowledge(struct ds_session *session, uint64_t epoch)
+void ds_session_acknowledge(struct ds_session *session, const struct ds_granted *granted)
 {
-	atomic_store_explicit(&session->port->acknowledged_epoch, epoch, memory_order_release);
-	notify(session, DS_PORT_ACKNOWLEDGED, epoch);
+	atomic_store_explicit(&session->port->acknowledged_epoch, granted->epoch,
+			      memory_order_release);
+	if (!granted->unawaited)
+		notify(session, DS_PORT_ACKNOWLEDGED, granted->epoch);
 }
 
 void ds_session_notify_demand(const struct ds_session *session)

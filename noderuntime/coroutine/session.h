@@ -34,6 +34,7 @@ struct ds_granted {
 	uint32_t window_us;
 	uint32_t sample_launches;
 	uint32_t overlong_ms;
+	bool unawaited;
 };
 
 /*
@@ -86,9 +87,9 @@ void ds_session_immovable(struct ds_session *session, bool immovable);
 
 /*
  * Tell the runtime that all work is in the groups last given to ds_session_use, and that new work goes
- * where the page of this epoch says. Does not block.
+ * where the page says of which this is a copy. Does not block, and wakes the runtime only if it waits for that.
  */
-void ds_session_acknowledge(struct ds_session *session, uint64_t epoch);
+void ds_session_acknowledge(struct ds_session *session, const struct ds_granted *granted);
 
 /* Tell the runtime what the program needs, or that the port says something new of that. Do not block; any thread. */
 void ds_session_demand(struct ds_session *session, enum ds_port_demand demand);

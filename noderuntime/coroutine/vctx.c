@@ -275,7 +275,7 @@ static int set_up(struct ds_vctx *vctx, CUdevice device, CUcontext primary, stru
 	ds_watchdog_start(&session, vctx->fixed ? 0 : granted.overlong_ms);
 	ds_ahead_window(vctx, granted.flags & DS_PAGE_WINDOW, granted.window_us);
 	ds_demand_tell(vctx, granted.flags & DS_PAGE_TELL_IDLE);
-	ds_session_acknowledge(&session, granted.epoch);
+	ds_session_acknowledge(&session, &granted);
 	atomic_store_explicit(&ds_vctx, vctx, memory_order_release);
 	ds_demand_begin(vctx);
 	if (ds_session_epoch(&session) != granted.epoch)

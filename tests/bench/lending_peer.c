@@ -6,6 +6,9 @@
  *       owns so many groups; says idle, and when they are lent, active, and takes the time until the page
  *       grants all of them again; a line of JSON
  * It sleeps while it waits, as the library's thread does: its own wake-up is in the time.
+ *   lending_peer echo TIMES PAUSE_US
+ *       what a wake-up costs whoever does nothing else but sleep in epoll, hear a message and answer it, as
+ *       often as that: no node runtime can cost less; a line of JSON
  */
 #include <inttypes.h>
 #include <poll.h>
@@ -13,12 +16,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "noderuntime/port_protocol.h"
 
 struct program {
@@ -26,14 +32,6 @@ struct program {
 	const struct ds_page *page;
 	struct ds_port *port;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
 
 static void fail(const char *what)
 {
@@ -102,14 +100,16 @@ static unsigned acknowledge(const struct program *program)
 {
 	uint64_t epoch;
 	struct ds_groups granted;
+	uint32_t unawaited;
 
 	do {
 		epoch = atomic_load(&program->page->epoch);
 		granted = program->page->granted;
+		unawaited = program->page->unawaited;
 		atomic_thread_fence(memory_order_acquire);
 	} while (epoch & 1 || epoch != atomic_load(&program->page->epoch));
 	program->port->in_use = granted;
-	if (atomic_exchange(&program->port->acknowledged_epoch, epoch) != epoch)
+	if (atomic_exchange(&program->port->acknowledged_epoch, epoch) != epoch && !unawaited)
 		tell(program, DS_PORT_ACKNOWLEDGED, epoch);
 	return ds_groups_count(&granted);
 }
@@ -158,20 +158,20 @@ static int lend(const struct program *program, unsigned own, unsigned times, uns
 	say(program, DS_DEMAND_ACTIVE);
 	while (acknowledge(program) < own)
 		hear(program);
-	uint64_t begun_ns = now_ns();
+	uint64_t begun_ns = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 	for (unsigned i = 0; i < times; i++) {
 		say(program, DS_DEMAND_IDLE);
 		while (acknowledge(program) == own)
 			hear(program);
 		nanosleep(&pause, NULL); /* until the borrower has them */
-		uint64_t asked_ns = now_ns();
+		uint64_t asked_ns = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 		say(program, DS_DEMAND_ACTIVE);
 		while (acknowledge(program) < own)
 			hear(program);
-		taken_ns[i] = now_ns() - asked_ns;
+		taken_ns[i] = (uint64_t)ds_now_ns(CLOCK_MONOTONIC) - asked_ns;
 		nanosleep(&pause, NULL);
 	}
-	double seconds = (double)(now_ns() - begun_ns) / 1e9;
+	double seconds = (double)((uint64_t)ds_now_ns(CLOCK_MONOTONIC) - begun_ns) / 1e9;
 	qsort(taken_ns, times, sizeof(*taken_ns), compare);
 	printf("{\"times\": %u, \"remaps_per_s\": %.0f, \"p50_us\": %.1f, \"p99_us\": %.1f, "
 	       "\"max_us\": %.1f, \"seconds\": %.3f}\n",
@@ -182,10 +182,61 @@ static int lend(const struct program *program, unsigned own, unsigned times, uns
 	return 0;
 }
 
+/* In a process of its own. */
+static void answer(int fd)
+{
+	struct epoll_event event = {.events = EPOLLIN};
+	struct ds_port_notice notice;
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+
+	if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+		_exit(1);
+	while (epoll_wait(epoll, &event, 1, -1) == 1 &&
+	       recv(fd, &notice, sizeof(notice), MSG_DONTWAIT) == (ssize_t)sizeof(notice) &&
+	       send(fd, &notice, sizeof(notice), MSG_NOSIGNAL) == (ssize_t)sizeof(notice))
+		;
+	_exit(0);
+}
+
+static int echo(unsigned times, unsigned pause_us)
+{
+	const struct timespec pause = {.tv_sec = pause_us / 1000000,
+				       .tv_nsec = pause_us % 1000000 * 1000L};
+	struct ds_port_notice notice = {.magic = DS_PORT_MAGIC};
+	struct timespec used;
+	clockid_t clock;
+	int ends[2];
+
+	if (!times || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+		fail("socketpair");
+	pid_t child = fork();
+	if (child < 0)
+		fail("fork");
+	if (!child) {
+		close(ends[0]);
+		answer(ends[1]);
+	}
+	for (unsigned i = 0; i < times; i++) {
+		if (send(ends[0], &notice, sizeof(notice), MSG_NOSIGNAL) < 0 ||
+		    recv(ends[0], &notice, sizeof(notice), 0) <= 0)
+			fail("the other process is gone");
+		nanosleep(&pause, NULL);
+	}
+	if (clock_getcpuclockid(child, &clock) || clock_gettime(clock, &used) < 0)
+		fail("its CPU time");
+	shutdown(ends[0], SHUT_RDWR);
+	waitpid(child, NULL, 0);
+	printf("{\"us_per_wake_up\": %.1f}\n",
+	       ((double)used.tv_sec * 1e6 + (double)used.tv_nsec / 1e3) / times);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct program program;
 
+	if (argc == 4 && !strcmp(argv[1], "echo"))
+		return echo((unsigned)atoi(argv[2]), (unsigned)atoi(argv[3]));
 	if (argc < 3)
 		return 2;
 	enter(&program, argv[1]);

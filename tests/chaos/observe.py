@@ -10,8 +10,8 @@ from pathlib import Path
 from events import GROUPS, SMALLEST_WHOLE
 
 PATIENCE_S = 60  # for what must come in the end: many times what it takes on a loaded machine
-# Descriptors of a runtime: for each program of its own (pidfd, port, connection), each neighbour, and to spare.
-FDS_PROGRAM, FDS_NEIGHBOUR, FDS_SPARE = 3, 1, 3
+# Descriptors of a runtime: for each program of its own (pidfd, port, connection), each neighbour (pidfd, bell), and to spare.
+FDS_PROGRAM, FDS_NEIGHBOUR, FDS_SPARE = 3, 2, 3
 
 
 class Violation(AssertionError):

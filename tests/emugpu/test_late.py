@@ -79,7 +79,7 @@ def loan():
 
 
 def stop(program):
-    os.kill(program.pid, signal.SIGSTOP)
+    runtime_host.stop(program.pid)
 
 
 def garbage(program):
@@ -173,9 +173,8 @@ def test_who_cannot_move_or_has_acknowledged_is_not_late(loan):
     for program in (pinned, stuck):
         assert is_running(program.pid)
         assert said_of(host, program)["late_s"] is None and said_of(host, program)["groups"] == "1-14+rest"
-    # As soon as it can be moved, it is awaited like any other.
+    # When it can be moved, it is awaited like any other: its runtime looks from time to time.
     stuck.ask("immovable", 0)
-    made.lender.ask("demand", ACTIVE, 5000, 0)  # so that job 2's runtime looks
     wait_for(lambda: not is_running(stuck.pid))
     stuck.join()
     wait_for(lambda: host.resident("job-2")["programs_ended"] == 2)
@@ -251,7 +250,7 @@ def test_a_stopped_cuda_program_is_taken_off_the_gpu_first(loan):
     late, beside = work("8000000"), work("500")
     try:
         wait_for(lambda: [p["groups"] for p in host.resident("job-2")["programs"]] == ["1-14+rest"] * 2)
-        late.send_signal(signal.SIGSTOP)
+        runtime_host.stop(late.pid)
         made.wanted()
         assert late.wait(60) == -signal.SIGKILL
         wait_for(made.has_back)

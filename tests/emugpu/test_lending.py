@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
-from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, asleep, stop  # noqa: E402
+from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, asleep, stop, switches  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -257,6 +257,35 @@ def test_nothing_wakes_up_while_groups_are_lent(host, pair):
     latency.ask("demand", IDLE, 100, 0)
     wait_for(lambda: held(host, "job-2") == "1-14+rest")
     wait_for(lambda: asleep([host.runtime_pid(name) for name in ("job-1", "job-2")], 1))
+
+
+def test_whom_lending_does_not_concern_does_not_wake(host):
+    for name, kind, share, borrows in (("job-1", "latency", 500, "yes"), ("job-2", "throughput", 300, "yes"), ("job-3", "throughput", 200, "no")):
+        host.begin(name, share=share, kind=kind, lending=LENDING.format(borrows, borrows, 500))
+    latency, training, _ = [program(host, f"job-{job}") for job in (1, 2, 3)]
+    wait_for(lambda: host.resident("job-2")["drain_us"] == 112 and host.resident("job-3")["drain_us"] == 112)
+    bystander = host.runtime_pid("job-3")
+    wait_for(lambda: asleep([bystander], 0.3))
+    before = switches(bystander)  # `detshare status` would wake it
+    for _ in range(5):
+        latency.ask("demand", IDLE, 100, 0)
+        wait_for(lambda: training.ask("page")["groups"] & 0x7e)
+        latency.ask("demand", ACTIVE, 100, 0)
+        wait_for(lambda: latency.ask("page")["groups"] & 0xff == 0xff)
+    assert switches(bystander) == before
+
+
+def test_who_cannot_be_rung_is_told_all_the_same(host):
+    host.begin("job-1", share=500, kind="latency", lending=EAGER)
+    host.begin("job-2", share=500, kind="throughput", lending=EAGER)
+    for name in "job-1", "job-2":
+        (host.run_dir / name / "bell").unlink()
+    latency, training = program(host, "job-1"), program(host, "job-2")
+    wait_for(lambda: host.resident("job-2")["drain_us"] == 112)
+    for _ in range(3):
+        lend(host, (latency, training))
+        latency.ask("demand", ACTIVE, 100, 0)
+        wait_for(lambda: latency.ask("page")["groups"] == 0xff)
 
 
 def test_what_is_lent_is_accounted_for(host, pair):

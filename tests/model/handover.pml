@@ -26,6 +26,9 @@
  *  11 look at the gate before the mark is there
  *  12 keep the word of a program that it is quiet when it may begin again
  *  13 go on at once, suspended, when the runtime is gone
+ *  14 tell nobody that others may be on a group no more
+ *  15 do not look when a neighbour's runtime has died, which may have told nobody of its last change
+ *  16 never wait for an acknowledgement
  *
  * With WINDOWS, both allocations run from the start, and programs of the first one (1) or of both (2)
  * ask for the GPU as a whole (whole_gpu.c). A window's deadline may pass once, at any time, and with an
@@ -79,10 +82,11 @@ byte held[2];	       /* ds_ledger_resident.held */
 bit listed[P];	       /* ds_ledger_state.programs */
 byte may_be_on[P];     /* ds_ledger_program.groups */
 bit middle_is_seconds; /* what makes the plan change: residents that are not modelled */
-bit changed[2];	       /* WATCH_LEDGER: inotify has something to tell */
+bit changed[2];	       /* WATCH_LEDGER, WATCH_BELL: somebody has something to tell; WATCH_NEIGHBOUR: or is dead */
 
 /* port_protocol.h */
 byte epoch[2], granted[2]; /* struct ds_page; the epoch by ones */
+bit unawaited[2];
 byte acknowledged[P];	   /* struct ds_port: acknowledged_epoch */
 byte in_use[P];		   /* struct ds_port: in_use */
 bit hello[P], welcomed[P]; /* the connection: said and not answered; answered */
@@ -289,17 +293,24 @@ inline settle()
 	k = 0
 }
 
-/* What others are woken for: a ledger that differs. Our own event would only have us look once more. */
+/*
+ * What the other one is told of, as concern.c has it: everything about a window or about who is there, and what
+ * is its own or held by it. Our own event would only have us look once more.
+ */
 #if WINDOWS
-#define OF_WINDOW (phase * 16 + window_of * 8 + asking[0] * 4 + asking[1] * 2 + first)
+#define OF_WINDOW ((phase == NONE -> 0 : phase) * 16 + window_of * 8 + asking[0] * 4 + asking[1] * 2 + first)
 #define QUIET	  (quiet[0] + quiet[P - 1] * 2 + quiet[P - 2] * 4)
+#define OF_QUIET(p) quiet[p]
+#define IS_OPEN_FOR(r) opened[r]
 #else
 #define OF_WINDOW 0
 #define QUIET	  0
+#define OF_QUIET(p) 0
+#define IS_OPEN_FOR(r) 0
 #endif
-#define FINGERPRINT                                                                                   \
-	((((present[0] * 2 + present[1]) * 8 + held[0]) * 8 + held[1]) * 64 + planned[0] * 8 + planned[1] + \
-	 (OF_WINDOW * 8 + QUIET) * 16384)
+#define FINGERPRINT(r)                                                                                \
+	((((present[0] * 2 + present[1]) * 8 + (FAULT == 14 -> 0 : held[r])) * 64) + planned[0] * 8 + planned[1] + \
+	 (OF_WINDOW * 8 + QUIET) * 2048)
 
 /* ds_note_acknowledged() in follow.c: ds_port_understand(), then ds_ledger_shrink_program() */
 #define ACKNOWLEDGED(r, p) (listed[p] && acknowledged[p] == epoch[r])
@@ -318,13 +329,13 @@ inline settle()
 /* ds_follow_settle(), under the lock, and what change_settle() and change_admit() commit of it */
 inline look(r)
 {
-	before = FINGERPRINT;
+	before = FINGERPRINT(1 - r);
 	differs = 0;
 	for (p : 0 .. P - 1) {
 		if
 		:: OWNER(p) == r && ACKNOWLEDGED(r, p) && TAKES(r, p) ->
 			may_be_on[p] = may_be_on[p] & (in_use[p] | granted[r]);
-			differs = 1
+			differs = OF_WINDOW >= 16
 #if WINDOWS
 		:: OWNER(p) == r && ACKNOWLEDGED(r, p) && STOPS(r, p) -> quiet[p] = 1
 #endif
@@ -357,7 +368,7 @@ inline look(r)
 #if FAULT != 4
 		:: OWNER(p) == r && listed[p] && (held[r] & ~may_be_on[p]) ->
 			may_be_on[p] = may_be_on[p] | held[r];
-			differs = 1
+			differs = differs | (OF_WINDOW >= 16)
 #endif
 		:: else
 		fi
@@ -367,10 +378,24 @@ inline look(r)
 #if WINDOWS
 	stop = SUSPENDS(r);
 #endif
-	differs = differs | (before != FINGERPRINT);
-	changed[1 - r] = changed[1 - r] | differs;
+	rings = differs | (before != FINGERPRINT(1 - r));
+	/* are_within() */
+	calm = !SUSPENDS(r) && !IS_OPEN_FOR(r);
+	for (p : 0 .. P - 1) {
+		calm = calm && !(OWNER(p) == r && listed[p] && (OF_QUIET(p) || (may_be_on[p] & ~held[r])))
+	}
+	p = 0;
 	before = 0;
 	differs = 0
+}
+
+/* ds_bell_ring(), or all who watch the file: when the ledger has the change, and whoever made it may be dead */
+inline tell(r)
+{
+	d_step {
+		changed[1 - r] = changed[1 - r] | rings;
+		rings = 0
+	}
 }
 
 /*
@@ -379,10 +404,10 @@ inline look(r)
  */
 #if WINDOWS
 #define STOP	   stop
-#define DIFFERS(r) (granted[r] != seen || suspended[r] != stop)
+#define DIFFERS(r) (granted[r] != seen || suspended[r] != stop || (unawaited[r] && !calm))
 #else
 #define STOP	   0
-#define DIFFERS(r) (granted[r] != seen)
+#define DIFFERS(r) (granted[r] != seen || (unawaited[r] && !calm))
 #endif
 inline publish(r)
 {
@@ -398,6 +423,7 @@ inline publish(r)
 		if
 		:: DIFFERS(r) && (seen || !HAS_PROGRAMS(r) || STOP) ->
 			granted[r] = seen;
+			unawaited[r] = calm || FAULT == 16;
 #if WINDOWS
 			suspended[r] = stop;
 #endif
@@ -410,7 +436,8 @@ inline publish(r)
 #endif
 		:: else
 		fi;
-		seen = 0
+		seen = 0;
+		calm = 0
 	}
 }
 
@@ -424,7 +451,7 @@ proctype Runtime(bit r)
 {
 	byte i, j, k, p, seen;
 	int before;
-	bit differs;
+	bit differs, rings, calm, waits;
 #if WINDOWS
 	bit stop;
 #endif
@@ -437,6 +464,7 @@ proctype Runtime(bit r)
 				present[r] = 1;
 				look(r)
 			}
+			tell(r);
 			publish(r)
 		:: else
 		fi;
@@ -448,6 +476,7 @@ follow:			/* follow(); its events are read before the ledger is */
 				changed[r] = 0;
 				look(r)
 			}
+			tell(r);
 			publish(r);
 			/* ds_greet_waiting() */
 			if
@@ -473,22 +502,25 @@ follow:			/* follow(); its events are read before the ledger is */
 #endif
 			:: else -> differs = 0
 			fi
-		:: held[r] && ANY(r, SAYS_HELLO) ->
+		:: !waits && ANY(r, SAYS_HELLO) && !held[r] -> waits = 1 /* let_wait(): until it follows */
+		:: !waits && ANY(r, SAYS_HELLO) && held[r] ->
 greet:			/* admit(): change_admit(), publish(), then take_on() and ds_port_welcome() */
 			skip;
 			d_step {
+				waits = 0;
 				look(r);
 				for (p : 0 .. P - 1) {
 					if
 					:: OWNER(p) == r && hello[p] && lives[p] && held[r] ->
 						listed[p] = 1;
 						may_be_on[p] = held[r];
-						changed[1 - r] = 1
+						rings = 1
 					:: else
 					fi
 				}
 				p = 0
 			}
+			tell(r);
 			publish(r);
 			d_step {
 				for (p : 0 .. P - 1) {
@@ -543,6 +575,7 @@ bit launched[P]; /* the launch that wanted the whole GPU is there */
 proctype Acknowledger(byte p)
 {
 	byte t, groups, seen_epoch;
+	bit silent;
 #if WINDOWS
 	bit stop;
 #endif
@@ -571,6 +604,7 @@ proctype Acknowledger(byte p)
 				/* ds_session_hear(), then follow() and ds_session_look() */
 				notice[p] && !IS_ALONE(p) ->
 				notice[p] = 0;
+				silent = unawaited[OWNER(p)];
 				seen_epoch = epoch[OWNER(p)];
 				groups = granted[OWNER(p)];
 #if WINDOWS
@@ -605,7 +639,8 @@ proctype Acknowledger(byte p)
 			d_step {
 				/* ds_session_acknowledge(), and the notice of it */
 				acknowledged[p] = seen_epoch;
-				said[p] = 1;
+				said[p] = said[p] || !silent;
+				silent = 0;
 				groups = 0;
 				seen_epoch = 0
 			}
@@ -764,8 +799,8 @@ proctype World()
 	:: d_step { n < EVENTS && lives[P - 1] -> n++; KILL(P - 1) }
 	:: d_step { n < EVENTS && UP(0) -> n++; stopped[0] = 1 }
 	:: d_step { n < EVENTS && UP(P - 1) -> n++; stopped[P - 1] = 1 }
-	:: d_step { n < EVENTS && runtime_lives[0] -> n++; runtime_lives[0] = 0 }
-	:: d_step { n < EVENTS && runtime_lives[1] -> n++; runtime_lives[1] = 0 }
+	:: d_step { n < EVENTS && runtime_lives[0] -> n++; runtime_lives[0] = 0; changed[1] = changed[1] || FAULT != 15 }
+	:: d_step { n < EVENTS && runtime_lives[1] -> n++; runtime_lives[1] = 0; changed[0] = changed[0] || FAULT != 15 }
 	:: d_step {
 			/* somebody else joins or leaves: the plan is another one */
 			plans < PLANS && present[0] && present[1] ->
