@@ -152,13 +152,14 @@ static bool was_there(const struct ds_fault *present, const struct scene *scene)
 	return present->at_ns <= scene->earliest->at_ns;
 }
 
+/* What was over before the allocation began cannot have been its fault, nor anybody's in common with it. */
 static void look_at(const struct ds_fault *faults, size_t n, const struct ds_fault *own,
-		    struct scene *scene)
+		    uint64_t since_ns, struct scene *scene)
 {
 	*scene = (struct scene){.earliest = own};
 	for (size_t i = 0; i < n && i < DS_FAULTS_MAX; i++) {
 		const struct ds_fault *f = &faults[i];
-		if (apart(f->at_ns, own->at_ns) > TOGETHER_MS * MS ||
+		if (f->at_ns < since_ns || apart(f->at_ns, own->at_ns) > TOGETHER_MS * MS ||
 		    f->code == DS_FAULT_TERMINATED)
 			continue;
 		scene->pids[scene->n_pids++] = f->pid;
@@ -170,7 +171,8 @@ static void look_at(const struct ds_fault *faults, size_t n, const struct ds_fau
 	}
 	for (size_t i = 0; i < n; i++) {
 		const struct ds_fault *f = &faults[i];
-		if (!f->code && apart(f->at_ns, scene->earliest->at_ns) <= JUST_THEN_MS * MS &&
+		if (!f->code && f->at_ns >= since_ns &&
+		    apart(f->at_ns, scene->earliest->at_ns) <= JUST_THEN_MS * MS &&
 		    (!scene->ended || f->at_ns < scene->ended->at_ns))
 			scene->ended = f;
 	}
@@ -197,7 +199,7 @@ bool ds_faults_judge(const struct ds_fault_evidence *evidence, const char *alloc
 
 	if (!own)
 		return false;
-	look_at(faults, n, own, &scene);
+	look_at(faults, n, own, evidence->since_ns, &scene);
 	*verdict = (struct ds_fault_verdict){.own = *own, .reason = DS_FAULT_UNKNOWN};
 	for (size_t i = 0; i < scene.n_errors; i++)
 		alone &= is_of(scene.errors[i], allocation);
@@ -224,6 +226,11 @@ bool ds_faults_judge(const struct ds_fault_evidence *evidence, const char *alloc
 	if (suspect)
 		verdict->suspect = *suspect;
 	return true;
+}
+
+bool ds_fault_may_be_named(const struct ds_fault_verdict *verdict)
+{
+	return verdict->reason == DS_FAULT_UNKNOWN || verdict->reason == DS_FAULT_ENDED;
 }
 
 bool ds_fault_by_neighbour(const struct ds_fault_verdict *verdict, const char *allocation)

@@ -55,7 +55,8 @@ struct ds_fault_evidence {
 	const struct ds_fault *present;
 	size_t n_present;
 	const char *mps_log; /* NULL: none */
-	uint64_t since_ns;   /* the allocation's beginning: what is older is an earlier run's */
+	/* The allocation's beginning: what is older is an earlier run's, or others' among themselves. */
+	uint64_t since_ns;
 };
 
 /*
@@ -64,6 +65,12 @@ struct ds_fault_evidence {
  */
 bool ds_faults_judge(const struct ds_fault_evidence *evidence, const char *allocation,
 		     struct ds_fault_verdict *verdict);
+
+/*
+ * Pure: better evidence may still come within a moment, since MPS's log is written when its clients have
+ * noticed already, and runtimes hear of ends one after the other.
+ */
+bool ds_fault_may_be_named(const struct ds_fault_verdict *verdict);
 
 /* Pure: there is evidence that it was another one's. */
 bool ds_fault_by_neighbour(const struct ds_fault_verdict *verdict, const char *allocation);

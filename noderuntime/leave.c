@@ -259,7 +259,7 @@ static void judge_faults(const struct ds_node_config *config, struct ds_allocati
 	for (;;) {
 		if (!ds_verdict(config, allocation, gpu_dir, &verdict))
 			return;
-		if (verdict.reason != DS_FAULT_UNKNOWN || !ds_deadline_left_ms(until))
+		if (!ds_fault_may_be_named(&verdict) || !ds_deadline_left_ms(until))
 			break;
 		poll(NULL, 0, JUDGE_PAUSE_MS); /* others, and MPS, may still be writing */
 	}

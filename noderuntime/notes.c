@@ -47,7 +47,7 @@ static bool note_victim(struct ds_runtime *rt, bool last)
 	if (!rt->had_fault || rt->told_of_fault ||
 	    !ds_verdict(rt->config, rt->allocation, rt->gpu_dir, &verdict))
 		return false;
-	if (verdict.reason == DS_FAULT_UNKNOWN && !last)
+	if (ds_fault_may_be_named(&verdict) && !last)
 		return true;
 	rt->told_of_fault = true;
 	if (ds_verdict_text(&verdict, rt->allocation->name, text, sizeof(text)))

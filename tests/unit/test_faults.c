@@ -149,6 +149,29 @@ static void who_has_not_noticed_yet(void **state)
 	}
 }
 
+/* Two faults in a row: who ended at the time of the first was never beside the second one's victim. */
+static void what_was_before_is_not_its_affair(void **state)
+{
+	struct ds_fault faults[] = {
+	    {.at_ns = 1 * S, .job_id = 2, .pid = 20},              /* ended */
+	    {.at_ns = 1 * S, .job_id = 3, .pid = 30, .code = 700}, /* by that */
+	    {.at_ns = 3 * S, .job_id = 1, .pid = 10, .code = 700},
+	};
+	struct ds_fault_evidence evidence = {.faults = faults, .n_faults = 3, .mps_log = ""};
+	struct ds_fault_verdict verdict;
+
+	for (size_t i = 0; i < 3; i++)
+		snprintf(faults[i].allocation, sizeof(faults[i].allocation), "job-%u",
+			 faults[i].job_id);
+	assert_true(ds_faults_judge(&evidence, "job-1", &verdict));
+	assert_int_equal(verdict.reason, DS_FAULT_ENDED);
+	assert_true(ds_fault_may_be_named(&verdict));
+	evidence.since_ns = 2 * S;
+	assert_true(ds_faults_judge(&evidence, "job-1", &verdict));
+	assert_int_equal(verdict.reason, DS_FAULT_ALONE);
+	assert_false(ds_fault_may_be_named(&verdict));
+}
+
 static void lines_of_a_log(void **state)
 {
 	static const int32_t pids[] = {20, 30};
@@ -202,6 +225,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(who_is_suspected),
 	    cmocka_unit_test(who_has_not_noticed_yet),
+	    cmocka_unit_test(what_was_before_is_not_its_affair),
 	    cmocka_unit_test(lines_of_a_log),
 	    cmocka_unit_test(the_file_is_kept_small),
 	};
