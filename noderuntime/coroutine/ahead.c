@@ -7,7 +7,7 @@
 #include <time.h>
 
 #include "common/clock.h"
-#include "noderuntime/coroutine/gate.h"
+#include "noderuntime/coroutine/ahead_bounds.h"
 #include "noderuntime/coroutine/launch_times.h"
 
 enum {
@@ -21,14 +21,7 @@ enum {
 	NAP_NS = 10000,   /* at least, and at most: */
 	NAP_MAX_NS = 500000,
 	NAP_SLACK_NS = 1000,
-	PATIENCE_NS = 5000000, /* until a launch passes; twice as long each time, so often: */
-	PATIENCE_DOUBLINGS = 5,
-	PATIENCE_TIMES = 4, /* or so many times as long as what is under way should take */
-	PATIENCE_MAX_NS = 1000000000,
-	BACKLOG = 2048,       /* kernels that may have been queued before the window began */
-	BACKLOG_NS = 1000000, /* each, if nothing is known of them */
-	FREE = 8,             /* launches that pass at once then, twice as many each time, up to: */
-	FREE_MAX = 1024,
+	BACKLOG_NS = 1000000, /* a kernel that was queued before the window, if nothing is known */
 	/* A stream that nothing was launched on for so long, and for as long as it needs, is no more. */
 	FORGET_NS = 2000000000,
 };
@@ -55,11 +48,8 @@ struct ds_ahead {
 	struct interval intervals[EVENTS]; /* up to the event; after the last one, what is open */
 	uint64_t recorded, done;           /* events: the ones before these numbers are */
 	bool closed;                       /* what comes needs an event before it */
-	unsigned free;                     /* launches that pass */
-	unsigned free_next;                /* the next time */
-	unsigned expiries;                 /* launches that passed so since something completed */
-	uint64_t stuck_ns;                 /* waited since something completed */
-	struct ds_longest longest;         /* two intervals */
+	struct ds_patience patience;
+	struct ds_longest longest; /* two intervals */
 };
 
 static struct {
@@ -71,41 +61,6 @@ static struct {
 	atomic_bool settled;
 	_Atomic uint64_t told_us; /* what the runtime was last told of */
 } the;
-
-/* ---- decisions ---- */
-
-bool ds_ahead_joins(uint32_t window_us, uint64_t sum_ns, unsigned launches, uint64_t ns,
-		    bool overlaps)
-{
-	const uint64_t half_ns = ds_ahead_half_ns(window_us);
-
-	if (!launches)
-		return true;
-	if (overlaps)
-		return launches < DS_AHEAD_OVERLAPPING && sum_ns + ns / 2 <= half_ns + half_ns / 2;
-	return launches < DS_AHEAD_MAX && ns && ns <= half_ns && sum_ns + ns / 2 <= half_ns;
-}
-
-uint64_t ds_ahead_half_ns(uint32_t window_us)
-{
-	const uint64_t half_ns = window_us * UINT64_C(500);
-
-	return half_ns > DS_AHEAD_LEAST_NS ? half_ns : DS_AHEAD_LEAST_NS;
-}
-
-uint64_t ds_longest_note(struct ds_longest *longest, uint64_t ns, uint64_t now_ns)
-{
-	if (!longest->n ||
-	    (longest->n >= DS_LONGEST_N && now_ns - longest->since_ns >= DS_LONGEST_NS)) {
-		longest->before = longest->now;
-		longest->now = 0;
-		longest->n = 0;
-		longest->since_ns = now_ns;
-	}
-	longest->n++;
-	longest->now = ns > longest->now ? ns : longest->now;
-	return longest->now > longest->before ? longest->now : longest->before;
-}
 
 /* ---- rings ---- */
 
@@ -222,13 +177,6 @@ static void open_interval(struct ds_ahead *ring)
 	ring->closed = false;
 }
 
-static void something_completed(struct ds_ahead *ring)
-{
-	ring->free = ring->expiries = 0;
-	ring->free_next = FREE;
-	ring->stuck_ns = 0;
-}
-
 /* Of another window, or another context: nothing of it is known, but how long its kernels are. */
 static bool make_current(struct ds_ahead *ring)
 {
@@ -241,7 +189,7 @@ static bool make_current(struct ds_ahead *ring)
 		return true;
 	ring->window = window;
 	ring->recorded = ring->done = 0;
-	something_completed(ring);
+	ring->patience = (struct ds_patience){0};
 	open_interval(ring);
 	/* What was queued before is of unknown length: an event at once. */
 	ring->closed = true;
@@ -319,7 +267,7 @@ static void note_done(struct ds_ahead *ring, uint64_t i)
 		measure(ring, i - 1);
 	measure(ring, i);
 	ring->done = i + 1;
-	something_completed(ring);
+	ring->patience = (struct ds_patience){0};
 }
 
 /*
@@ -402,12 +350,7 @@ static bool count_launch(struct ds_ahead *ring, CUstream target, const struct ds
 		open->keys[open->launches++] = key;
 		open->ns += ds_launch_times_sum(&key, 1);
 	}
-	if (!is_behind(ring))
-		return false;
-	if (!ring->free)
-		return true;
-	ring->free--;
-	return false;
+	return is_behind(ring) && !ds_patience_passes(&ring->patience);
 }
 
 struct ds_ahead *ds_ahead_launch(struct ds_vctx *vctx, struct ds_vstream *stream, CUstream target,
@@ -452,18 +395,6 @@ static uint64_t at_most(uint64_t ns, uint64_t most)
 	return ns < most ? ns : most;
 }
 
-/*
- * How long until a launch passes. Twice as long each time: the kernels that are under way may be longer
- * than those before. With in_use.
- */
-static uint64_t patience_ns(struct ds_ahead *ring)
-{
-	const uint64_t known_ns = interval_of(ring, ring->recorded - 2)->ns * PATIENCE_TIMES;
-	const uint64_t ns = (uint64_t)PATIENCE_NS << at_most(ring->expiries, PATIENCE_DOUBLINGS);
-
-	return at_most(known_ns > ns ? known_ns : ns, PATIENCE_MAX_NS);
-}
-
 /* What a sampled kernel takes, or any. */
 static uint64_t known_kernel_ns(void)
 {
@@ -473,40 +404,27 @@ static uint64_t known_kernel_ns(void)
 		 : BACKLOG_NS;
 }
 
-/*
- * Nothing has completed for as long as a launch is held back. One passes; and if that has been so again
- * and again, the program needs what we hold back: more of them do. At first there may be much before the
- * ring's first event. With in_use.
- */
-static void expire(struct ds_ahead *ring, uint64_t waited_ns)
-{
-	ring->stuck_ns += waited_ns;
-	if (ring->expiries++ < PATIENCE_DOUBLINGS ||
-	    (!ring->done && ring->stuck_ns < BACKLOG * known_kernel_ns()))
-		return;
-	ring->free = ring->free_next;
-	if (ring->free_next < FREE_MAX)
-		ring->free_next *= 2;
-}
-
 enum turn { WAIT, GO, EXPIRED };
 
 /* *behind_ns: what the GPU goes on with meanwhile. In relaxed capture mode. */
 static enum turn look(struct ds_ahead *ring, unsigned user, uint64_t waited_ns, uint64_t *behind_ns)
 {
 	enum turn turn = GO;
+	uint64_t expected_ns;
 
 	if (!enter(ring))
 		return WAIT;
+	expected_ns = interval_of(ring, ring->recorded - 2)->ns;
 	if (!atomic_load(&the.primary) || ring->user != user ||
 	    ring->context != atomic_load(&the.context) ||
 	    ring->window != atomic_load(&the.window) || !is_behind(ring)) {
 		turn = GO;
-	} else if (waited_ns < patience_ns(ring)) {
+	} else if (waited_ns < ds_patience_ns(&ring->patience, expected_ns)) {
 		*behind_ns = interval_of(ring, ring->recorded - 1)->ns;
 		turn = WAIT;
 	} else {
-		expire(ring, waited_ns);
+		/* At first there may be much before the ring's first event. */
+		ds_patience_expire(&ring->patience, waited_ns, ring->done ? 0 : known_kernel_ns());
 		turn = EXPIRED;
 	}
 	leave(ring);

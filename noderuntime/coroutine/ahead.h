@@ -22,36 +22,6 @@
  */
 struct ds_ahead; /* a stream's ring; never freed, but used again */
 
-enum {
-	DS_AHEAD_MAX = 32,         /* launches between two events */
-	DS_AHEAD_OVERLAPPING = 64, /* the same, if each overlaps with the one before */
-	DS_AHEAD_LEAST_NS = 25000, /* with less, the GPU would wait for us */
-};
-
-/* What is to be between two events, in time: half a window. Pure. */
-uint64_t ds_ahead_half_ns(uint32_t window_us);
-
-/*
- * Whether a launch that takes `ns` (0: unknown) joins `launches` that have no event behind them and take
- * `sum_ns`: the nearest to half a window, and not more than half of that more. An event between launches of
- * which one `overlaps` with the other costs more, so there may be half as much again. Pure.
- */
-bool ds_ahead_joins(uint32_t window_us, uint64_t sum_ns, unsigned launches, uint64_t ns,
-		    bool overlaps);
-
-/*
- * The longest of late: of the last second at least, which has a step of most programs; and of so many. For
- * two seconds at most, if there are so many in one. All 0 at first.
- */
-struct ds_longest {
-	uint64_t now, before, since_ns;
-	unsigned n;
-};
-enum { DS_LONGEST_N = 64, DS_LONGEST_NS = 1000000000 };
-
-/* Returns the longest, with `ns` noted. Pure. */
-uint64_t ds_longest_note(struct ds_longest *longest, uint64_t ns, uint64_t now_ns);
-
 /* A session has begun. */
 void ds_ahead_start(struct ds_session *session, CUcontext primary);
 

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "noderuntime/coroutine/ahead.h"
+#include "noderuntime/coroutine/ahead_bounds.h"
 #include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/launch_times.h"
@@ -224,6 +225,35 @@ static void the_longest_of_late(void **state)
 	assert_int_equal(ds_longest_note(&longest, 40, 71 * s), 40);
 }
 
+static void patience_grows_and_is_rewarded(void **state)
+{
+	const uint64_t ms = 1000000;
+	struct ds_patience patience = {0};
+	unsigned passed = 0;
+
+	assert_int_equal(ds_patience_ns(&patience, 0), 5 * ms);
+	assert_int_equal(ds_patience_ns(&patience, 2 * ms), 8 * ms);
+	assert_int_equal(ds_patience_ns(&patience, UINT64_MAX), 1000 * ms);
+	for (unsigned i = 0; i < 5; i++) {
+		ds_patience_expire(&patience, 5 * ms, 0);
+		assert_false(ds_patience_passes(&patience));
+	}
+	assert_int_equal(ds_patience_ns(&patience, 0), 160 * ms);
+	assert_int_equal(ds_patience_ns(&patience, 100 * ms), 400 * ms);
+	/* Not while there may be 2048 others of 1 ms before it: 25 ms have gone by so far. */
+	ds_patience_expire(&patience, 2000 * ms, ms);
+	assert_false(ds_patience_passes(&patience));
+	ds_patience_expire(&patience, 23 * ms, ms);
+	for (; ds_patience_passes(&patience); passed++)
+		;
+	assert_int_equal(passed, 8);
+	for (unsigned i = 0; i < 20; i++)
+		ds_patience_expire(&patience, 160 * ms, 0);
+	for (passed = 0; ds_patience_passes(&patience); passed++)
+		;
+	assert_int_equal(passed, 1024);
+}
+
 static void two_may_be_ahead_of_what_is_not_known(void **state)
 {
 	kernel_ms = 5;
@@ -400,6 +430,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(what_joins_what),
 	    cmocka_unit_test(the_longest_of_late),
+	    cmocka_unit_test(patience_grows_and_is_rewarded),
 	    cmocka_unit_test(patience_is_for_all_that_is_queued),
 	    cmocka_unit_test(idle_is_who_does_nothing_for_long),
 	    cmocka_unit_test_setup_teardown(two_may_be_ahead_of_what_is_not_known, set_up,
