@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/gate.h"
@@ -508,14 +509,6 @@ static enum outcome follow(struct look *look)
 
 /* ---- what bounds the program's kernels ---- */
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* Nothing else is asked of the program, nobody waits for it, and no launch needs so many SMs at once. */
 static bool may_try(struct ds_vctx *vctx)
 {
@@ -541,7 +534,7 @@ static int64_t try_out(struct ds_vctx *vctx)
 {
 	const enum ds_trial_phase was = the.trial.phase;
 	const struct ds_pctx *part = NULL;
-	const uint64_t now = now_ns();
+	const uint64_t now = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 	enum ds_trial_phase is;
 
 	if (!ds_hold_is_on() && was == DS_TRIAL_REST)

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/clock.h"
 #include "noderuntime/coroutine/kernel_list.h"
 #include "noderuntime/coroutine/kernel_name.h"
 #include "noderuntime/coroutine/learn.h"
@@ -23,14 +24,6 @@ static struct {
 	struct ds_kernel_list named;
 	_Atomic uint64_t paid_ns;
 } the;
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 /* ---- the budget ---- */
 
@@ -112,7 +105,7 @@ static void nap(uint64_t waited_ns)
 static void hold(const struct ds_page *page)
 {
 	const uint32_t most_milli = page->hold_back_milli;
-	const uint64_t begin = now_ns();
+	const uint64_t begin = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 	const uint64_t may_ns = ds_hold_may(atomic_load(&the.paid_ns), begin, most_milli,
 					    page->hold_back_us * UINT64_C(1000));
 	struct ds_port *port = the.session->port;
@@ -122,7 +115,7 @@ static void hold(const struct ds_page *page)
 		return;
 	while (in_step(page) && now - begin < may_ns && ds_hold_is_on()) {
 		nap(now - begin);
-		now = now_ns();
+		now = (uint64_t)ds_now_ns(CLOCK_MONOTONIC);
 	}
 	pay(now, most_milli, now - begin);
 	atomic_fetch_add_explicit(&port->held_back, 1, memory_order_relaxed);
@@ -160,7 +153,7 @@ void ds_hold_start(struct ds_session *session)
 	patterns[sizeof(patterns) - 1] = '\0';
 	ds_kernel_list_add(&the.named, patterns);
 	ds_learn_start(session);
-	atomic_store(&the.paid_ns, now_ns());
+	atomic_store(&the.paid_ns, (uint64_t)ds_now_ns(CLOCK_MONOTONIC));
 	atomic_fetch_or(&ds_whole_watch, DS_WHOLE_HOLD);
 }
 
