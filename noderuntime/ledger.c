@@ -172,15 +172,12 @@ static bool is_ours(const struct ds_ledger *ledger, struct ds_error *err)
 static bool knows(struct ds_ledger *ledger)
 {
 	struct ds_ledger_image *image = &ledger->image;
-	union {
-		unsigned char bytes[DS_LEDGER_ACTIVE_OFFSET + sizeof(uint64_t)];
-		uint64_t words[DS_LEDGER_ACTIVE_OFFSET / 8 + 1];
-	} head;
+	uint64_t head[DS_LEDGER_ACTIVE_OFFSET / 8 + 1]; /* of the page, as far as we read it */
 
-	if (!ledger->loaded || !ds_ledger_read_at(ledger->fd, &head, sizeof(head), 0) ||
-	    memcmp(&head, &image->header, sizeof(image->header)) != 0)
+	if (!ledger->loaded || !ds_ledger_read_at(ledger->fd, head, sizeof(head), 0) ||
+	    memcmp(head, &image->header, sizeof(image->header)) != 0)
 		return false;
-	const uint64_t active = head.words[DS_LEDGER_ACTIVE_OFFSET / 8];
+	const uint64_t active = head[DS_LEDGER_ACTIVE_OFFSET / 8];
 	if (active == ledger->state.generation)
 		return true;
 	image->words[DS_LEDGER_ACTIVE_OFFSET / 8] = active;

@@ -140,7 +140,7 @@ byte work[P];
 #endif
 #define IS_LISTED(p)	(listed[p])
 #define HAS_PROGRAMS(r) ANY(r, IS_LISTED)
-/* pidfds stay readable: WATCH_PROGRAM, and WATCH_NEIGHBOUR with watch_neighbours()'s second look */
+/* pidfds stay readable: WATCH_PROGRAM, and WATCH_NEIGHBOUR with ds_neighbours_watch()'s second look */
 #define IS_DEAD(p)	     (listed[p] && !lives[p])
 #define PROGRAM_DEAD(r)	     ANY(r, IS_DEAD)
 #define NEIGHBOUR_DEAD(r)                                                                             \
