@@ -459,12 +459,13 @@ void explicit_graph(void **state)
 
 /* ---- where graphs run ---- */
 
-static bool all_within(CUdeviceptr smids, unsigned low, unsigned high)
+/* Where what was launched on the stream ran. Waiting for the context would not do, in a green one. */
+static bool all_within(CUdeviceptr smids, CUstream s, unsigned low, unsigned high)
 {
 	uint32_t seen[SMS];
 	bool within = true;
 
-	OK(cuCtxSynchronize());
+	OK(cuStreamSynchronize(s));
 	OK(cuMemcpyDtoH(seen, smids, sizeof(seen)));
 	for (unsigned i = 0; i < SMS; i++)
 		within = within && seen[i] >= low && seen[i] <= high;
@@ -501,11 +502,11 @@ void graph_runs_where_it_was_made(void **state)
 	spin(in_a, SMS, us, smids);
 	captured = end(in_a);
 	OK(cuGraphLaunch(captured, in_b));
-	assert_true(all_within(smids, 0, 15));
+	assert_true(all_within(smids, in_b, 0, 15));
 	OK(cuGraphLaunch(captured, outside));
-	assert_true(all_within(smids, 0, 15));
+	assert_true(all_within(smids, outside, 0, 15));
 	OK(cuGraphLaunch(captured, NULL));
-	assert_true(all_within(smids, 0, 15));
+	assert_true(all_within(smids, NULL, 0, 15));
 
 	/* A kernel given as `func`: the current context, whatever `ctx` says. */
 	OK(cuGraphCreate(&graph, 0));
@@ -524,7 +525,7 @@ void graph_runs_where_it_was_made(void **state)
 	OK(cuCtxPopCurrent(NULL));
 	made = instantiate(graph);
 	OK(cuGraphLaunch(made, in_a));
-	assert_true(all_within(smids, 32, 47));
+	assert_true(all_within(smids, in_a, 32, 47));
 	OK(cuGraphExecDestroy(captured));
 	OK(cuGraphExecDestroy(made));
 	OK(cuGraphDestroy(graph));
@@ -570,9 +571,9 @@ void graph_is_moved_by_its_kernel_nodes(void **state)
 	OK(cuGraphMemsetNodeGetParams(nodes[1], &set));
 	OK(cuGraphExecMemsetNodeSetParams(moved, nodes[1], &set, ctx_b));
 	OK(cuGraphLaunch(moved, in_b));
-	assert_true(all_within(smids, 32, 47));
+	assert_true(all_within(smids, in_b, 32, 47));
 	OK(cuGraphLaunch(exec, in_b));
-	assert_true(all_within(smids, 0, 15));
+	assert_true(all_within(smids, in_b, 0, 15));
 
 	/* An executable stays where it is. */
 	assert_int_equal(cuGraphExecUpdate(exec, clone, &info),
@@ -583,7 +584,7 @@ void graph_is_moved_by_its_kernel_nodes(void **state)
 	OK(cuGraphExecDestroy(moved));
 	moved = instantiate(clone);
 	OK(cuGraphLaunch(moved, in_b));
-	assert_false(all_within(smids, 0, 47));
+	assert_false(all_within(smids, in_b, 0, 47));
 	OK(cuGraphExecDestroy(moved));
 	OK(cuGraphExecDestroy(exec));
 	OK(cuGraphDestroy(graph));
