@@ -132,8 +132,8 @@ static CUresult make_pool(struct thing *t)
 
 static CUresult make_array(struct thing *t)
 {
-	/* 1 MiB is 512 x 512 of float1, or 8192 x 8 of float4: neither side may have more than 65536. */
-	const CUDA_ARRAY_DESCRIPTOR flat = {8192, 8 * (t->bytes / MIB), CU_AD_FORMAT_FLOAT, 4};
+	/* 1 MiB is 512 x 512 of float1, or 32768 x 2 of float4: neither side may have more than 65536. */
+	const CUDA_ARRAY_DESCRIPTOR flat = {32768, 2 * (t->bytes / MIB), CU_AD_FORMAT_FLOAT, 4};
 	CUDA_ARRAY3D_DESCRIPTOR deep = {.Width = 512,
 					.Height = 512,
 					.Depth = t->bytes / MIB,
