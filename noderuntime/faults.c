@@ -114,6 +114,49 @@ static int64_t next_number(const char *line, size_t length, size_t *at)
 	return number;
 }
 
+static bool line_has(const char *line, size_t length, const char *word)
+{
+	const size_t size = strlen(word);
+
+	for (size_t i = 0; i + size <= length; i++) {
+		if (!strncmp(line + i, word, size))
+			return true;
+	}
+	return false;
+}
+
+/* The first number behind the line's bracketed head, if it is one of the pids; else 0. */
+static int32_t pid_of_line(const char *line, size_t length, const int32_t *pids, size_t n)
+{
+	const char *head = memchr(line, ']', length);
+	size_t at = head ? (size_t)(head - line) : 0;
+	const int64_t number = next_number(line, length, &at);
+
+	for (size_t i = 0; i < n; i++) {
+		if (number > 0 && number == pids[i])
+			return pids[i];
+	}
+	return 0;
+}
+
+/* True if the log says that another one of them had connected before this one did. */
+static bool came_later(const char *mps_log, int32_t pid, const int32_t *pids, size_t n)
+{
+	bool another = false;
+
+	for (const char *line = mps_log; *line;) {
+		const size_t length = strcspn(line, "\n");
+		const int32_t client =
+		    line_has(line, length, " connected") ? pid_of_line(line, length, pids, n) : 0;
+
+		if (client == pid)
+			return another;
+		another |= client != 0;
+		line += length + (line[length] == '\n');
+	}
+	return false;
+}
+
 int32_t ds_fault_named(const char *mps_log, const int32_t *pids, size_t n)
 {
 	int32_t named = 0;
@@ -134,7 +177,8 @@ int32_t ds_fault_named(const char *mps_log, const int32_t *pids, size_t n)
 		}
 		line += length + (line[length] == '\n');
 	}
-	return named;
+	/* A server that cannot tell names the client that connected first, whoever it was. */
+	return named && came_later(mps_log, named, pids, n) ? named : 0;
 }
 
 /* What happened at about the time of `own`. */

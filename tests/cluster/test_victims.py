@@ -44,8 +44,11 @@ def busy(cluster, emulated_trace):
 
 
 @pytest.fixture
-def fault(slurm, gpuwork):
-    """Submit a job beside those that are there, and have it make the GPU fail; returns its number."""
+def fault(cluster, slurm, gpuwork):
+    """Submit a job beside those that are there, and have it make the GPU fail; returns its number. MPS can tell
+    whose fault it was."""
+    (cluster.layout.emugpu / "mps-tells").touch()
+
     def harm():
         job = slurm.sbatch(*HALF, wrap=f"exec {gpuwork} trap")
         assert slurm.wait_end(job) == "FAILED", slurm.output(job)

@@ -30,7 +30,8 @@ struct client {
 	int fd; /* -1: free */
 	pid_t pid;
 	uid_t uid;
-	bool served; /* has its server; else it waits for another user's clients to go */
+	bool served;     /* has its server; else it waits for another user's clients to go */
+	unsigned number; /* in the order in which they were served */
 	bool terminated;
 	char emugpu_dir[PATH_MAX];
 };
@@ -44,6 +45,7 @@ static struct {
 } lingering[EMU_MPS_CLIENT_MAX];
 static uint64_t linger_ns;
 static pid_t server;
+static unsigned n_numbered; /* clients */
 /* Bytes, per device: for servers to come, and for clients to come of the server that runs; 0: none. */
 static uint64_t default_limits[16], limits[16];
 static uid_t server_uid;
@@ -74,6 +76,21 @@ static void note(const char *format, ...)
 	vfprintf(log, format, args);
 	va_end(args);
 	fputc('\n', log);
+	fclose(log);
+}
+
+/* A line of server.log, as the real server writes it. */
+static void server_says(pid_t client, const char *what)
+{
+	char path[PATH_MAX + 16];
+	FILE *log;
+
+	snprintf(path, sizeof(path), "%s/server.log", log_dir);
+	log = fopen(path, "ae");
+	if (!log)
+		return;
+	fprintf(log, "[%lld Server %d] Client {PID: %d, %s\n", (long long)time(NULL), (int)server,
+		(int)client, what);
 	fclose(log);
 }
 
@@ -159,8 +176,10 @@ static void serve_waiting(void)
 		memcpy(reply.memory_limits, limits, sizeof(reply.memory_limits));
 		c->served =
 		    send(c->fd, &reply, sizeof(reply), MSG_NOSIGNAL) == (ssize_t)sizeof(reply);
+		c->number = ++n_numbered;
 		note("client %d of user %u connected to server %d", (int)c->pid, (unsigned)c->uid,
 		     (int)server);
+		server_says(c->pid, "Context ID: 1} connected");
 	}
 }
 
@@ -432,21 +451,24 @@ static void accept_one(int listener)
 	close(fd);
 }
 
-/* A client says one thing only after it was served: that the GPU's error was its own. */
+/*
+ * A client says one thing only after it was served: that the GPU's error was its own. The real server
+ * names the client that connected first; where there is a file mps-tells in EMUGPU_DIR, it can tell.
+ */
 static bool had_fault(const struct client *c)
 {
+	const struct client *first = c;
 	char path[PATH_MAX + 16], byte;
-	FILE *log;
+	bool tells;
 
 	if (recv(c->fd, &byte, 1, MSG_DONTWAIT) != 1)
 		return false;
-	snprintf(path, sizeof(path), "%s/server.log", log_dir);
-	log = fopen(path, "ae");
-	if (log) {
-		fprintf(log, "[%lld Server %d] Client %d: fatal GPU error\n", (long long)time(NULL),
-			(int)server, (int)c->pid);
-		fclose(log);
-	}
+	snprintf(path, sizeof(path), "%s/mps-tells", c->emugpu_dir);
+	tells = access(path, F_OK) == 0;
+	for (int i = 0; !tells && i < EMU_MPS_CLIENT_MAX; i++)
+		if (clients[i].fd >= 0 && clients[i].served && clients[i].number < first->number)
+			first = &clients[i];
+	server_says(first->pid, "Context: 1} encountered a fatal GPU error.");
 	return true;
 }
 

@@ -322,7 +322,30 @@ def kill_in_a_long_kernel(host):
     return process
 
 
+@pytest.fixture
+def mps_tells(host):
+    """An MPS that names whose fault it was, and not whoever connected first."""
+    (host.dir / "host" / "mps-tells").touch()
+
+
+def test_nobody_is_accused_where_mps_cannot_tell(host):
+    """As on an H200: the log names the client that connected first."""
+    for name in ("job-1", "job-2"):
+        host.begin(name, share=250)
+    victim = work(host, "job-1", "spin", "--seconds", "600", "--block-us", "500")
+    trap(host).wait(LONG_S)
+    assert victim.wait(LONG_S) == 1
+    log = next(host.run_dir.glob("gpu-*/mps/log/server.log")).read_text()
+    assert f"Client {{PID: {victim.pid}, Context: 1}} encountered a fatal GPU error." in log
+    for name in ("job-1", "job-2"):
+        host.end(name)
+    said = {job: (host.record(job).get("fault_code"), host.record(job).get("fault_suspect")) for job in (1, 2)}
+    assert said == {1: (700, None), 2: (700, None)}
+    host.assert_clean()
+
+
 @pytest.mark.parametrize("harm", [trap, kill_in_a_long_kernel])
+@pytest.mark.usefixtures("mps_tells")
 def test_who_made_the_gpu_fail_is_on_record(host, harm):
     for name in ("job-1", "job-2", "job-3"):
         host.begin(name, share=250, gpu=1 if name == "job-3" else 0)
@@ -348,6 +371,7 @@ def test_who_made_the_gpu_fail_is_on_record(host, harm):
     host.assert_clean()
 
 
+@pytest.mark.usefixtures("mps_tells")
 def test_whoever_runs_without_slurm_is_told_by_the_command(host):
     host.config["on_neighbour_fault"] = "notify"
     host.write_conf()
@@ -363,6 +387,7 @@ def test_whoever_runs_without_slurm_is_told_by_the_command(host):
     host.assert_clean()
 
 
+@pytest.mark.usefixtures("mps_tells")
 def test_the_gpu_is_ready_when_its_last_victim_is_gone(host):
     """Without a wait in between: who comes then is let in, computes, and nothing of the fault is with it."""
     names = [f"job-{i}" for i in (1, 2, 3, 4)]
