@@ -31,11 +31,12 @@ static const struct ds_class built_in_classes[] = {
     {.name = "besteffort", .kind = DS_KIND_BESTEFFORT},
 };
 /*
- * Within what time a class wants back what it lent, unless the site says otherwise. A borrower within a
- * window of two kernels of 50 us each is off in some 200 us.
+ * Within what time a class wants back what it lent, unless the site says otherwise. A borrower of short
+ * kernels is off within its window, some hundred microseconds, whatever this says; a training's kernels
+ * take 1 to 3 ms each, and with less than 8 ms it is lent nothing (doc/results).
  */
 static const uint32_t default_reclaim_us[] = {
-    [DS_KIND_LATENCY] = 500,
+    [DS_KIND_LATENCY] = 8000,
     [DS_KIND_THROUGHPUT] = 5000,
     [DS_KIND_BESTEFFORT] = 20000,
 };

@@ -5,7 +5,7 @@
 enum { UNOWNED_RECLAIM_US = 5000 };
 
 /* More in flight would not make a program faster, but its groups come back later. */
-enum { WINDOW_MOST_US = 500 };
+enum { WINDOW_MOST_US = 250 };
 
 static bool has_to_lend(const struct ds_ledger_resident *r)
 {

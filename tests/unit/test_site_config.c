@@ -34,7 +34,7 @@ static void defaults(void **state)
 	assert_int_equal(config.policy, DS_POLICY_STATIC);
 	assert_true(ds_site_config_class(&config, "latency")->lends);
 	assert_true(ds_site_config_class(&config, "latency")->borrows);
-	assert_int_equal(ds_site_config_class(&config, "latency")->reclaim_us, 500);
+	assert_int_equal(ds_site_config_class(&config, "latency")->reclaim_us, 8000);
 	assert_int_equal(ds_site_config_class(&config, "throughput")->reclaim_us, 5000);
 	assert_int_equal(ds_site_config_class(&config, "besteffort")->reclaim_us, 20000);
 	assert_int_equal(strlen(config.digest), 16);

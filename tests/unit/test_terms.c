@@ -55,7 +55,7 @@ static void alone(void **unused)
 	expect(r, 0, 0);
 	/* Somebody may come who is to own the rest. */
 	r->held.bits[0] = 0xffff;
-	expect(r, DS_PAGE_WINDOW, 500);
+	expect(r, DS_PAGE_WINDOW, 250);
 }
 
 static void two(void **unused)
@@ -68,9 +68,9 @@ static void two(void **unused)
 	expect(training, DS_PAGE_TELL_IDLE | DS_PAGE_WINDOW, 250);
 	/* One that borrows of throughput, which has more time. */
 	latency->held.bits[0] = 0xffff;
-	expect(latency, DS_PAGE_TELL_IDLE | DS_PAGE_WINDOW, 500);
-	training->grant.reclaim_us = 998;
-	expect(latency, DS_PAGE_TELL_IDLE | DS_PAGE_WINDOW, 499);
+	expect(latency, DS_PAGE_TELL_IDLE | DS_PAGE_WINDOW, 250);
+	training->grant.reclaim_us = 498;
+	expect(latency, DS_PAGE_TELL_IDLE | DS_PAGE_WINDOW, 249);
 	/* Nobody asks who has nothing to lend, or whose groups nobody may have. */
 	latency->own.bits[0] = latency->held.bits[0] = 1;
 	expect(latency, 0, 0);

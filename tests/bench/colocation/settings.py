@@ -67,8 +67,7 @@ BANDWIDTH_KERNELS = "*elementwise*,*reduce_kernel*,*layer_norm*,*LayerNorm*,*sof
     "*dropout*,*gelu*,*GammaBeta*,*embedding*,*nll_loss*"
 
 
-# A training's kernels take some milliseconds each: within that time it can be off what it borrowed.
-PATIENT = {"latency.reclaim_budget": 8000}
+QUICK, PATIENT = {"latency.reclaim_budget": 500}, {"latency.reclaim_budget": 20000}
 
 
 def lend(name, says, site=None, node=None, shares=()):
@@ -88,14 +87,12 @@ ROWS = {row.name: row for row in (
     Row("partitions", "partitions", "green contexts made by the programs themselves, under MPS"),
     Row("detshare static", "detshare", "policy = static: idle groups stay idle", site={"policy": "static"}),
     Row("detshare lend", "detshare", "policy = lend", site={"policy": "lend"}),
-    lend("lend 8 ms", "lend, and the latency program waits up to 8 ms for what it lent: to programs with longer kernels, too", PATIENT),
-    lend("hold back learnt", "the same, and kernels found to be bound by memory wait for a neighbour's step", PATIENT,
-         hold_back(0.3, "")),
-    lend("hold back named", "those, and kernels that are named", PATIENT,
-         hold_back(0.3, BANDWIDTH_KERNELS)),
-    lend("hold back 0.3", "every kernel waits for it, for three tenths of the time at most", PATIENT, hold_back(0.3)),
-    lend("hold back 0.5", "for half of the time", PATIENT, hold_back(0.5)),
-    lend("lend 8:2", "as lend 8 ms, with shares of 0.8 and 0.2", PATIENT, shares=(0.8, 0.2)),
+    lend("lend 500 us", "lend, to programs with short kernels only: the latency program has its groups back within 500 us", QUICK),
+    lend("hold back learnt", "lend, and kernels found to be bound by memory wait for a neighbour's step", node=hold_back(0.3, "")),
+    lend("hold back named", "those, and kernels that are named", node=hold_back(0.3, BANDWIDTH_KERNELS)),
+    lend("hold back 0.3", "every kernel waits for it, for three tenths of the time at most", node=hold_back(0.3)),
+    lend("hold back 0.5", "for half of the time", node=hold_back(0.5)),
+    lend("lend 8:2", "lend, with shares of 0.8 and 0.2, within 20 ms: kernels are longer in a smaller share", PATIENT, shares=(0.8, 0.2)),
     Row("in its share", "detshare", "policy = static, the neighbours have their shares and do nothing", site={"policy": "static"}, idle=True),
 )}
 ALONE = Row("alone", "alone", "the whole GPU, without detshare and MPS")
