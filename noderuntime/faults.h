@@ -79,8 +79,8 @@ bool ds_fault_by_neighbour(const struct ds_fault_verdict *verdict, const char *a
  * Pure: the process that lines of an MPS server's log about something fatal name, of the `n` in `pids`;
  * 0 if that is none, or more than one. The log's format is nobody's promise: any number in such a line,
  * behind its bracketed head, is compared. And 0 if it is not said to have connected after another of them:
- * driver 580 on an H200 named the client that had connected first, five times of five, and three times it
- * was innocent (doc/results).
+ * driver 580 on an H200 named the client that had connected first, whether it was its fault or not
+ * (doc/results).
  */
 int32_t ds_fault_named(const char *mps_log, const int32_t *pids, size_t n);
 
