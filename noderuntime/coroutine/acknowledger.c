@@ -14,12 +14,14 @@
 #include "common/clock.h"
 #include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/demand.h"
+#include "noderuntime/coroutine/evict.h"
 #include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/green.h"
 #include "noderuntime/coroutine/hold.h"
 #include "noderuntime/coroutine/learn.h"
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/nap.h"
+#include "noderuntime/coroutine/occupied.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/suspend.h"
@@ -109,79 +111,10 @@ static bool wait_for_launchers(struct look *look)
 	return true;
 }
 
-/* ---- where work may be ---- */
-
-static struct ds_groups pinned_groups(struct ds_vctx *vctx)
+/* For those who want a partition to be left: as wait_for_launchers(). */
+static bool quiesce(void *look)
 {
-	struct ds_groups pinned = vctx->green_pinned;
-
-	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
-		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
-
-		if (pctx && atomic_load_explicit(&pctx->pins, memory_order_acquire))
-			pinned = ds_groups_union(pinned, pctx->groups);
-	}
-	return pinned;
-}
-
-/* The slots whose partitions are not inside `allowed`. */
-static uint32_t slots_outside(struct ds_vctx *vctx, const struct ds_groups *allowed)
-{
-	uint32_t slots = 0;
-
-	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
-		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
-
-		if (pctx && !ds_groups_within(&pctx->groups, allowed))
-			slots |= 1U << slot;
-	}
-	return slots;
-}
-
-/*
- * Whether the stream's shadow in this slot has work left. No new work comes there. Any answer but "not
- * ready" means none: after a fault nothing runs any more. Under the stream's lock.
- */
-static bool has_work(struct ds_vstream *stream, unsigned slot)
-{
-	CUstream shadow = stream->shadows[slot];
-
-	if (shadow == atomic_load_explicit(&stream->shadow, memory_order_relaxed) &&
-	    ds_order_captured(shadow))
-		return !stream->uncaptured ||
-		       ds_real.cuEventQuery(stream->uncaptured) == CUDA_ERROR_NOT_READY;
-	return ds_real.cuStreamQuery(shadow) == CUDA_ERROR_NOT_READY;
-}
-
-static bool any_work(struct ds_vctx *vctx, uint32_t slots)
-{
-	bool any = false;
-
-	pthread_mutex_lock(&vctx->lock);
-	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
-		pthread_mutex_lock(&stream->lock);
-		for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
-			if (!(stream->worked & slots & 1U << slot))
-				continue;
-			if (has_work(stream, slot))
-				any = true;
-			else
-				stream->worked &= ~(1U << slot);
-		}
-		pthread_mutex_unlock(&stream->lock);
-	}
-	for (struct ds_vstream *stream = vctx->destroyed; stream && !any; stream = stream->all_next)
-		any = stream->worked & slots && stream->moved_recorded &&
-		      ds_real.cuEventQuery(stream->moved) == CUDA_ERROR_NOT_READY;
-	pthread_mutex_unlock(&vctx->lock);
-	for (unsigned slot = 0; slot < DS_PCTX_MAX && !any; slot++) {
-		CUstream uploads =
-		    atomic_load_explicit(&vctx->pctxs[slot].uploads, memory_order_acquire);
-
-		any = slots & 1U << slot && uploads &&
-		      ds_real.cuStreamQuery(uploads) == CUDA_ERROR_NOT_READY;
-	}
-	return any;
+	return wait_for_launchers(look);
 }
 
 /* ---- a new target ---- */
@@ -222,14 +155,6 @@ static CUresult prepare_streams(struct ds_vctx *vctx, struct ds_pctx *pctx)
 	return result;
 }
 
-static bool inside_chaos(const struct ds_vctx *vctx, const struct ds_pctx *pctx)
-{
-	for (unsigned i = 0; i < vctx->chaos.n_partitions; i++)
-		if (vctx->chaos.partitions[i] == pctx)
-			return true;
-	return false;
-}
-
 static enum outcome move_to(struct ds_vctx *vctx, const struct ds_granted *granted)
 {
 	static atomic_flag said = ATOMIC_FLAG_INIT;
@@ -264,126 +189,6 @@ static enum outcome move_to(struct ds_vctx *vctx, const struct ds_granted *grant
 	return SETTLED;
 }
 
-/* ---- physical contexts that nobody needs ---- */
-
-/* None of the slots in `but`; `held`: graphs may hold it, and only they. */
-static struct ds_pctx *least_recent(struct ds_vctx *vctx, bool held, uint32_t but)
-{
-	struct ds_pctx *found = NULL;
-
-	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++) {
-		struct ds_pctx *pctx = ds_remap_slot(vctx, slot);
-
-		if (pctx && !(but >> slot & 1) && pctx != ds_remap_target(vctx) &&
-		    !inside_chaos(vctx, pctx) &&
-		    (held ? slot > 0 : !atomic_load_explicit(&pctx->holds, memory_order_acquire)) &&
-		    !atomic_load_explicit(&pctx->pins, memory_order_acquire) &&
-		    (!found || pctx->last_target < found->last_target))
-			found = pctx;
-	}
-	return found;
-}
-
-static unsigned count(struct ds_vctx *vctx)
-{
-	unsigned n = 0;
-
-	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++)
-		n += ds_remap_slot(vctx, slot) != NULL;
-	return n;
-}
-
-/* Every stream to the target, those included that have nothing to do. False: one cannot. */
-static bool all_leave(struct ds_vctx *vctx, const struct ds_pctx *pctx)
-{
-	bool all = true;
-
-	pthread_mutex_lock(&vctx->lock);
-	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
-		uint64_t epoch;
-		CUstream shadow;
-
-		if (ds_remap_of_stream(stream) == pctx)
-			ds_remap_stream(vctx, stream, &epoch, &shadow);
-		all &= ds_remap_of_stream(stream) != pctx;
-	}
-	pthread_mutex_unlock(&vctx->lock);
-	return all;
-}
-
-static bool awaited(struct ds_vctx *vctx, unsigned slot)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&vctx->lock);
-	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
-		pthread_mutex_lock(&stream->lock);
-		found |= stream->shadows[slot] && ds_marks_awaited(stream->shadows[slot]);
-		pthread_mutex_unlock(&stream->lock);
-	}
-	pthread_mutex_unlock(&vctx->lock);
-	return found;
-}
-
-static void take_shadows(struct ds_vctx *vctx, unsigned slot)
-{
-	pthread_mutex_lock(&vctx->lock);
-	for (struct ds_vstream *stream = vctx->all; stream; stream = stream->all_next) {
-		pthread_mutex_lock(&stream->lock);
-		if (stream->shadows[slot])
-			ds_real.cuStreamDestroy_v2(stream->shadows[slot]);
-		stream->shadows[slot] = NULL;
-		stream->worked &= ~(1U << slot);
-		pthread_mutex_unlock(&stream->lock);
-	}
-	pthread_mutex_unlock(&vctx->lock);
-}
-
-static bool is_held(struct ds_pctx *pctx)
-{
-	return atomic_load_explicit(&pctx->holds, memory_order_acquire) ||
-	       atomic_load_explicit(&pctx->pins, memory_order_acquire);
-}
-
-/*
- * Destroy it if nobody needs it. Work first: a move would wait for room in the queue of a stream that is
- * stuck. False: the look is over.
- */
-static bool try_to_destroy(struct ds_vctx *vctx, struct look *look, struct ds_pctx *pctx)
-{
-	const uint32_t slot = 1U << pctx->slot;
-
-	if (any_work(vctx, slot) || !all_leave(vctx, pctx))
-		return true;
-	if (!wait_for_launchers(look))
-		return false;
-	if (any_work(vctx, slot) || awaited(vctx, pctx->slot) || is_held(pctx))
-		return true;
-	take_shadows(vctx, pctx->slot);
-	ds_pctx_destroy(pctx);
-	return true;
-}
-
-/* Destroy those above the number that is kept, the least recently used first. */
-static void trim(struct ds_vctx *vctx, struct look *look)
-{
-	uint32_t tried = 0;
-
-	while (count(vctx) > DS_PCTX_CACHED) {
-		struct ds_pctx *pctx = least_recent(vctx, false, tried);
-
-		if (!pctx) {
-			/* Graphs hold the others; they can be made executable there again. */
-			pctx = least_recent(vctx, true, tried);
-			if (pctx)
-				ds_vgraph_evict(pctx);
-		}
-		if (!pctx || !try_to_destroy(vctx, look, pctx))
-			return;
-		tried |= 1U << pctx->slot;
-	}
-}
-
 /* ---- the page ---- */
 
 /*
@@ -393,14 +198,14 @@ static void trim(struct ds_vctx *vctx, struct look *look)
 static enum outcome suspend(struct ds_vctx *vctx, struct look *look)
 {
 	const uint32_t every_slot = (UINT32_C(1) << DS_PCTX_MAX) - 1;
-	const struct ds_groups pinned = pinned_groups(vctx);
+	const struct ds_groups pinned = ds_occupied_pinned(vctx);
 	const bool settled = ds_green_reap(vctx);
 
 	ds_suspend_begin(vctx);
 	if (!wait_for_launchers(look))
 		return AGAIN;
 	look->waited_us = 0;
-	while (any_work(vctx, every_slot))
+	while (ds_occupied_any(vctx, every_slot))
 		if (!nap(look))
 			return AGAIN;
 	ds_session_pinned(the.session, &pinned);
@@ -474,8 +279,8 @@ static enum outcome follow(struct look *look)
 	allowed = ds_groups_union(session->in_use, look->granted.groups);
 	ds_session_use(session, &allowed);
 	/* Pages that change fast may have left no time for it; without room there is no way on. */
-	if (count(vctx) == DS_PCTX_MAX)
-		trim(vctx, look);
+	if (ds_occupied_count(vctx) == DS_PCTX_MAX)
+		ds_evict(vctx, quiesce, look);
 	if (!still_about(look))
 		return AGAIN;
 	ds_ahead_window(vctx, look->granted.flags & DS_PAGE_WINDOW, look->granted.window_us);
@@ -491,10 +296,10 @@ static enum outcome follow(struct look *look)
 		return AGAIN;
 	look->waited_us = 0;
 	for (;;) {
-		pinned = pinned_groups(vctx);
+		pinned = ds_occupied_pinned(vctx);
 		allowed = ds_groups_union(look->granted.groups, pinned);
-		slots = slots_outside(vctx, &allowed);
-		if (!slots || !any_work(vctx, slots))
+		slots = ds_occupied_outside(vctx, &allowed);
+		if (!slots || !ds_occupied_any(vctx, slots))
 			break;
 		if (!nap(look))
 			return AGAIN;
@@ -502,7 +307,7 @@ static enum outcome follow(struct look *look)
 	ds_session_pinned(session, &pinned);
 	ds_session_use(session, &allowed);
 	ds_session_acknowledge(session, &look->granted);
-	trim(vctx, look);
+	ds_evict(vctx, quiesce, look);
 	ds_streams_reap(vctx, true);
 	return settled ? SETTLED : FAILED;
 }
