@@ -30,8 +30,8 @@ struct client {
 	int fd; /* -1: free */
 	pid_t pid;
 	uid_t uid;
-	bool served;     /* has its server; else it waits for another user's clients to go */
-	unsigned number; /* in the order in which they were served */
+	bool served; /* has its server; else it waits for another user's clients to go */
+	pid_t first; /* who had been served before all others when it was served */
 	bool terminated;
 	char emugpu_dir[PATH_MAX];
 };
@@ -45,7 +45,6 @@ static struct {
 } lingering[EMU_MPS_CLIENT_MAX];
 static uint64_t linger_ns;
 static pid_t server;
-static unsigned n_numbered; /* clients */
 /* Bytes, per device: for servers to come, and for clients to come of the server that runs; 0: none. */
 static uint64_t default_limits[16], limits[16];
 static uid_t server_uid;
@@ -176,7 +175,10 @@ static void serve_waiting(void)
 		memcpy(reply.memory_limits, limits, sizeof(reply.memory_limits));
 		c->served =
 		    send(c->fd, &reply, sizeof(reply), MSG_NOSIGNAL) == (ssize_t)sizeof(reply);
-		c->number = ++n_numbered;
+		c->first = c->pid;
+		for (int k = 0; k < EMU_MPS_CLIENT_MAX; k++)
+			if (k != i && clients[k].fd >= 0 && clients[k].served)
+				c->first = clients[k].first;
 		note("client %d of user %u connected to server %d", (int)c->pid, (unsigned)c->uid,
 		     (int)server);
 		server_says(c->pid, "Context ID: 1} connected");
@@ -457,18 +459,13 @@ static void accept_one(int listener)
  */
 static bool had_fault(const struct client *c)
 {
-	const struct client *first = c;
 	char path[PATH_MAX + 16], byte;
-	bool tells;
 
 	if (recv(c->fd, &byte, 1, MSG_DONTWAIT) != 1)
 		return false;
 	snprintf(path, sizeof(path), "%s/mps-tells", c->emugpu_dir);
-	tells = access(path, F_OK) == 0;
-	for (int i = 0; !tells && i < EMU_MPS_CLIENT_MAX; i++)
-		if (clients[i].fd >= 0 && clients[i].served && clients[i].number < first->number)
-			first = &clients[i];
-	server_says(first->pid, "Context: 1} encountered a fatal GPU error.");
+	server_says(access(path, F_OK) == 0 ? c->pid : c->first,
+		    "Context: 1} encountered a fatal GPU error.");
 	return true;
 }
 
