@@ -21,6 +21,7 @@
 #include <cuda.h>
 
 #include "kernels_ptx.h"
+#include "newer_cuda.h"
 
 #define DRIVER_CALLS(X)                       \
 	X(cuInit)                             \
@@ -40,6 +41,7 @@
 	X(cuStreamDestroy_v2)                 \
 	X(cuStreamSynchronize)                \
 	X(cuStreamQuery)                      \
+	X(cuCtxRecordEvent)                   \
 	X(cuEventSynchronize)                 \
 	X(cuStreamWaitEvent)                  \
 	X(cuEventCreate)                      \
@@ -531,13 +533,17 @@ static void consecutive(void)
 
 /* ---- every way to wait for graphs ---- */
 
-enum way { CONTEXT, STREAMS, EVENTS, QUERIES, NULL_STREAM, WAYS };
+enum way { CONTEXT, STREAMS, EVENTS, QUERIES, NULL_STREAM, CONTEXT_EVENT, WAYS };
 
 static void wait_by(enum way way, CUstream streams[4], CUevent events[4])
 {
 	if (way == CONTEXT)
 		CALL(cuCtxSynchronize);
-	for (int i = 0; i < 4 && way != CONTEXT; i++) {
+	if (way == CONTEXT_EVENT) {
+		CALL(cuCtxRecordEvent, primary, events[0]);
+		CALL(cuEventSynchronize, events[0]);
+	}
+	for (int i = 0; i < 4 && way != CONTEXT && way != CONTEXT_EVENT; i++) {
 		if (way == STREAMS)
 			CALL(cuStreamSynchronize, streams[i]);
 		if (way == EVENTS || way == NULL_STREAM)
@@ -571,8 +577,8 @@ static CUgraphExec adding(CUdeviceptr x, CUdeviceptr y, CUdeviceptr one, bool co
 /* When a wait is over, all that was launched before it has been done. */
 static void waits(void)
 {
-	static const char *const names[] = {"context", "streams", "events", "queries",
-					    "NULL stream"};
+	static const char *const names[] = {"context", "streams",     "events",
+					    "queries", "NULL stream", "context's event"};
 	CUdeviceptr x = numbers(0), y = numbers(0), one = numbers(1);
 	CUstream streams[4];
 	CUevent events[4];
@@ -586,6 +592,8 @@ static void waits(void)
 
 		for (int used = 1; used <= 4; used += 3) {
 			for (int way = 0; way < WAYS; way++) {
+				if (way == CONTEXT_EVENT && !cu.do_cuCtxRecordEvent)
+					continue;
 				printf("%s, %d streams, %s:", copies ? "copies" : "kernels", used,
 				       names[way]);
 				for (int i = 0; i < 6; i++) {
