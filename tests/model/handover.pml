@@ -633,7 +633,7 @@ proctype Acknowledger(byte p)
 			NONE_NOTED(p); /* ds_marks_passed() */
 #endif
 #if FAULT != 1
-			!(work[p] & ~groups); /* any_work() */
+			!(work[p] & ~groups); /* ds_occupied_any() */
 #endif
 			in_use[p] = groups;
 			d_step {
