@@ -39,23 +39,27 @@ static size_t start(const struct ds_runtime *rt, const void *arg,
 	return length + 1;
 }
 
-static void watch_daemon(struct ds_runtime *rt)
+/* False: there is none to watch. */
+static bool watch_daemon(struct ds_runtime *rt)
 {
 	struct ds_process daemon;
 
 	if (ds_mps_daemon(rt->config, rt->allocation->gpu_uuid, &daemon) < 0)
-		return;
+		return false;
 	int fd = pidfd_open(daemon.pid, 0);
 	if (fd < 0)
-		return;
+		return false;
 	struct ds_watch *w = ds_watch_add(rt, DS_WATCH_MPS, fd, EPOLLIN);
 	if (!w) {
 		close(fd);
-		return;
+		return false;
 	}
 	w->process = daemon;
 	w->since_ns = ds_now_ns(CLOCK_BOOTTIME);
+	return true;
 }
+
+static void restart(struct ds_runtime *rt);
 
 static void started(struct ds_runtime *rt, struct ds_watch *errand, const void *brought,
 		    size_t size)
@@ -64,7 +68,12 @@ static void started(struct ds_runtime *rt, struct ds_watch *errand, const void *
 
 	if (size && !*reason) {
 		rt->mps = DS_MPS_READY;
-		watch_daemon(rt);
+		/* It has ended already, unseen: nobody would hear of the next end either. */
+		if (!watch_daemon(rt) && rt->mps_starts < STARTS_MAX) {
+			rt->mps_starts++;
+			restart(rt);
+			return;
+		}
 		syslog(LOG_NOTICE, "%s: MPS of GPU %s runs again", rt->allocation->name,
 		       rt->allocation->gpu_uuid);
 	} else {
