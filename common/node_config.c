@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/conf_number.h"
 #include "common/conf_text.h"
 #include "common/size.h"
 
@@ -179,73 +180,32 @@ static int check_string(cfg_t *cfg, cfg_opt_t *opt)
 
 static int check_port(cfg_t *cfg, cfg_opt_t *opt)
 {
-	long port = cfg_opt_getnint(opt, 0);
-
-	if (port < 1 || port > UINT16_MAX) {
-		cfg_error(cfg, "usage_port = %ld is not a TCP port (1 to 65535)", port);
-		return -1;
-	}
-	return 0;
+	return ds_conf_number(cfg, opt, 1, UINT16_MAX, "a TCP port");
 }
 
 static int check_sample(cfg_t *cfg, cfg_opt_t *opt)
 {
-	long launches = cfg_opt_getnint(opt, 0);
-
-	if (launches < 0 || launches > DS_SAMPLE_LAUNCHES_MAX) {
-		cfg_error(cfg, "sample_launches = %ld is not a number of launches (0 to %d)",
-			  launches, DS_SAMPLE_LAUNCHES_MAX);
-		return -1;
-	}
-	return 0;
+	return ds_conf_number(cfg, opt, 0, DS_SAMPLE_LAUNCHES_MAX, "a number of launches");
 }
 
 static int check_overlong(cfg_t *cfg, cfg_opt_t *opt)
 {
-	long seconds = cfg_opt_getnint(opt, 0);
-
-	if (seconds < 0 || seconds > DS_OVERLONG_KERNEL_S_MAX) {
-		cfg_error(cfg, "overlong_kernel_s = %ld is not a number of seconds (0 to %d)",
-			  seconds, DS_OVERLONG_KERNEL_S_MAX);
-		return -1;
-	}
-	return 0;
+	return ds_conf_number(cfg, opt, 0, DS_OVERLONG_KERNEL_S_MAX, "a number of seconds");
 }
 
 static int check_acknowledge(cfg_t *cfg, cfg_opt_t *opt)
 {
-	long seconds = cfg_opt_getnint(opt, 0);
-
-	if (seconds < 0 || seconds > DS_ACKNOWLEDGE_DEADLINE_S_MAX) {
-		cfg_error(cfg, "acknowledge_deadline_s = %ld is not a number of seconds (0 to %d)",
-			  seconds, DS_ACKNOWLEDGE_DEADLINE_S_MAX);
-		return -1;
-	}
-	return 0;
+	return ds_conf_number(cfg, opt, 0, DS_ACKNOWLEDGE_DEADLINE_S_MAX, "a number of seconds");
 }
 
 static int check_requeues(cfg_t *cfg, cfg_opt_t *opt)
 {
-	long times = cfg_opt_getnint(opt, 0);
-
-	if (times < 0 || times > NEIGHBOUR_FAULT_REQUEUES_MAX) {
-		cfg_error(cfg, "neighbour_fault_requeues = %ld is not a number of times (0 to %d)",
-			  times, NEIGHBOUR_FAULT_REQUEUES_MAX);
-		return -1;
-	}
-	return 0;
+	return ds_conf_number(cfg, opt, 0, NEIGHBOUR_FAULT_REQUEUES_MAX, "a number of times");
 }
 
 static int check_whole_gpu(cfg_t *cfg, cfg_opt_t *opt)
 {
-	long ms = cfg_opt_getnint(opt, 0);
-
-	if (ms < 1 || ms > WHOLE_GPU_MS_MAX) {
-		cfg_error(cfg, "%s = %ld is not within 1 to %d milliseconds", opt->name, ms,
-			  WHOLE_GPU_MS_MAX);
-		return -1;
-	}
-	return 0;
+	return ds_conf_within(cfg, opt, WHOLE_GPU_MS_MAX, "milliseconds");
 }
 
 static uint32_t milli_of(double part)
@@ -266,14 +226,7 @@ static int check_hold_back_most(cfg_t *cfg, cfg_opt_t *opt)
 
 static int check_hold_back_us(cfg_t *cfg, cfg_opt_t *opt)
 {
-	long us = cfg_opt_getnint(opt, 0);
-
-	if (us < 1 || us > HOLD_BACK_US_MAX) {
-		cfg_error(cfg, "hold_back_us = %ld is not within 1 to %d microseconds", us,
-			  HOLD_BACK_US_MAX);
-		return -1;
-	}
-	return 0;
+	return ds_conf_within(cfg, opt, HOLD_BACK_US_MAX, "microseconds");
 }
 
 static int parse_size(const char *text, uint32_t *mib, struct ds_error *err)

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sha2.h>
 
+#include "common/conf_number.h"
 #include "common/conf_text.h"
 #include "common/size.h"
 #include "gres/grant.h"
@@ -180,16 +181,9 @@ static int check_policy(cfg_t *cfg, cfg_opt_t *opt)
 
 static int check_reclaim(cfg_t *cfg, cfg_opt_t *opt)
 {
-	long reclaim_us = cfg_opt_getnint(opt, 0);
-
 	if (check_once(cfg, opt) < 0)
 		return -1;
-	if (reclaim_us < 1 || reclaim_us > DS_RECLAIM_US_MAX) {
-		cfg_error(cfg, "reclaim_budget = %ld is not within 1 to %d microseconds",
-			  reclaim_us, DS_RECLAIM_US_MAX);
-		return -1;
-	}
-	return 0;
+	return ds_conf_within(cfg, opt, DS_RECLAIM_US_MAX, "microseconds");
 }
 
 static int check_whole_gpu(cfg_t *cfg, cfg_opt_t *opt)
