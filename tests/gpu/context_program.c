@@ -18,6 +18,8 @@
 
 #include "newer_cuda.h"
 
+#define PROGRAM "context_program"
+#include "call.h"
 #include "kernels_ptx.h"
 
 #define DRIVER_CALLS(X)                   \
@@ -105,19 +107,6 @@ static CUdevice device;
 struct code {
 	CUfunction vector_add, spin_us;
 };
-
-static _Noreturn void die(const char *what, CUresult result)
-{
-	fprintf(stderr, "context_program: %s: error %d\n", what, (int)result);
-	exit(1);
-}
-
-#define CALL(name, ...)                                           \
-	do {                                                      \
-		CUresult call_result = cu.do_##name(__VA_ARGS__); \
-		if (call_result)                                  \
-			die(#name, call_result);                  \
-	} while (0)
 
 static void start(void)
 {

@@ -19,6 +19,8 @@
 
 #include <cuda.h>
 
+#define PROGRAM "coroutine_program"
+#include "call.h"
 #include "kernels_ptx.h"
 
 /* By the names that libcuda exports: cuda.h gives some of them others. */
@@ -97,19 +99,6 @@ static void *libcuda;
 static CUdevice device;
 static CUcontext primary;
 static CUfunction vector_add, spin_us;
-
-static _Noreturn void die(const char *what, CUresult result)
-{
-	fprintf(stderr, "coroutine_program: %s: error %d\n", what, (int)result);
-	exit(1);
-}
-
-#define CALL(name, ...)                                           \
-	do {                                                      \
-		CUresult call_result = cu.do_##name(__VA_ARGS__); \
-		if (call_result)                                  \
-			die(#name, call_result);                  \
-	} while (0)
 
 static void load(void)
 {

@@ -20,6 +20,8 @@
 #define __CUDA_API_VERSION_INTERNAL
 #include <cuda.h>
 
+#define PROGRAM "graph_program"
+#include "call.h"
 #include "kernels_ptx.h"
 #include "newer_cuda.h"
 
@@ -85,19 +87,6 @@ enum { N = 1024, THREADS = 128, BLOCKS = N / THREADS };
 
 static CUcontext primary;
 static CUfunction vector_add, spin_us;
-
-static _Noreturn void die(const char *what, CUresult result)
-{
-	fprintf(stderr, "graph_program: %s: error %d\n", what, (int)result);
-	exit(1);
-}
-
-#define CALL(name, ...)                                           \
-	do {                                                      \
-		CUresult call_result = cu.do_##name(__VA_ARGS__); \
-		if (call_result)                                  \
-			die(#name, call_result);                  \
-	} while (0)
 
 static void start(void)
 {

@@ -17,6 +17,8 @@
 #define __CUDA_API_VERSION_INTERNAL
 #include <cuda.h>
 
+#define PROGRAM "life_program"
+#include "call.h"
 #include "kernels_ptx.h"
 
 #define DRIVER_CALLS(X)               \
@@ -67,19 +69,6 @@ struct place {
 	CUcontext context;
 	CUfunction add, spin;
 };
-
-static _Noreturn void die(const char *what, CUresult result)
-{
-	fprintf(stderr, "life_program: %s: error %d\n", what, (int)result);
-	exit(1);
-}
-
-#define CALL(name, ...)                                           \
-	do {                                                      \
-		CUresult call_result = cu.do_##name(__VA_ARGS__); \
-		if (call_result)                                  \
-			die(#name, call_result);                  \
-	} while (0)
 
 static void start(void)
 {

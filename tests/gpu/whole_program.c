@@ -15,6 +15,8 @@
 
 #include <cuda.h>
 
+#define PROGRAM "whole_program"
+#include "call.h"
 #include "kernels_ptx.h"
 
 /* By the names that libcuda exports: cuda.h gives some of them others. */
@@ -49,19 +51,6 @@ enum { THREADS = 128 };
 static CUstream stream;
 static CUfunction meet;
 static CUdeviceptr arrived, sum;
-
-static _Noreturn void die(const char *what, CUresult result)
-{
-	fprintf(stderr, "whole_program: %s: error %d\n", what, (int)result);
-	exit(1);
-}
-
-#define CALL(name, ...)                                           \
-	do {                                                      \
-		CUresult call_result = cu.do_##name(__VA_ARGS__); \
-		if (call_result)                                  \
-			die(#name, call_result);                  \
-	} while (0)
 
 /* Returns how many blocks of the kernel the GPU says it can hold. */
 static unsigned start(void)
