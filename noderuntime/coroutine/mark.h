@@ -76,7 +76,11 @@ static inline void ds_mark_waited(struct ds_mark *mark)
 	atomic_store_explicit(&mark->waits_for, NULL, memory_order_release);
 }
 
-/* Prepare for ds_marks_fence(). Returns whether this system can do it. */
+/*
+ * Prepare this process for ds_marks_fence(). Returns whether this system can do it. Of a process with several
+ * threads the kernel waits until each CPU has gone through its scheduler (sync_runqueues_membarrier_state()
+ * in Linux's kernel/sched/membarrier.c), 5 to 20 ms; so call it first while there is one. Again: nothing.
+ */
 bool ds_marks_prepare(void);
 
 /* Threads that begin after this returns see all that the caller wrote before it. */

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -48,6 +49,14 @@ int ds_session_move_high(int fd)
 		return fd;
 	close(fd);
 	return high;
+}
+
+void ds_session_make_room(void)
+{
+	int fd = ds_session_move_high(eventfd(0, EFD_CLOEXEC));
+
+	if (fd >= 0)
+		close(fd);
 }
 
 static int connect_to(const char *path, struct ds_error *err)

@@ -101,4 +101,11 @@ int ds_session_hear(struct ds_session *session);
 /* Move a descriptor out of the way of the program's own. Takes and returns -1 as such. */
 int ds_session_move_high(int fd);
 
+/*
+ * Have the process's table of descriptors made as large as ds_session_move_high() needs it. With several threads
+ * that waits for all CPUs in the kernel (expand_fdtable() in Linux's fs/file.c), 5 to 20 ms, so it is to be
+ * called first while there is one.
+ */
+void ds_session_make_room(void);
+
 #endif

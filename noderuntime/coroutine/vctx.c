@@ -90,6 +90,11 @@ __attribute__((constructor)) static void read_environment(void)
 		snprintf(port_path, sizeof(port_path), "%s", path);
 	ds_whole_name(getenv("DETSHARE_WHOLE_GPU"));
 	partition_required = required && *required ? strcmp(required, "0") != 0 : path && *path;
+	/* Both cost nothing while the process has one thread, and many milliseconds once it has more. */
+	if (path && *path) {
+		ds_marks_prepare();
+		ds_session_make_room();
+	}
 }
 
 static void give_up(const char *reason)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How programs come to the driver: every way of finding it, every name and version, and drivers that are older."""
 
+import errno
 import os
 import re
 import shutil
@@ -94,6 +95,16 @@ def test_late_and_again_in_a_partition(host, runtime, experiment):
     inside = look_up(host, experiment, True, DETSHARE_PORT=granter.path)
     assert inside == substituted(alone)
     assert len(granter.hellos) == 1
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="knows the number of membarrier() on x86_64 only")
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_barrier_is_prepared_while_there_is_one_thread(host, shared):
+    """Later the kernel takes its time for that. The barrier itself is refused to who has not prepared it."""
+    barrier = "import ctypes; print(ctypes.CDLL(None, use_errno=True).syscall(324, 8, 0, 0), ctypes.get_errno())"
+    port = {"DETSHARE_PORT": "/no/such/port"} if shared else {}
+    done = host.run("/usr/bin/python3", "-c", barrier, ASAN_OPTIONS="detect_leaks=0", **port)
+    assert done.stdout == ("0 0\n" if shared else f"-1 {errno.EPERM}\n")
 
 
 def test_another_namespace_is_left_alone(host):
