@@ -6,7 +6,8 @@
  * Usage: bench_launch [LIBRARY [TURNS]]
  * LIBRARY: else DETSHARE_LIBRARY, else the one of this build, else the installed one.
  * Prints one line of JSON per number of streams, with the median over all turns of the time of one
- * launch: without the library, without it in green contexts that the program made itself, with it.
+ * launch: without the library; without it on streams of a green context that the program made itself, in
+ * every way there is to launch there (green_ns: as the library does); with it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,8 +31,21 @@ enum {
 static const unsigned stream_counts[] = {0, 1, 4, 16}; /* 0: the NULL stream */
 enum { N_COUNTS = sizeof(stream_counts) / sizeof(stream_counts[0]) };
 
-enum way { WITHOUT, GREEN, WITH, N_WAYS };
-static const char *const roles[N_WAYS] = {"--turn", "--turn-green", "--turn"};
+/*
+ * On streams of a green context: CURRENT: which is current, too; OWN: with a function that was looked up
+ * while it was.
+ */
+enum way { WITHOUT, GREEN, GREEN_CURRENT, GREEN_OWN, GREEN_OWN_CURRENT, WITH, N_WAYS };
+static const struct {
+	const char *role, *name;
+} ways[N_WAYS] = {
+    [WITHOUT] = {"--turn", "without_ns"},
+    [GREEN] = {"--turn-green", "green_ns"},
+    [GREEN_CURRENT] = {"--turn-green-current", "green_current_ns"},
+    [GREEN_OWN] = {"--turn-green-own", "green_own_ns"},
+    [GREEN_OWN_CURRENT] = {"--turn-green-own-current", "green_own_current_ns"},
+    [WITH] = {"--turn", "with_ns"},
+};
 
 /* ---- one turn: a process of its own, which prints a median per number of streams ---- */
 
@@ -59,10 +73,11 @@ static double time_launches(CUfunction function, const CUstream *streams, unsign
 }
 
 /* The same streams as the library makes, made here: what green contexts cost by themselves. */
-static void make_green(CUstream *streams, CUstream *null)
+static CUcontext make_green(CUstream *streams, CUstream *null)
 {
 	CUdevResource rest, groups[DS_GROUPS_MAX];
 	CUdevResourceDesc description;
+	CUcontext context;
 	CUgreenCtx green;
 	unsigned n = fake_split(groups, &rest);
 
@@ -71,17 +86,24 @@ static void make_green(CUstream *streams, CUstream *null)
 	CALL(cuGreenCtxStreamCreate, null, green, CU_STREAM_NON_BLOCKING, 0);
 	for (unsigned i = 0; i < STREAMS_MAX; i++)
 		CALL(cuGreenCtxStreamCreate, &streams[i], green, CU_STREAM_NON_BLOCKING, 0);
+	CALL(cuCtxFromGreenCtx, &context, green);
+	return context;
 }
 
-static int turn(bool green)
+static int turn(enum way way)
 {
 	CUstream streams[STREAMS_MAX], null = NULL;
 	CUfunction function = fake_empty_kernel();
+	CUcontext primary, green = NULL;
 
-	if (green)
-		make_green(streams, &null);
+	CALL(cuCtxGetCurrent, &primary);
+	if (way != WITHOUT)
+		green = make_green(streams, &null);
 	for (unsigned i = 0; !green && i < STREAMS_MAX; i++)
 		CALL(cuStreamCreate, &streams[i], CU_STREAM_NON_BLOCKING);
+	if (way == GREEN_OWN || way == GREEN_OWN_CURRENT)
+		function = fake_empty_kernel_in(green);
+	CALL(cuCtxSetCurrent, way == GREEN_CURRENT || way == GREEN_OWN_CURRENT ? green : primary);
 	for (unsigned i = 0; i < N_COUNTS; i++) {
 		const unsigned n = stream_counts[i];
 
@@ -100,17 +122,16 @@ int main(int argc, char **argv)
 	const char *library;
 
 	fake_runtime_role(argc, argv);
-	if (argc > 1 && !strcmp(argv[1], roles[WITHOUT]))
-		return turn(false);
-	if (argc > 1 && !strcmp(argv[1], roles[GREEN]))
-		return turn(true);
+	for (unsigned way = 0; way < N_WAYS; way++)
+		if (argc > 1 && !strcmp(argv[1], ways[way].role))
+			return turn((enum way)way);
 	if (turns < 1 || turns > TURNS_MAX)
 		fake_die("TURNS must be 1 to 64", turns);
 	library = fake_library(argc > 1 ? argv[1] : NULL);
 	fake_runtime_start();
 	for (int i = 0; i < turns; i++)
 		for (unsigned way = 0; way < N_WAYS; way++) {
-			fake_run(roles[way], way == WITH ? library : NULL, NULL, output,
+			fake_run(ways[way].role, way == WITH ? library : NULL, NULL, output,
 				 sizeof(output), NULL);
 			end = output;
 			for (unsigned k = 0; k < N_COUNTS; k++)
@@ -120,13 +141,14 @@ int main(int argc, char **argv)
 	for (unsigned k = 0; k < N_COUNTS; k++) {
 		double median[N_WAYS];
 
-		for (unsigned way = 0; way < N_WAYS; way++)
-			median[way] = fake_quantile(ns[way][k], (size_t)turns, 0.5);
-		printf("{\"bench\":\"launch\",\"streams\":%u,\"null_stream\":%s,\"turns\":%d,"
-		       "\"without_ns\":%.1f,\"green_ns\":%.1f,\"with_ns\":%.1f,"
-		       "\"added_ns\":%.1f,\"added_to_green_ns\":%.1f}\n",
+		printf("{\"bench\":\"launch\",\"streams\":%u,\"null_stream\":%s,\"turns\":%d",
 		       stream_counts[k] ? stream_counts[k] : 1, stream_counts[k] ? "false" : "true",
-		       turns, median[WITHOUT], median[GREEN], median[WITH],
+		       turns);
+		for (unsigned way = 0; way < N_WAYS; way++) {
+			median[way] = fake_quantile(ns[way][k], (size_t)turns, 0.5);
+			printf(",\"%s\":%.1f", ways[way].name, median[way]);
+		}
+		printf(",\"added_ns\":%.1f,\"added_to_green_ns\":%.1f}\n",
 		       median[WITH] - median[WITHOUT], median[WITH] - median[GREEN]);
 	}
 	return 0;

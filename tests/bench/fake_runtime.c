@@ -101,6 +101,19 @@ CUfunction fake_empty_kernel(void)
 	return function;
 }
 
+CUfunction fake_empty_kernel_in(CUcontext context)
+{
+	CUfunction function;
+	CUlibrary library;
+	CUkernel kernel;
+
+	CALL(cuCtxSetCurrent, context);
+	CALL(cuLibraryLoadData, &library, empty_kernel, NULL, NULL, 0, NULL, NULL, 0);
+	CALL(cuLibraryGetKernel, &kernel, library, "spin_us");
+	CALL(cuKernelGetFunction, &function, kernel);
+	return function;
+}
+
 unsigned fake_split(CUdevResource *groups, CUdevResource *rest)
 {
 	unsigned n = DS_GROUPS_MAX;

@@ -35,6 +35,9 @@ double fake_quantile(double *values, size_t n, double quantile);
 /* Makes the first device's primary context current; a kernel there, of (unsigned, pointer), that only returns. */
 CUfunction fake_empty_kernel(void);
 
+/* The same kernel as a function of `context`, which is current then. */
+CUfunction fake_empty_kernel_in(CUcontext context);
+
 /* The SM groups of the first device, at most DS_GROUPS_MAX, and what is left over; returns how many. */
 unsigned fake_split(CUdevResource *groups, CUdevResource *rest);
 
