@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "noderuntime/coroutine/driver.h"
 #include "noderuntime/coroutine/memory.h"
 
 /* Arrays and mipmapped arrays. The driver does not say how much they take: it follows from their shape. */
@@ -59,66 +58,27 @@ static uint64_t bytes_of(const CUDA_ARRAY3D_DESCRIPTOR *shape, unsigned levels)
 	return ds_memory_rounded(sum);
 }
 
-CUresult ds_cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)
+/* A flat array's shape in the words of the others. */
+static uint64_t flat_bytes(const CUDA_ARRAY_DESCRIPTOR *flat)
 {
-	const CUDA_ARRAY3D_DESCRIPTOR shape = {
-	    .Width = pAllocateArray ? pAllocateArray->Width : 0,
-	    .Height = pAllocateArray ? pAllocateArray->Height : 0,
-	    .Format = pAllocateArray ? pAllocateArray->Format : CU_AD_FORMAT_UNSIGNED_INT8,
-	    .NumChannels = pAllocateArray ? pAllocateArray->NumChannels : 0};
-	const uint64_t bytes = bytes_of(&shape, 1);
-	struct ds_payment payment;
-	CUresult result;
+	CUDA_ARRAY3D_DESCRIPTOR shape = {0};
 
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	if (!ds_memory_want(&payment, bytes))
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	result = ds_real.cuArrayCreate_v2(pHandle, pAllocateArray);
-	ds_memory_have(&payment, result,
-		       &(struct ds_holding){.kind = DS_HOLD_ARRAY,
-					    .key = result == CUDA_SUCCESS ? (uintptr_t)*pHandle : 0,
-					    .bytes = bytes});
-	return result;
+	if (!flat)
+		return 0;
+	shape.Width = flat->Width;
+	shape.Height = flat->Height;
+	shape.Format = flat->Format;
+	shape.NumChannels = flat->NumChannels;
+	return bytes_of(&shape, 1);
 }
-DS_EXPORT(cuArrayCreate_v2);
 
-CUresult ds_cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray)
-{
-	const uint64_t bytes = bytes_of(pAllocateArray, 1);
-	struct ds_payment payment;
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	if (!ds_memory_want(&payment, bytes))
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	result = ds_real.cuArray3DCreate_v2(pHandle, pAllocateArray);
-	ds_memory_have(&payment, result,
-		       &(struct ds_holding){.kind = DS_HOLD_ARRAY,
-					    .key = result == CUDA_SUCCESS ? (uintptr_t)*pHandle : 0,
-					    .bytes = bytes});
-	return result;
-}
-DS_EXPORT(cuArray3DCreate_v2);
-
-CUresult ds_cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
-				   const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
-				   unsigned int numMipmapLevels)
-{
-	const uint64_t bytes = bytes_of(pMipmappedArrayDesc, numMipmapLevels);
-	struct ds_payment payment;
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	if (!ds_memory_want(&payment, bytes))
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	result = ds_real.cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels);
-	ds_memory_have(&payment, result,
-		       &(struct ds_holding){.kind = DS_HOLD_MIPMAP,
-					    .key = result == CUDA_SUCCESS ? (uintptr_t)*pHandle : 0,
-					    .bytes = bytes});
-	return result;
-}
-DS_EXPORT(cuMipmappedArrayCreate);
+DS_ALLOCATION(cuArrayCreate_v2, (CUarray * pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray),
+	      (pHandle, pAllocateArray), flat_bytes(pAllocateArray), DS_HOLD_ARRAY, *pHandle);
+DS_ALLOCATION(cuArray3DCreate_v2,
+	      (CUarray * pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray),
+	      (pHandle, pAllocateArray), bytes_of(pAllocateArray, 1), DS_HOLD_ARRAY, *pHandle);
+DS_ALLOCATION(cuMipmappedArrayCreate,
+	      (CUmipmappedArray * pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
+	       unsigned int numMipmapLevels),
+	      (pHandle, pMipmappedArrayDesc, numMipmapLevels),
+	      bytes_of(pMipmappedArrayDesc, numMipmapLevels), DS_HOLD_MIPMAP, *pHandle);

@@ -229,30 +229,8 @@ void ds_memory_dropped(void)
 
 /* -- linear memory --------------------------------------------------------------------------- */
 
-static void have_address(const struct ds_payment *payment, CUresult result, const CUdeviceptr *dptr,
-			 uint64_t bytes)
-{
-	const struct ds_holding holding = {
-	    .kind = DS_HOLD_ADDRESS, .key = result == CUDA_SUCCESS ? *dptr : 0, .bytes = bytes};
-
-	ds_memory_have(payment, result, &holding);
-}
-
-CUresult ds_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
-{
-	const uint64_t bytes = ds_memory_rounded(bytesize);
-	struct ds_payment payment;
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	if (!ds_memory_want(&payment, bytes))
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	result = ds_real.cuMemAlloc_v2(dptr, bytesize);
-	have_address(&payment, result, dptr, bytes);
-	return result;
-}
-DS_EXPORT(cuMemAlloc_v2);
+DS_ALLOCATION(cuMemAlloc_v2, (CUdeviceptr * dptr, size_t bytesize), (dptr, bytesize),
+	      ds_memory_rounded(bytesize), DS_HOLD_ADDRESS, *dptr);
 
 /* No driver's pitch is known to be coarser. What it chose is what counts in the end. */
 static uint64_t pitched(uint64_t pitch, uint64_t height)
@@ -267,6 +245,7 @@ CUresult ds_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthIn
 	const uint64_t width = WidthInBytes > UINT64_MAX - 511
 				   ? UINT64_MAX
 				   : ((uint64_t)WidthInBytes + 511) / 512 * 512;
+	struct ds_holding holding = {.kind = DS_HOLD_ADDRESS};
 	struct ds_payment payment;
 	CUresult result;
 
@@ -275,7 +254,11 @@ CUresult ds_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthIn
 	if (!ds_memory_want(&payment, pitched(width, Height)))
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	result = ds_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
-	have_address(&payment, result, dptr, result == CUDA_SUCCESS ? pitched(*pPitch, Height) : 0);
+	if (result == CUDA_SUCCESS) {
+		holding.key = *dptr;
+		holding.bytes = pitched(*pPitch, Height);
+	}
+	ds_memory_have(&payment, result, &holding);
 	return result;
 }
 DS_EXPORT(cuMemAllocPitch_v2);
@@ -284,21 +267,8 @@ DS_EXPORT(cuMemAllocPitch_v2);
  * It counts from here on, though pages come and go: what may come must have its place, or the pages of
  * neighbours would go for it.
  */
-CUresult ds_cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
-{
-	const uint64_t bytes = ds_memory_rounded(bytesize);
-	struct ds_payment payment;
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	if (!ds_memory_want(&payment, bytes))
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	result = ds_real.cuMemAllocManaged(dptr, bytesize, flags);
-	have_address(&payment, result, dptr, bytes);
-	return result;
-}
-DS_EXPORT(cuMemAllocManaged);
+DS_ALLOCATION(cuMemAllocManaged, (CUdeviceptr * dptr, size_t bytesize, unsigned int flags),
+	      (dptr, bytesize, flags), ds_memory_rounded(bytesize), DS_HOLD_ADDRESS, *dptr);
 
 /* -- what the program can ask ------------------------------------------------------------------ */
 

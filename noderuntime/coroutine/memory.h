@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "noderuntime/coroutine/cuda_api.h"
+#include "noderuntime/coroutine/driver.h"
 #include "noderuntime/coroutine/holdings.h"
 #include "noderuntime/coroutine/session.h"
 
@@ -69,6 +69,29 @@ bool ds_memory_want_quietly(struct ds_payment *payment, uint64_t bytes);
 /* The driver answered: `holding` is held if it said CUDA_SUCCESS; bytes as they came out. */
 void ds_memory_have(const struct ds_payment *payment, CUresult result,
 		    const struct ds_holding *holding);
+
+/*
+ * The stand-in of a call that allocates: it wants `bytes_` of what is asked, and holds them under `key_`,
+ * an expression that is evaluated only when the driver has answered with success.
+ */
+#define DS_ALLOCATION(symbol, params, args, bytes_, kind_, key_)                  \
+	CUresult ds_##symbol params                                               \
+	{                                                                         \
+		struct ds_holding holding = {.kind = (kind_), .bytes = (bytes_)}; \
+		struct ds_payment payment;                                        \
+		CUresult result;                                                  \
+                                                                                  \
+		if (!ds_driver_ready())                                           \
+			return CUDA_ERROR_NOT_INITIALIZED;                        \
+		if (!ds_memory_want(&payment, holding.bytes))                     \
+			return CUDA_ERROR_OUT_OF_MEMORY;                          \
+		result = ds_real.symbol args;                                     \
+		if (result == CUDA_SUCCESS)                                       \
+			holding.key = (uint64_t)(key_);                           \
+		ds_memory_have(&payment, result, &holding);                       \
+		return result;                                                    \
+	}                                                                         \
+	DS_EXPORT(symbol)
 
 /* Round as the driver does: what the GPU gives for so many bytes. Pure. */
 uint64_t ds_memory_rounded(uint64_t bytes);

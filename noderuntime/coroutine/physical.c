@@ -129,26 +129,12 @@ CUresult ds_cuMemUnmap(CUdeviceptr ptr, size_t size)
 }
 DS_EXPORT(cuMemUnmap);
 
-CUresult ds_cuImportExternalMemory(CUexternalMemory *extMem_out,
-				   const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc)
-{
-	const uint64_t bytes = memHandleDesc ? ds_memory_rounded(memHandleDesc->size) : 0;
-	struct ds_payment payment;
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	if (!ds_memory_want(&payment, bytes))
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	result = ds_real.cuImportExternalMemory(extMem_out, memHandleDesc);
-	ds_memory_have(
-	    &payment, result,
-	    &(struct ds_holding){.kind = DS_HOLD_EXTERNAL,
-				 .key = result == CUDA_SUCCESS ? (uintptr_t)*extMem_out : 0,
-				 .bytes = bytes});
-	return result;
-}
-DS_EXPORT(cuImportExternalMemory);
+DS_ALLOCATION(cuImportExternalMemory,
+	      (CUexternalMemory * extMem_out,
+	       const CUDA_EXTERNAL_MEMORY_HANDLE_DESC *memHandleDesc),
+	      (extMem_out, memHandleDesc),
+	      memHandleDesc ? ds_memory_rounded(memHandleDesc->size) : 0, DS_HOLD_EXTERNAL,
+	      *extMem_out);
 
 CUresult ds_cuDestroyExternalMemory(CUexternalMemory extMem)
 {
