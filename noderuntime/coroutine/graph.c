@@ -139,42 +139,26 @@ PLACED_CONTEXT(cuGraphAddMemcpyNode,
 	       (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
 		size_t numDependencies, const CUDA_MEMCPY3D *copyParams, CUcontext ctx),
 	       (phGraphNode, hGraph, dependencies, numDependencies, copyParams, ctx));
-/* The context that a node of any type names, or NULL: it names none, or one that need not be changed. */
-static CUcontext *context_in(CUgraphNodeParams *params)
-{
-	switch (params->type) {
-	case CU_GRAPH_NODE_TYPE_KERNEL:
-		return &params->kernel.ctx;
-	case CU_GRAPH_NODE_TYPE_MEMCPY:
-		return &params->memcpy.copyCtx;
-	case CU_GRAPH_NODE_TYPE_MEMSET:
-		return &params->memset.ctx;
-	case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
-		return &params->memOp.ctx;
-	default:
-		return NULL;
-	}
-}
 
 /* Changed in place and put back: the driver writes results into some of these structs. */
-#define PLACED_ANY(symbol, params, args)                                              \
-	CUresult ds_##symbol params                                                   \
-	{                                                                             \
-		struct placing placing;                                               \
-		CUresult result = place(&placing);                                    \
-		CUcontext *context, seen;                                             \
-                                                                                      \
-		if (result != CUDA_SUCCESS)                                           \
-			return result;                                                \
-		context = nodeParams && placing.vctx ? context_in(nodeParams) : NULL; \
-		if (!context)                                                         \
-			return placed(&placing, ds_real.symbol args);                 \
-		seen = *context;                                                      \
-		*context = physical(&placing, seen);                                  \
-		result = placed(&placing, ds_real.symbol args);                       \
-		*context = seen;                                                      \
-		return result;                                                        \
-	}                                                                             \
+#define PLACED_ANY(symbol, params, args)                                                       \
+	CUresult ds_##symbol params                                                            \
+	{                                                                                      \
+		struct placing placing;                                                        \
+		CUresult result = place(&placing);                                             \
+		CUcontext *context, seen;                                                      \
+                                                                                               \
+		if (result != CUDA_SUCCESS)                                                    \
+			return result;                                                         \
+		context = nodeParams && placing.vctx ? ds_graph_context_in(nodeParams) : NULL; \
+		if (!context)                                                                  \
+			return placed(&placing, ds_real.symbol args);                          \
+		seen = *context;                                                               \
+		*context = physical(&placing, seen);                                           \
+		result = placed(&placing, ds_real.symbol args);                                \
+		*context = seen;                                                               \
+		return result;                                                                 \
+	}                                                                                      \
 	DS_EXPORT(symbol)
 
 PLACED_ANY(cuGraphAddNode,

@@ -265,26 +265,9 @@ CHANGE(cuGraphExecChildGraphNodeSetParams,
        ds_real.cuGraphExecChildGraphNodeSetParams(change.exec, change.node, childGraph),
        CUDA_ERROR_NOT_SUPPORTED);
 
-/* The context among the parameters, if the node runs in it. */
-static CUcontext *context_in(CUgraphNodeParams *params)
-{
-	switch (params->type) {
-	case CU_GRAPH_NODE_TYPE_KERNEL:
-		return &params->kernel.ctx;
-	case CU_GRAPH_NODE_TYPE_MEMCPY:
-		return &params->memcpy.copyCtx;
-	case CU_GRAPH_NODE_TYPE_MEMSET:
-		return &params->memset.ctx;
-	case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
-		return &params->memOp.ctx;
-	default:
-		return NULL;
-	}
-}
-
 static CUresult set_any(const struct change *change, CUgraphNodeParams *params)
 {
-	CUcontext *context = params && change->vctx ? context_in(params) : NULL;
+	CUcontext *context = params && change->vctx ? ds_graph_context_in(params) : NULL;
 	CUgraphNodeParams mapped;
 	CUDA_KERNEL_NODE_PARAMS older;
 
@@ -293,7 +276,7 @@ static CUresult set_any(const struct change *change, CUgraphNodeParams *params)
 			   ? ds_real.cuGraphExecNodeSetParams(change->exec, change->node, params)
 			   : ds_real.cuGraphNodeSetParams(change->node, params);
 	mapped = *params;
-	context = context_in(&mapped);
+	context = ds_graph_context_in(&mapped);
 	*context = physical(change, *context);
 	if (change->exec)
 		return ds_real.cuGraphExecNodeSetParams(change->exec, change->node, &mapped);

@@ -116,6 +116,22 @@ static CUresult keep_attributes(CUgraphNode node, const struct attribute kept[N_
 	return result;
 }
 
+CUcontext *ds_graph_context_in(CUgraphNodeParams *params)
+{
+	switch (params->type) {
+	case CU_GRAPH_NODE_TYPE_KERNEL:
+		return &params->kernel.ctx;
+	case CU_GRAPH_NODE_TYPE_MEMCPY:
+		return &params->memcpy.copyCtx;
+	case CU_GRAPH_NODE_TYPE_MEMSET:
+		return &params->memset.ctx;
+	case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
+		return &params->memOp.ctx;
+	default:
+		return NULL;
+	}
+}
+
 CUresult ds_graph_set_kernel(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params)
 {
 	struct attribute kept[N_ATTRIBUTES];

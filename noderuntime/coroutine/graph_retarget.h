@@ -22,6 +22,9 @@ struct ds_graph_survey {
  */
 CUresult ds_graph_look(struct ds_vctx *vctx, CUgraph graph, struct ds_graph_survey *survey);
 
+/* The context that a node of any type names, or NULL: it names none, or one that need not be changed. Pure. */
+CUcontext *ds_graph_context_in(CUgraphNodeParams *params);
+
 /* Set a kernel node's parameters, and keep its attributes. The current context places it. */
 CUresult ds_graph_set_kernel(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params);
 

@@ -286,8 +286,8 @@ static CUresult whole_device(const CUlaunchConfig *config, CUlaunchConfig *mappe
 	return result;
 }
 
-CUresult ds_cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
-					 const CUlaunchConfig *config)
+static CUresult ask_clusters(int *answer, CUfunction func, const CUlaunchConfig *config,
+			     CUresult (*const *real)(int *, CUfunction, const CUlaunchConfig *))
 {
 	CUlaunchConfig mapped;
 	CUresult result = CUDA_SUCCESS;
@@ -296,24 +296,19 @@ CUresult ds_cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
 		return CUDA_ERROR_NOT_INITIALIZED;
 	if (config)
 		result = whole_device(config, &mapped);
-	return result == CUDA_SUCCESS ? ds_real.cuOccupancyMaxActiveClusters(
-					    numClusters, func, config ? &mapped : NULL)
-				      : result;
+	return result == CUDA_SUCCESS ? (*real)(answer, func, config ? &mapped : NULL) : result;
+}
+
+CUresult ds_cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func,
+					 const CUlaunchConfig *config)
+{
+	return ask_clusters(numClusters, func, config, &ds_real.cuOccupancyMaxActiveClusters);
 }
 DS_EXPORT(cuOccupancyMaxActiveClusters);
 
 CUresult ds_cuOccupancyMaxPotentialClusterSize(int *clusterSize, CUfunction func,
 					       const CUlaunchConfig *config)
 {
-	CUlaunchConfig mapped;
-	CUresult result = CUDA_SUCCESS;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	if (config)
-		result = whole_device(config, &mapped);
-	return result == CUDA_SUCCESS ? ds_real.cuOccupancyMaxPotentialClusterSize(
-					    clusterSize, func, config ? &mapped : NULL)
-				      : result;
+	return ask_clusters(clusterSize, func, config, &ds_real.cuOccupancyMaxPotentialClusterSize);
 }
 DS_EXPORT(cuOccupancyMaxPotentialClusterSize);
