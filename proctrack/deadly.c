@@ -3,12 +3,13 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "common/io.h"
 
 enum { STATUS_SIZE = 8192 };
 
@@ -98,16 +99,8 @@ bool ds_signal_kills(const struct ds_signal_state *state, int signal_number)
 static bool read_state(const char *path, struct ds_signal_state *state)
 {
 	char text[STATUS_SIZE];
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-	if (fd < 0)
-		return false;
-	ssize_t n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (n <= 0)
-		return false;
-	text[n] = '\0';
-	return ds_signal_state_parse(text, state);
+	return ds_read_text(path, 0, text, sizeof(text)) > 0 && ds_signal_state_parse(text, state);
 }
 
 /* Blocked in one thread, a signal is taken by another: any that lets it through is enough. */

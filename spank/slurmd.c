@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spank/slurmd.h"
 
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <slurm/spank.h>
 
+#include "common/io.h"
 #include "common/spawn.h"
 #include "spank/child_env.h"
 #include "spank/node.h"
@@ -14,16 +14,10 @@
 /* Own command line; NUL-terminated even when it is longer than the buffer. */
 static size_t read_cmdline(char *text, size_t size)
 {
-	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-	ssize_t n;
+	ssize_t n = ds_read_text("/proc/self/cmdline", 0, text, size);
 
-	if (fd < 0)
-		return 0;
-	n = read(fd, text, size - 1);
-	close(fd);
 	if (n <= 0)
 		return 0;
-	text[n] = '\0';
 	return text[n - 1] == '\0' ? (size_t)n : (size_t)n + 1;
 }
 
