@@ -6,8 +6,7 @@
  * Usage: bench_launch [LIBRARY [TURNS]]
  * LIBRARY: else DETSHARE_LIBRARY, else the one of this build, else the installed one.
  * Prints one line of JSON per number of streams, with the median over all turns of the time of one
- * launch: without the library; without it on streams of a green context that the program made itself, in
- * every way there is to launch there (green_ns: as the library does); with it.
+ * launch: without the library; without it, but with what the library must do (enum way); with it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,14 +31,16 @@ static const unsigned stream_counts[] = {0, 1, 4, 16}; /* 0: the NULL stream */
 enum { N_COUNTS = sizeof(stream_counts) / sizeof(stream_counts[0]) };
 
 /*
- * On streams of a green context: CURRENT: which is current, too; OWN: with a function that was looked up
- * while it was.
+ * ASKED: the driver is asked for the current context before each launch, as the library does for default
+ * streams. GREEN: on streams of a green context; CURRENT: which is current, too; OWN: with a function that was
+ * looked up while it was.
  */
-enum way { WITHOUT, GREEN, GREEN_CURRENT, GREEN_OWN, GREEN_OWN_CURRENT, WITH, N_WAYS };
+enum way { WITHOUT, ASKED, GREEN, GREEN_CURRENT, GREEN_OWN, GREEN_OWN_CURRENT, WITH, N_WAYS };
 static const struct {
 	const char *role, *name;
 } ways[N_WAYS] = {
     [WITHOUT] = {"--turn", "without_ns"},
+    [ASKED] = {"--turn-asked", "asked_ns"},
     [GREEN] = {"--turn-green", "green_ns"},
     [GREEN_CURRENT] = {"--turn-green-current", "green_current_ns"},
     [GREEN_OWN] = {"--turn-green-own", "green_own_ns"},
@@ -49,11 +50,15 @@ static const struct {
 
 /* ---- one turn: a process of its own, which prints a median per number of streams ---- */
 
-static double time_launches(CUfunction function, const CUstream *streams, unsigned n_streams)
+static double time_launches(CUfunction function, const CUstream *streams, unsigned n_streams,
+			    bool asks)
 {
 	static double batch_ns[BATCHES];
 	__typeof__(&cuLaunchKernel) launch =
 	    (__typeof__(&cuLaunchKernel))(uintptr_t)fake_driver("cuLaunchKernel");
+	__typeof__(&cuCtxGetCurrent) current =
+	    (__typeof__(&cuCtxGetCurrent))(uintptr_t)fake_driver("cuCtxGetCurrent");
+	CUcontext context;
 	unsigned us = 0;
 	CUdeviceptr smids = 0;
 	void *args[] = {&us, &smids};
@@ -62,7 +67,8 @@ static double time_launches(CUfunction function, const CUstream *streams, unsign
 		const double begin = fake_now_ns();
 
 		for (unsigned i = 0; i < BATCH; i++)
-			if (launch(function, 1, 1, 1, 1, 1, 1, 0, streams[i % n_streams], args,
+			if ((asks && current(&context)) ||
+			    launch(function, 1, 1, 1, 1, 1, 1, 0, streams[i % n_streams], args,
 				   NULL))
 				fake_die("cuLaunchKernel", 0);
 		if (batch >= 0)
@@ -97,7 +103,7 @@ static int turn(enum way way)
 	CUcontext primary, green = NULL;
 
 	CALL(cuCtxGetCurrent, &primary);
-	if (way != WITHOUT)
+	if (way != WITHOUT && way != ASKED)
 		green = make_green(streams, &null);
 	for (unsigned i = 0; !green && i < STREAMS_MAX; i++)
 		CALL(cuStreamCreate, &streams[i], CU_STREAM_NON_BLOCKING);
@@ -107,7 +113,8 @@ static int turn(enum way way)
 	for (unsigned i = 0; i < N_COUNTS; i++) {
 		const unsigned n = stream_counts[i];
 
-		printf("%.1f\n", time_launches(function, n ? streams : &null, n ? n : 1));
+		printf("%.1f\n",
+		       time_launches(function, n ? streams : &null, n ? n : 1, way == ASKED));
 	}
 	return fflush(stdout) != 0;
 }
