@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Experiments with CUDA graphs, run with and without the coroutine library: what they print must not tell
- * the two apart. Runs on a real GPU and on the emulated one. Usage: graph_program EXPERIMENT
+ * the two apart. Runs on a real GPU and on the emulated one. Usage: graph_program EXPERIMENT [ROUNDS]
  */
 #include <dlfcn.h>
 #include <poll.h>
@@ -88,6 +88,12 @@ enum { N = 1024, THREADS = 128, BLOCKS = N / THREADS };
 static CUcontext primary;
 static CUfunction vector_add, spin_us;
 
+/* What a round made and did not end itself. */
+enum { MADE_MAX = 64 };
+static CUstream streams_made[MADE_MAX];
+static CUdeviceptr numbers_made[MADE_MAX];
+static atomic_uint n_streams_made, n_numbers_made;
+
 static void start(void)
 {
 	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -121,6 +127,7 @@ static CUdeviceptr numbers(float value)
 	CALL(cuMemAlloc_v2, &words, N * 4);
 	CALL(cuMemsetD32_v2, words, bits, N);
 	CALL(cuCtxSynchronize);
+	numbers_made[atomic_fetch_add(&n_numbers_made, 1) % MADE_MAX] = words;
 	return words;
 }
 
@@ -135,12 +142,37 @@ static uint64_t hash(CUdeviceptr words)
 	return sum;
 }
 
+/* One that main() destroys after the round. */
 static CUstream new_stream(unsigned flags)
 {
 	CUstream stream;
 
 	CALL(cuStreamCreate, &stream, flags);
+	streams_made[atomic_fetch_add(&n_streams_made, 1) % MADE_MAX] = stream;
 	return stream;
+}
+
+/* It was freed. */
+static void forget(CUdeviceptr words)
+{
+	for (unsigned i = 0; i < MADE_MAX; i++)
+		if (numbers_made[i] == words)
+			numbers_made[i] = 0;
+}
+
+static void end_round(void)
+{
+	const unsigned n_streams = atomic_exchange(&n_streams_made, 0);
+	const unsigned n_numbers = atomic_exchange(&n_numbers_made, 0);
+
+	if (n_streams > MADE_MAX || n_numbers > MADE_MAX)
+		die("a round made more streams or numbers than are kept", CUDA_ERROR_UNKNOWN);
+	CALL(cuCtxSynchronize);
+	for (unsigned i = 0; i < n_streams; i++)
+		CALL(cuStreamDestroy_v2, streams_made[i]);
+	for (unsigned i = 0; i < n_numbers; i++)
+		if (numbers_made[i])
+			CALL(cuMemFree_v2, numbers_made[i]);
 }
 
 /* to = a + b */
@@ -346,8 +378,9 @@ static struct changing make_changing(CUdeviceptr x, CUdeviceptr y, CUdeviceptr z
 
 static void launch_some(const char *what, CUgraphExec exec, CUdeviceptr x, CUdeviceptr y)
 {
-	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+	CUstream stream;
 
+	CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
 	/* Plain launches between them make the program move, if it does. */
 	for (int i = 0; i < 5; i++) {
 		CALL(cuGraphLaunch, exec, stream);
@@ -740,8 +773,9 @@ static void free_in_capture(CUstreamCaptureMode mode, bool same_thread)
 	printf("mode %d, %s thread: free %d, capture %d\n", (int)mode,
 	       same_thread ? "same" : "other", *(int *)result,
 	       (int)cu.do_cuStreamEndCapture(stream, &graph));
+	if (*(int *)result == CUDA_SUCCESS)
+		forget(words);
 	free(result);
-	CALL(cuStreamDestroy_v2, stream);
 }
 
 static void frees(void)
@@ -844,15 +878,23 @@ static const struct {
 
 int main(int argc, char **argv)
 {
+	const int rounds = argc == 3 ? atoi(argv[2]) : 1;
+
 	alarm(100);
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (size_t i = 0; argc == 2 && i < sizeof(experiments) / sizeof(experiments[0]); i++) {
+	for (size_t i = 0; (argc == 2 || argc == 3) && rounds > 0 &&
+			   i < sizeof(experiments) / sizeof(experiments[0]);
+	     i++) {
 		if (!strcmp(argv[1], experiments[i].name)) {
 			start();
-			experiments[i].run();
+			for (int round = 0; round < rounds; round++) {
+				if (round)
+					end_round();
+				experiments[i].run();
+			}
 			return fflush(stdout) ? 1 : 0;
 		}
 	}
-	fprintf(stderr, "Usage: graph_program EXPERIMENT\n");
+	fprintf(stderr, "Usage: graph_program EXPERIMENT [ROUNDS]\n");
 	return 2;
 }
