@@ -14,48 +14,12 @@
  *   sync                all streams                         "idle"
  *   reset               of the primary context              "reset"
  */
-#include <dlfcn.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include <cuda.h>
-
-#include "kernels_ptx.h"
-
-#define DRIVER_CALLS(X)                                                                            \
-	X(cuInit, (unsigned))                                                                      \
-	X(cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                       \
-	X(cuDevicePrimaryCtxReset_v2, (CUdevice))                                                  \
-	X(cuCtxSetCurrent, (CUcontext))                                                            \
-	X(cuCtxSynchronize, (void))                                                                \
-	X(cuModuleLoadData, (CUmodule *, const void *))                                            \
-	X(cuModuleGetFunction, (CUfunction *, CUmodule, const char *))                             \
-	X(cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                  \
-	X(cuMemHostAlloc, (void **, size_t, unsigned))                                             \
-	X(cuMemHostGetDevicePointer_v2, (CUdeviceptr *, void *, unsigned))                         \
-	X(cuMemsetD32Async, (CUdeviceptr, unsigned, size_t, CUstream))                             \
-	X(cuStreamCreate, (CUstream *, unsigned))                                                  \
-	X(cuStreamSynchronize, (CUstream))                                                         \
-	X(cuStreamWaitValue32_v2, (CUstream, CUdeviceptr, cuuint32_t, unsigned))                   \
-	X(cuEventCreate, (CUevent *, unsigned))                                                    \
-	X(cuEventRecord, (CUevent, CUstream))                                                      \
-	X(cuEventQuery, (CUevent))                                                                 \
-	X(cuStreamBeginCapture_v2, (CUstream, CUstreamCaptureMode))                                \
-	X(cuStreamEndCapture, (CUstream, CUgraph *))                                               \
-	X(cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long))               \
-	X(cuGraphLaunch, (CUgraphExec, CUstream))                                                  \
-	X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
-			   unsigned, CUstream, void **, void **))
-
-#define FIELD(name, args) \
-	CUresult(CUDAAPI *do_##name) args; /* NOLINT(bugprone-macro-parentheses) */
-static struct {
-	DRIVER_CALLS(FIELD)
-} cu;
+#include "program.h"
 
 enum { STREAMS = 64, EVENTS = 4096 };
 
@@ -70,15 +34,6 @@ static _Atomic unsigned *released;
 static CUdeviceptr released_word;
 static unsigned blocked;
 
-#define CALL(name, ...)                                                                            \
-	do {                                                                                       \
-		CUresult call_result = cu.do_##name(__VA_ARGS__);                                  \
-		if (call_result) {                                                                 \
-			fprintf(stderr, "ahead_program: " #name ": error %d\n", (int)call_result); \
-			exit(1);                                                                   \
-		}                                                                                  \
-	} while (0)
-
 static void start(void)
 {
 	CUcontext primary;
@@ -88,8 +43,7 @@ static void start(void)
 	CALL(cuInit, 0);
 	CALL(cuDevicePrimaryCtxRetain, &primary, 0);
 	CALL(cuCtxSetCurrent, primary);
-	CALL(cuModuleLoadData, &module, kernels_ptx);
-	CALL(cuModuleGetFunction, &spin_us, module, "spin_us");
+	spin_us = load_kernels().spin_us;
 	CALL(cuModuleLoadData, &module, copy_ptx);
 	CALL(cuModuleGetFunction, &copy_us, module, "copy_us");
 	CALL(cuMemAlloc_v2, &word, 4);
@@ -173,14 +127,10 @@ static unsigned mix(CUstream stream, unsigned us, unsigned long_us, unsigned n)
 
 int main(void)
 {
-	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
 	unsigned stream, us, long_us, n;
 	char line[64];
 
-	if (!libcuda)
-		return 77;
-#define LOAD(name, args) *(void **)&cu.do_##name = dlsym(libcuda, #name);
-	DRIVER_CALLS(LOAD)
+	load_driver();
 	start();
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("ready\n");

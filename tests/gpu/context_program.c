@@ -4,118 +4,21 @@
  * they print must not tell the two apart. Runs on a real GPU and on the emulated one.
  * Usage: context_program EXPERIMENT
  */
-#include <dlfcn.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define __CUDA_API_VERSION_INTERNAL
-#include <cuda.h>
-
-#include "newer_cuda.h"
-
-#define PROGRAM "context_program"
-#include "call.h"
 #include "kernels_ptx.h"
-
-#define DRIVER_CALLS(X)                   \
-	X(cuInit)                         \
-	X(cuDeviceGet)                    \
-	X(cuDevicePrimaryCtxRetain)       \
-	X(cuDevicePrimaryCtxGetState)     \
-	X(cuDevicePrimaryCtxReset_v2)     \
-	X(cuCtxCreate_v2)                 \
-	X(cuCtxCreate_v3)                 \
-	X(cuCtxDestroy_v2)                \
-	X(cuCtxPushCurrent_v2)            \
-	X(cuCtxPopCurrent_v2)             \
-	X(cuCtxSetCurrent)                \
-	X(cuCtxGetCurrent)                \
-	X(cuCtxGetDevice)                 \
-	X(cuCtxGetId)                     \
-	X(cuCtxGetApiVersion)             \
-	X(cuCtxGetFlags)                  \
-	X(cuCtxSetFlags)                  \
-	X(cuCtxGetLimit)                  \
-	X(cuCtxSetLimit)                  \
-	X(cuCtxGetCacheConfig)            \
-	X(cuCtxSetCacheConfig)            \
-	X(cuCtxGetExecAffinity)           \
-	X(cuDeviceGetExecAffinitySupport) \
-	X(cuCtxSynchronize)               \
-	X(cuCtxRecordEvent)               \
-	X(cuCtxGetDevResource)            \
-	X(cuDeviceGetDevResource)         \
-	X(cuDevSmResourceSplitByCount)    \
-	X(cuDevResourceGenerateDesc)      \
-	X(cuGreenCtxCreate)               \
-	X(cuGreenCtxDestroy)              \
-	X(cuGreenCtxGetDevResource)       \
-	X(cuGreenCtxStreamCreate)         \
-	X(cuGreenCtxRecordEvent)          \
-	X(cuCtxFromGreenCtx)              \
-	X(cuGetExportTable)               \
-	X(cuModuleLoadData)               \
-	X(cuModuleGetFunction)            \
-	X(cuMemAlloc_v2)                  \
-	X(cuMemAllocHost_v2)              \
-	X(cuMemHostRegister_v2)           \
-	X(cuMemHostUnregister)            \
-	X(cuMemGetInfo_v2)                \
-	X(cuPointerGetAttribute)          \
-	X(cuEventDestroy_v2)              \
-	X(cuMemFree_v2)                   \
-	X(cuMemcpyHtoD_v2)                \
-	X(cuMemcpyDtoH_v2)                \
-	X(cuMemcpyDtoDAsync_v2)           \
-	X(cuMemsetD32Async)               \
-	X(cuMemsetD32_v2)                 \
-	X(cuStreamCreate)                 \
-	X(cuStreamDestroy_v2)             \
-	X(cuStreamSynchronize)            \
-	X(cuStreamGetCtx)                 \
-	X(cuStreamGetCtx_v2)              \
-	X(cuStreamGetGreenCtx)            \
-	X(cuStreamBeginCapture_v2)        \
-	X(cuStreamEndCapture)             \
-	X(cuEventCreate)                  \
-	X(cuEventRecord)                  \
-	X(cuEventSynchronize)             \
-	X(cuStreamWaitEvent)              \
-	X(cuLaunchKernel)                 \
-	X(cuGraphCreate)                  \
-	X(cuGraphAddKernelNode_v2)        \
-	X(cuGraphAddMemsetNode)           \
-	X(cuGraphKernelNodeGetParams_v2)  \
-	X(cuGraphInstantiateWithFlags)    \
-	X(cuGraphLaunch)
-
-#define FIELD(name) __typeof__(&name) do_##name;
-static struct {
-	DRIVER_CALLS(FIELD)
-} cu;
-
-enum { N = 1024, THREADS = 128, BLOCKS = N / THREADS };
+#include "numbers.h"
 
 static CUdevice device;
 
-/* What is loaded into one context. */
-struct code {
-	CUfunction vector_add, spin_us;
-};
-
 static void start(void)
 {
-	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-
-	if (!libcuda)
-		exit(77);
-#define LOAD(name) *(void **)&cu.do_##name = dlsym(libcuda, #name);
-	DRIVER_CALLS(LOAD)
+	load_driver();
 	CALL(cuInit, 0);
 	CALL(cuDeviceGet, &device, 0);
 }
@@ -128,52 +31,7 @@ static CUcontext create(unsigned flags)
 	return context;
 }
 
-static struct code load(void)
-{
-	struct code code;
-	CUmodule module;
-
-	CALL(cuModuleLoadData, &module, kernels_ptx);
-	CALL(cuModuleGetFunction, &code.vector_add, module, "vector_add");
-	CALL(cuModuleGetFunction, &code.spin_us, module, "spin_us");
-	return code;
-}
-
-static CUdeviceptr numbers(float value)
-{
-	CUdeviceptr words;
-	unsigned bits;
-
-	memcpy(&bits, &value, sizeof(bits));
-	CALL(cuMemAlloc_v2, &words, N * 4);
-	CALL(cuMemsetD32_v2, words, bits, N);
-	CALL(cuCtxSynchronize);
-	return words;
-}
-
-static uint64_t hash(CUdeviceptr words)
-{
-	unsigned copy[N];
-	uint64_t sum = UINT64_C(14695981039346656037);
-
-	CALL(cuMemcpyDtoH_v2, copy, words, sizeof(copy));
-	for (unsigned i = 0; i < N; i++)
-		sum = (sum ^ copy[i]) * UINT64_C(1099511628211);
-	return sum;
-}
-
-/* to = a + b */
-static void add(const struct code *code, CUstream stream, CUdeviceptr to, CUdeviceptr a,
-		CUdeviceptr b)
-{
-	unsigned n = N;
-	CUdeviceptr smids = 0;
-	void *args[] = {&a, &b, &to, &n, &smids};
-
-	CALL(cuLaunchKernel, code->vector_add, BLOCKS, 1, 1, THREADS, 1, 1, 0, stream, args, NULL);
-}
-
-static void spin(const struct code *code, CUstream stream, unsigned us, unsigned blocks)
+static void spin(const struct kernels *code, CUstream stream, unsigned us, unsigned blocks)
 {
 	CUdeviceptr smids = 0;
 	void *args[] = {&us, &smids};
@@ -209,7 +67,6 @@ static void stack(void)
 {
 	CUcontext popped = NULL;
 
-	start();
 	show_current("begin", 0);
 	known[2] = create(0);
 	show_current("create A", 0);
@@ -270,7 +127,6 @@ static void settings(void)
 	size_t value;
 	int active;
 
-	start();
 	CALL(cuDevicePrimaryCtxGetState, device, &flags, &active);
 	printf("active %d\n", active);
 	a = create(CU_CTX_SCHED_SPIN);
@@ -323,12 +179,12 @@ static void show_stream(const char *what, CUstream stream)
 static void work_in(const char *name, CUcontext context, unsigned rounds)
 {
 	CUdeviceptr a, b, c;
-	struct code code;
+	struct kernels code;
 	CUstream streams[4] = {NULL, CU_STREAM_PER_THREAD};
 	CUevent event;
 
 	CALL(cuCtxPushCurrent_v2, context);
-	code = load();
+	code = load_kernels();
 	a = numbers(1.25f);
 	b = numbers(0.375f);
 	c = numbers(0);
@@ -348,15 +204,14 @@ static void work_in(const char *name, CUcontext context, unsigned rounds)
 		CALL(cuEventRecord, event, streams[3]);
 		CALL(cuStreamWaitEvent, NULL, event, 0);
 	}
-	printf("%s %016llx", name, (unsigned long long)hash(a));
-	printf(" %016llx\n", (unsigned long long)hash(b));
+	printf("%s %016llx", name, hash(a));
+	printf(" %016llx\n", hash(b));
 	spin(&code, streams[2], 2000, 1);
 	CALL(cuCtxPopCurrent_v2, &context);
 }
 
 static void work(void)
 {
-	start();
 	known[2] = create(0);
 	known[3] = create(0);
 	CALL(cuCtxPopCurrent_v2, &known[4]);
@@ -380,11 +235,11 @@ static void *in_thread(void *number)
 	const unsigned id = (unsigned)(uintptr_t)number;
 	CUcontext mine = known[2 + id % 2];
 	CUdeviceptr a, b, c;
-	struct code code;
+	struct kernels code;
 	uint64_t sum = 0;
 
 	CALL(cuCtxSetCurrent, mine);
-	code = load();
+	code = load_kernels();
 	for (unsigned round = 0; round < 6; round++) {
 		CUstream stream;
 
@@ -412,7 +267,6 @@ static void threads(void)
 	pthread_t thread[COUNT];
 	void *sum;
 
-	start();
 	known[2] = create(0);
 	known[3] = create(0);
 	for (unsigned i = 0; i < COUNT; i++)
@@ -430,7 +284,7 @@ static void graphs(void)
 {
 	CUdeviceptr a, b, c, smids = 0;
 	unsigned n = N;
-	struct code code;
+	struct kernels code;
 	CUgraph graph;
 	CUgraphNode node, set;
 	CUgraphExec exec;
@@ -439,11 +293,10 @@ static void graphs(void)
 	CUDA_MEMSET_NODE_PARAMS zero = {.elementSize = 4, .width = N, .height = 1};
 	void *args[] = {&a, &b, &c, &n, &smids};
 
-	start();
 	known[2] = create(0);
 	if (!cu.do_cuStreamEndCapture)
 		exit(77);
-	code = load();
+	code = load_kernels();
 	a = numbers(3);
 	b = numbers(0.5f);
 	c = numbers(0);
@@ -455,7 +308,7 @@ static void graphs(void)
 	CALL(cuGraphInstantiateWithFlags, &exec, graph, 0);
 	for (unsigned i = 0; i < 10; i++)
 		CALL(cuGraphLaunch, exec, i % 2 ? NULL : stream);
-	printf("captured %016llx\n", (unsigned long long)hash(a));
+	printf("captured %016llx\n", hash(a));
 	CALL(cuGraphCreate, &graph, 0);
 	zero.dst = c;
 	CALL(cuGraphAddMemsetNode, &set, graph, NULL, 0, &zero, known[2]);
@@ -471,7 +324,7 @@ static void graphs(void)
 	for (unsigned i = 0; i < 10; i++)
 		CALL(cuGraphLaunch, exec, stream);
 	CALL(cuStreamSynchronize, stream);
-	printf("by hand %016llx\n", (unsigned long long)hash(c));
+	printf("by hand %016llx\n", hash(c));
 	CALL(cuGraphKernelNodeGetParams_v2, node, &params);
 	printf("context %s\n", params.ctx ? name_of(params.ctx) : "-");
 }
@@ -479,10 +332,9 @@ static void graphs(void)
 /* Contexts are made and destroyed many times over, with work queued. */
 static void many(void)
 {
-	start();
 	for (unsigned i = 0; i < 12; i++) {
 		CUcontext context = create(0);
-		struct code code = load();
+		struct kernels code = load_kernels();
 		CUdeviceptr a = numbers((float)i), b = numbers(1), c = numbers(0);
 		CUstream stream;
 
@@ -490,7 +342,7 @@ static void many(void)
 		spin(&code, stream, 500, 2);
 		add(&code, stream, c, a, b);
 		CALL(cuStreamSynchronize, stream);
-		printf("%u %016llx\n", i, (unsigned long long)hash(c));
+		printf("%u %016llx\n", i, hash(c));
 		spin(&code, stream, 500, 2);
 		CALL(cuCtxDestroy_v2, context);
 		show_current("destroyed", 0);
@@ -500,7 +352,6 @@ static void many(void)
 /* The primary context is reset while another one lives. */
 static void reset(void)
 {
-	start();
 	known[2] = create(0);
 	CALL(cuDevicePrimaryCtxRetain, &known[1], device);
 	work_in("primary", known[1], 1);
@@ -525,7 +376,6 @@ static void affinity(void)
 	int supported = -1;
 	CUresult result;
 
-	start();
 	CALL(cuDeviceGetExecAffinitySupport, &supported, CU_EXEC_AFFINITY_TYPE_SM_COUNT, device);
 	printf("supported %d\n", supported);
 	result = cu.do_cuCtxCreate_v3(&known[2], &some, 1, 0, device);
@@ -576,13 +426,12 @@ static void green(void)
 	CUdevResourceDesc description;
 	CUstream streams[3];
 	CUdeviceptr a[3], b[3], c[3];
-	struct code code;
+	struct kernels code;
 	CUevent event;
 
-	start();
 	CALL(cuDevicePrimaryCtxRetain, &known[1], device);
 	CALL(cuCtxSetCurrent, known[1]);
-	code = load();
+	code = load_kernels();
 	CALL(cuDeviceGetDevResource, device, &all, CU_DEV_RESOURCE_TYPE_SM);
 	CALL(cuDevSmResourceSplitByCount, split, &n, &all, &rest, 0, 8);
 	printf("%u SMs in %u groups of %u, rest %u\n", all.sm.smCount, n, split[0].sm.smCount,
@@ -610,10 +459,10 @@ static void green(void)
 	CALL(cuEventCreate, &event, 0);
 	CALL(cuGreenCtxRecordEvent, contexts[2], event);
 	CALL(cuEventSynchronize, event);
-	printf("green %016llx\n", (unsigned long long)hash(a[2]));
+	printf("green %016llx\n", hash(a[2]));
 	CALL(cuCtxSynchronize);
-	printf("green %016llx", (unsigned long long)hash(a[0]));
-	printf(" %016llx\n", (unsigned long long)hash(a[1]));
+	printf("green %016llx", hash(a[0]));
+	printf(" %016llx\n", hash(a[1]));
 	for (unsigned i = 0; i < 2; i++) {
 		CALL(cuCtxFromGreenCtx, &current[i], contexts[i]);
 		CALL(cuCtxPushCurrent_v2, current[i]);
@@ -621,7 +470,7 @@ static void green(void)
 		printf("current %d\n", popped == current[i]);
 		add(&code, NULL, c[i], a[i], b[i]);
 		CALL(cuStreamSynchronize, NULL);
-		printf("null %016llx\n", (unsigned long long)hash(c[i]));
+		printf("null %016llx\n", hash(c[i]));
 		CALL(cuCtxPopCurrent_v2, &popped);
 	}
 	CALL(cuGreenCtxGetDevResource, contexts[1], &all, CU_DEV_RESOURCE_TYPE_SM);
@@ -647,13 +496,12 @@ static void green_held(void)
 	unsigned n = 32;
 	CUgreenCtx held;
 	CUstream stream;
-	struct code code;
+	struct kernels code;
 	char c;
 
-	start();
 	CALL(cuDevicePrimaryCtxRetain, &known[1], device);
 	CALL(cuCtxSetCurrent, known[1]);
-	code = load();
+	code = load_kernels();
 	spin(&code, NULL, 10, 1);
 	CALL(cuDeviceGetDevResource, device, &all, CU_DEV_RESOURCE_TYPE_SM);
 	CALL(cuDevSmResourceSplitByCount, split, &n, &all, &rest, 0, 8);
@@ -684,7 +532,6 @@ static void launching_code(void)
 	CUmodule module;
 
 	snprintf(launching, sizeof(launching), "%s\n// cudaGetParameterBufferV2\n", kernels_ptx);
-	start();
 	CALL(cuDevicePrimaryCtxRetain, &known[1], device);
 	CALL(cuCtxSetCurrent, known[1]);
 	CALL(cuModuleLoadData, &module, launching);
@@ -705,18 +552,17 @@ static void private_tables(void)
 	} * table;
 	CUdeviceptr a, b, c;
 	CUstream stream, own;
-	struct code code;
+	struct kernels code;
 
-	start();
 	known[2] = create(0);
-	code = load();
+	code = load_kernels();
 	CALL(cuStreamCreate, &own, CU_STREAM_NON_BLOCKING);
 	spin(&code, own, 10, 1);
 	if (cu.do_cuGetExportTable((const void **)&table, &id))
 		exit(77);
 	if (table->make_primary_current(device))
 		die("make_primary_current", 0);
-	code = load();
+	code = load_kernels();
 	a = numbers(1);
 	b = numbers(2);
 	c = numbers(0);
@@ -733,7 +579,7 @@ static void private_tables(void)
 		add(&code, NULL, a, c, b);
 	}
 	CALL(cuStreamSynchronize, stream);
-	printf("%016llx\n", (unsigned long long)hash(a));
+	printf("%016llx\n", hash(a));
 	CALL(cuStreamDestroy_v2, stream);
 }
 
@@ -746,7 +592,6 @@ static void forgets(void)
 	size_t free_bytes, total;
 	void *host;
 
-	start();
 	keeps = create(0);
 	kept = numbers(7);
 	CALL(cuMemGetInfo_v2, &free_bytes, &total);
@@ -754,7 +599,7 @@ static void forgets(void)
 		CUcontext context = create(0);
 		CUevent event;
 
-		load();
+		load_kernels();
 		CALL(cuMemAlloc_v2, &big, free_bytes / 3);
 		CALL(cuMemAllocHost_v2, &host, 1 << 20);
 		CALL(cuMemHostRegister_v2, page, sizeof(page), 0);
@@ -771,16 +616,13 @@ static void forgets(void)
 		CALL(cuCtxDestroy_v2, context);
 	}
 	CALL(cuCtxSetCurrent, keeps);
-	printf("kept %016llx\n", (unsigned long long)hash(kept));
+	printf("kept %016llx\n", hash(kept));
 	CALL(cuPointerGetAttribute, &of, CU_POINTER_ATTRIBUTE_CONTEXT, kept);
 	printf("made in mine %d\n", of == keeps);
 	CALL(cuMemHostRegister_v2, page, sizeof(page), 0);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} experiments[] = {
+static const struct experiment experiments[] = {
     {"stack", stack},           {"settings", settings},   {"work", work},
     {"threads", threads},       {"graphs", graphs},       {"many", many},
     {"forgets", forgets},       {"reset", reset},         {"affinity", affinity},
@@ -790,16 +632,9 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-	alarm(100);
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (size_t i = 0; argc == 2 && i < sizeof(experiments) / sizeof(experiments[0]); i++)
-		if (!strcmp(argv[1], experiments[i].name)) {
-			experiments[i].run();
-			return 0;
-		}
-	fprintf(stderr, "Usage: context_program EXPERIMENT, one of");
-	for (size_t i = 0; i < sizeof(experiments) / sizeof(experiments[0]); i++)
-		fprintf(stderr, " %s", experiments[i].name);
-	fprintf(stderr, "\n");
-	return 2;
+	return run_experiment(
+	    argc, argv,
+	    &(struct experiments){.all = experiments,
+				  .n = sizeof(experiments) / sizeof(experiments[0]),
+				  .start = start});
 }

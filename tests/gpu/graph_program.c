@@ -3,7 +3,6 @@
  * Experiments with CUDA graphs, run with and without the coroutine library: what they print must not tell
  * the two apart. Runs on a real GPU and on the emulated one. Usage: graph_program EXPERIMENT [ROUNDS]
  */
-#include <dlfcn.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -12,81 +11,14 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define __CUDA_API_VERSION_INTERNAL
-#include <cuda.h>
-
-#define PROGRAM "graph_program"
-#include "call.h"
-#include "kernels_ptx.h"
-#include "newer_cuda.h"
-
-#define DRIVER_CALLS(X)                       \
-	X(cuInit)                             \
-	X(cuDeviceGet)                        \
-	X(cuDevicePrimaryCtxRetain)           \
-	X(cuCtxSetCurrent)                    \
-	X(cuCtxSynchronize)                   \
-	X(cuModuleLoadData)                   \
-	X(cuModuleGetFunction)                \
-	X(cuMemAlloc_v2)                      \
-	X(cuMemcpyHtoD_v2)                    \
-	X(cuMemcpyDtoH_v2)                    \
-	X(cuMemcpyDtoDAsync_v2)               \
-	X(cuMemsetD32Async)                   \
-	X(cuMemsetD32_v2)                     \
-	X(cuStreamCreate)                     \
-	X(cuStreamDestroy_v2)                 \
-	X(cuStreamSynchronize)                \
-	X(cuStreamQuery)                      \
-	X(cuCtxRecordEvent)                   \
-	X(cuEventSynchronize)                 \
-	X(cuStreamWaitEvent)                  \
-	X(cuEventCreate)                      \
-	X(cuEventRecord)                      \
-	X(cuLaunchKernel)                     \
-	X(cuLaunchHostFunc)                   \
-	X(cuMemAllocAsync)                    \
-	X(cuMemFreeAsync)                     \
-	X(cuStreamBeginCapture_v2)            \
-	X(cuStreamEndCapture)                 \
-	X(cuGraphCreate)                      \
-	X(cuGraphDestroy)                     \
-	X(cuGraphDestroyNode)                 \
-	X(cuGraphAddKernelNode_v2)            \
-	X(cuGraphKernelNodeGetParams_v2)      \
-	X(cuGraphKernelNodeSetParams_v2)      \
-	X(cuGraphAddMemsetNode)               \
-	X(cuGraphAddChildGraphNode)           \
-	X(cuGraphAddEmptyNode)                \
-	X(cuGraphGetNodes)                    \
-	X(cuGraphInstantiateWithFlags)        \
-	X(cuGraphInstantiateWithParams)       \
-	X(cuGraphExecKernelNodeSetParams_v2)  \
-	X(cuGraphExecMemsetNodeSetParams)     \
-	X(cuGraphExecUpdate_v2)               \
-	X(cuGraphNodeSetEnabled)              \
-	X(cuGraphNodeGetEnabled)              \
-	X(cuGraphExecGetFlags)                \
-	X(cuGraphUpload)                      \
-	X(cuGraphLaunch)                      \
-	X(cuGraphExecDestroy)                 \
-	X(cuGraphExecChildGraphNodeSetParams) \
-	X(cuMemFree_v2)
-
-#define FIELD(name) __typeof__(&name) do_##name;
-static struct {
-	DRIVER_CALLS(FIELD)
-} cu;
-
-enum { N = 1024, THREADS = 128, BLOCKS = N / THREADS };
+#include "numbers.h"
 
 static CUcontext primary;
-static CUfunction vector_add, spin_us;
+static struct kernels kernels;
 
 /* What a round made and did not end itself. */
 enum { MADE_MAX = 64 };
@@ -96,14 +28,9 @@ static atomic_uint n_streams_made, n_numbers_made;
 
 static void start(void)
 {
-	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-	CUmodule module;
 	CUdevice device;
 
-	if (!libcuda)
-		exit(77);
-#define LOAD(name) *(void **)&cu.do_##name = dlsym(libcuda, #name);
-	DRIVER_CALLS(LOAD)
+	load_driver();
 	if (!cu.do_cuGraphExecUpdate_v2 || !cu.do_cuStreamEndCapture) {
 		printf("no graphs here\n");
 		exit(77);
@@ -112,37 +39,19 @@ static void start(void)
 	CALL(cuDeviceGet, &device, 0);
 	CALL(cuDevicePrimaryCtxRetain, &primary, device);
 	CALL(cuCtxSetCurrent, primary);
-	CALL(cuModuleLoadData, &module, kernels_ptx);
-	CALL(cuModuleGetFunction, &vector_add, module, "vector_add");
-	CALL(cuModuleGetFunction, &spin_us, module, "spin_us");
+	kernels = load_kernels();
 }
 
-/* N floats of one value. */
-static CUdeviceptr numbers(float value)
+/* One that end_round() frees. */
+static CUdeviceptr new_numbers(float value)
 {
-	CUdeviceptr words;
-	unsigned bits;
+	const CUdeviceptr words = numbers(value);
 
-	memcpy(&bits, &value, sizeof(bits));
-	CALL(cuMemAlloc_v2, &words, N * 4);
-	CALL(cuMemsetD32_v2, words, bits, N);
-	CALL(cuCtxSynchronize);
 	numbers_made[atomic_fetch_add(&n_numbers_made, 1) % MADE_MAX] = words;
 	return words;
 }
 
-static uint64_t hash(CUdeviceptr words)
-{
-	static _Thread_local unsigned copy[N];
-	uint64_t sum = UINT64_C(14695981039346656037);
-
-	CALL(cuMemcpyDtoH_v2, copy, words, sizeof(copy));
-	for (unsigned i = 0; i < N; i++)
-		sum = (sum ^ copy[i]) * UINT64_C(1099511628211);
-	return sum;
-}
-
-/* One that main() destroys after the round. */
+/* One that end_round() destroys. */
 static CUstream new_stream(unsigned flags)
 {
 	CUstream stream;
@@ -175,22 +84,12 @@ static void end_round(void)
 			CALL(cuMemFree_v2, numbers_made[i]);
 }
 
-/* to = a + b */
-static void add(CUstream stream, CUdeviceptr to, CUdeviceptr a, CUdeviceptr b)
-{
-	unsigned n = N;
-	CUdeviceptr smids = 0;
-	void *args[] = {&a, &b, &to, &n, &smids};
-
-	CALL(cuLaunchKernel, vector_add, BLOCKS, 1, 1, THREADS, 1, 1, 0, stream, args, NULL);
-}
-
 static void spin_blocks(CUstream stream, unsigned us, unsigned blocks)
 {
 	CUdeviceptr smids = 0;
 	void *args[] = {&us, &smids};
 
-	CALL(cuLaunchKernel, spin_us, blocks, 1, 1, 32, 1, 1, 0, stream, args, NULL);
+	CALL(cuLaunchKernel, kernels.spin_us, blocks, 1, 1, 32, 1, 1, 0, stream, args, NULL);
 }
 
 static void spin(CUstream stream, unsigned us)
@@ -215,7 +114,7 @@ static CUDA_KERNEL_NODE_PARAMS *add_node(struct add_params *p, CUdeviceptr to, C
 	p->args[2] = &p->to;
 	p->args[3] = &p->n;
 	p->args[4] = &p->smids;
-	p->params = (CUDA_KERNEL_NODE_PARAMS){.func = vector_add,
+	p->params = (CUDA_KERNEL_NODE_PARAMS){.func = kernels.vector_add,
 					      .gridDimX = BLOCKS,
 					      .gridDimY = 1,
 					      .gridDimZ = 1,
@@ -244,16 +143,16 @@ static CUgraph capture_turns(CUstream stream, CUstream side, CUdeviceptr x, CUde
 	CALL(cuEventCreate, &fork, CU_EVENT_DISABLE_TIMING);
 	CALL(cuEventCreate, &join, CU_EVENT_DISABLE_TIMING);
 	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-	add(stream, x, x, y);
+	add(&kernels, stream, x, x, y);
 	CALL(cuEventRecord, fork, stream);
 	CALL(cuStreamWaitEvent, side, fork, 0);
 	CALL(cuMemcpyDtoDAsync_v2, z, x, N * 4, side);
-	add(side, z, z, z);
-	add(stream, y, x, y);
+	add(&kernels, side, z, z, z);
+	add(&kernels, stream, y, x, y);
 	CALL(cuEventRecord, join, side);
 	CALL(cuStreamWaitEvent, stream, join, 0);
 	CALL(cuMemsetD32Async, x, 0x3f800000, N / 4, stream);
-	add(stream, y, y, z);
+	add(&kernels, stream, y, y, z);
 	CALL(cuStreamEndCapture, stream, &graph);
 	return graph;
 }
@@ -263,7 +162,7 @@ static CUgraph capture_turns(CUstream stream, CUstream side, CUdeviceptr x, CUde
 static void replay(void)
 {
 	CUstream stream = new_stream(0), side = new_stream(CU_STREAM_NON_BLOCKING), on[4];
-	CUdeviceptr x = numbers(1.5f), y = numbers(0.25f), z = numbers(0);
+	CUdeviceptr x = new_numbers(1.5f), y = new_numbers(0.25f), z = new_numbers(0);
 	CUgraph graph = capture_turns(stream, side, x, y, z);
 	CUgraphExec exec = executable(graph);
 
@@ -276,12 +175,11 @@ static void replay(void)
 		CALL(cuGraphLaunch, exec, on[i % 4]);
 		if (i % 4 == 3) {
 			/* The legacy order puts them all in a row. */
-			add(NULL, z, z, y);
+			add(&kernels, NULL, z, z, y);
 			CALL(cuMemcpyDtoDAsync_v2, y, z, N, NULL);
 		}
 		if (i % 10 == 9)
-			printf("%d %016llx %016llx\n", i, (unsigned long long)hash(x),
-			       (unsigned long long)hash(y));
+			printf("%d %016llx %016llx\n", i, hash(x), hash(y));
 	}
 	CALL(cuGraphExecDestroy, exec);
 }
@@ -309,7 +207,7 @@ static void replay_and_fork(void)
 
 static void by_hand(void)
 {
-	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(3);
+	CUdeviceptr x = new_numbers(1), y = new_numbers(2), z = new_numbers(3);
 	CUDA_MEMSET_NODE_PARAMS set = {
 	    .dst = z, .value = 0x40400000, .elementSize = 4, .width = N / 2, .height = 1};
 	CUgraphNode a, b, c, d;
@@ -334,20 +232,19 @@ static void by_hand(void)
 	exec = executable(graph);
 	for (int i = 0; i < 3; i++)
 		CALL(cuGraphLaunch, exec, stream);
-	printf("%016llx\n", (unsigned long long)hash(x));
+	printf("%016llx\n", hash(x));
 	/* What becomes of the graphs is nothing to the executable. */
 	CALL(cuGraphKernelNodeSetParams_v2, d, add_node(&p, y, x, x));
 	CALL(cuGraphDestroyNode, b);
 	for (int i = 0; i < 3; i++)
 		CALL(cuGraphLaunch, exec, stream);
-	printf("%016llx\n", (unsigned long long)hash(x));
+	printf("%016llx\n", hash(x));
 	CALL(cuGraphDestroy, graph);
 	CALL(cuGraphDestroy, child);
 	CALL(cuGraphDestroy, inner);
 	for (int i = 0; i < 10; i++)
 		CALL(cuGraphLaunch, exec, i % 2 ? NULL : stream);
-	printf("%016llx %016llx %016llx\n", (unsigned long long)hash(x),
-	       (unsigned long long)hash(y), (unsigned long long)hash(z));
+	printf("%016llx %016llx %016llx\n", hash(x), hash(y), hash(z));
 	CALL(cuGraphExecDestroy, exec);
 }
 
@@ -388,13 +285,12 @@ static void launch_some(const char *what, CUgraphExec exec, CUdeviceptr x, CUdev
 	}
 	CALL(cuStreamSynchronize, stream);
 	CALL(cuStreamDestroy_v2, stream);
-	printf("%s %016llx %016llx\n", what, (unsigned long long)hash(x),
-	       (unsigned long long)hash(y));
+	printf("%s %016llx %016llx\n", what, hash(x), hash(y));
 }
 
 static void updates(void)
 {
-	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(0), w = numbers(7);
+	CUdeviceptr x = new_numbers(1), y = new_numbers(2), z = new_numbers(0), w = new_numbers(7);
 	CUDA_MEMSET_NODE_PARAMS set = {
 	    .dst = z, .value = 0x3e800000, .elementSize = 4, .width = N, .height = 1};
 	struct changing it = make_changing(x, y, z, 0x3f000000), other;
@@ -441,7 +337,7 @@ static void updates(void)
 /* Results of calls that fail, and that a failed call changes nothing. */
 static void errors(void)
 {
-	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(0);
+	CUdeviceptr x = new_numbers(1), y = new_numbers(2), z = new_numbers(0);
 	CUDA_MEMSET_NODE_PARAMS set = {
 	    .dst = z, .value = 1, .elementSize = 4, .width = N, .height = 1};
 	struct changing it = make_changing(x, y, z, 0x3f000000);
@@ -475,7 +371,7 @@ static void errors(void)
 
 static void child_update(void)
 {
-	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(0);
+	CUdeviceptr x = new_numbers(1), y = new_numbers(2), z = new_numbers(0);
 	struct changing it = make_changing(x, y, z, 0x3f000000);
 	CUgraphExec exec = executable(it.graph);
 	struct add_params p;
@@ -494,7 +390,7 @@ static void large(void)
 {
 	enum { NODES = 1000 };
 	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
-	CUdeviceptr x = numbers(1), y = numbers(0.001f);
+	CUdeviceptr x = new_numbers(1), y = new_numbers(0.001f);
 	CUgraphNode last = NULL;
 	CUgraphExec exec;
 	CUgraph graph;
@@ -519,14 +415,14 @@ static void large(void)
 		spin(stream, 1);
 	}
 	CALL(cuStreamSynchronize, stream);
-	printf("%016llx %016llx\n", (unsigned long long)hash(x), (unsigned long long)hash(y));
+	printf("%016llx %016llx\n", hash(x), hash(y));
 	CALL(cuGraphExecDestroy, exec);
 }
 
 /* One executable on streams that nothing else puts in order: its launches never overlap. */
 static void consecutive(void)
 {
-	CUdeviceptr x = numbers(0), y = numbers(0), one = numbers(1);
+	CUdeviceptr x = new_numbers(0), y = new_numbers(0), one = new_numbers(1);
 	CUstream streams[4], capture = new_stream(CU_STREAM_NON_BLOCKING);
 	CUgraphExec exec;
 	CUgraph graph;
@@ -535,7 +431,7 @@ static void consecutive(void)
 	/* Read, wait, write: two at once would lose one. */
 	CALL(cuMemcpyDtoDAsync_v2, y, x, N * 4, capture);
 	spin(capture, 100);
-	add(capture, x, y, one);
+	add(&kernels, capture, x, y, one);
 	CALL(cuStreamEndCapture, capture, &graph);
 	exec = executable(graph);
 	for (int i = 0; i < 4; i++)
@@ -543,14 +439,14 @@ static void consecutive(void)
 	for (int i = 0; i < 200; i++)
 		CALL(cuGraphLaunch, exec, streams[i * 7 % 4]);
 	CALL(cuCtxSynchronize);
-	printf("%016llx\n", (unsigned long long)hash(x));
+	printf("%016llx\n", hash(x));
 	/* Destroyed while it runs, it runs to its end. */
 	for (int i = 0; i < 8; i++)
 		CALL(cuGraphLaunch, exec, streams[i % 4]);
 	CALL(cuGraphExecDestroy, exec);
 	CALL(cuGraphDestroy, graph);
 	CALL(cuCtxSynchronize);
-	printf("%016llx\n", (unsigned long long)hash(x));
+	printf("%016llx\n", hash(x));
 }
 
 /* ---- every way to wait for graphs ---- */
@@ -589,7 +485,7 @@ static CUgraphExec adding(CUdeviceptr x, CUdeviceptr y, CUdeviceptr one, bool co
 	if (copies)
 		CALL(cuMemcpyDtoDAsync_v2, y, x, N * 4, capture);
 	spin(capture, 100);
-	add(capture, x, copies ? y : x, one);
+	add(&kernels, capture, x, copies ? y : x, one);
 	CALL(cuStreamEndCapture, capture, &graph);
 	exec = executable(graph);
 	CALL(cuGraphDestroy, graph);
@@ -601,7 +497,7 @@ static void waits(void)
 {
 	static const char *const names[] = {"context", "streams",     "events",
 					    "queries", "NULL stream", "context's event"};
-	CUdeviceptr x = numbers(0), y = numbers(0), one = numbers(1);
+	CUdeviceptr x = new_numbers(0), y = new_numbers(0), one = new_numbers(1);
 	CUstream streams[4];
 	CUevent events[4];
 
@@ -646,9 +542,9 @@ static void *work(void *number)
 	CALL(cuCtxSetCurrent, primary);
 	stream = new_stream(CU_STREAM_NON_BLOCKING);
 	side = new_stream(CU_STREAM_NON_BLOCKING);
-	x = numbers(1 + id);
-	y = numbers(2);
-	z = numbers(id);
+	x = new_numbers(1 + id);
+	y = new_numbers(2);
+	z = new_numbers(id);
 	/* What waits for the whole context fails while any thread captures. */
 	pthread_barrier_wait(&all_here);
 	for (int round = 0; round < 4; round++) {
@@ -672,13 +568,13 @@ static void *work(void *number)
 
 static void threads(void)
 {
-	CUdeviceptr x = numbers(0), one = numbers(1);
+	CUdeviceptr x = new_numbers(0), one = new_numbers(1);
 	CUstream capture = new_stream(CU_STREAM_NON_BLOCKING);
 	pthread_t threads[4];
 	CUgraph graph;
 
 	CALL(cuStreamBeginCapture_v2, capture, CU_STREAM_CAPTURE_MODE_RELAXED);
-	add(capture, x, x, one);
+	add(&kernels, capture, x, x, one);
 	CALL(cuStreamEndCapture, capture, &graph);
 	shared = executable(graph);
 	pthread_barrier_init(&all_here, NULL, 4);
@@ -693,21 +589,21 @@ static void threads(void)
 		free(result);
 	}
 	CALL(cuCtxSynchronize);
-	printf("shared %016llx\n", (unsigned long long)hash(x));
+	printf("shared %016llx\n", hash(x));
 }
 
 /* Memory nodes: such a graph cannot be made executable twice. */
 static void memory(void)
 {
 	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
-	CUdeviceptr x = numbers(1), y = numbers(2), scratch;
+	CUdeviceptr x = new_numbers(1), y = new_numbers(2), scratch;
 	CUgraphExec exec;
 	CUgraph graph;
 
 	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_RELAXED);
 	CALL(cuMemAllocAsync, &scratch, N * 4, stream);
-	add(stream, scratch, x, y);
-	add(stream, x, scratch, y);
+	add(&kernels, stream, scratch, x, y);
+	add(&kernels, stream, x, scratch, y);
 	CALL(cuMemFreeAsync, scratch, stream);
 	CALL(cuStreamEndCapture, stream, &graph);
 	exec = executable(graph);
@@ -717,7 +613,7 @@ static void memory(void)
 		spin(stream, 1);
 	}
 	CALL(cuCtxSynchronize);
-	printf("%016llx\n", (unsigned long long)hash(x));
+	printf("%016llx\n", hash(x));
 	CALL(cuGraphExecDestroy, exec);
 	CALL(cuGraphDestroy, graph);
 }
@@ -737,7 +633,7 @@ static void *free_all_the_time(void *unused)
 
 		CALL(cuMemAlloc_v2, &words, N * 4);
 		spin(stream, 200);
-		add(stream, words, words, words);
+		add(&kernels, stream, words, words, words);
 		CALL(cuMemFree_v2, words);
 		++*frees;
 	} while (!atomic_load(&captured_enough));
@@ -758,13 +654,13 @@ static void *free_once(void *words)
 static void free_in_capture(CUstreamCaptureMode mode, bool same_thread)
 {
 	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
-	CUdeviceptr words = numbers(1);
+	CUdeviceptr words = new_numbers(1);
 	pthread_t thread;
 	CUgraph graph;
 	void *result;
 
 	CALL(cuStreamBeginCapture_v2, stream, mode);
-	add(stream, words, words, words);
+	add(&kernels, stream, words, words, words);
 	if (same_thread)
 		result = free_once((void *)(uintptr_t)words);
 	else if (pthread_create(&thread, NULL, free_once, (void *)(uintptr_t)words) ||
@@ -781,7 +677,7 @@ static void free_in_capture(CUstreamCaptureMode mode, bool same_thread)
 static void frees(void)
 {
 	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING), side = new_stream(0);
-	CUdeviceptr x = numbers(1), y = numbers(2), z = numbers(0);
+	CUdeviceptr x = new_numbers(1), y = new_numbers(2), z = new_numbers(0);
 	pthread_t threads[2];
 
 	for (int i = 0; i < 2; i++)
@@ -805,7 +701,7 @@ static void frees(void)
 		free(result);
 	}
 	CALL(cuCtxSynchronize);
-	printf("%016llx %016llx\n", (unsigned long long)hash(x), (unsigned long long)hash(y));
+	printf("%016llx %016llx\n", hash(x), hash(y));
 	for (int mode = 0; mode < 3; mode++) {
 		free_in_capture((CUstreamCaptureMode)mode, true);
 		free_in_capture((CUstreamCaptureMode)mode, false);
@@ -816,7 +712,7 @@ static void frees(void)
 static void endless(bool memory_nodes)
 {
 	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING), side = new_stream(0);
-	CUdeviceptr x = numbers(0), one = numbers(1), scratch;
+	CUdeviceptr x = new_numbers(0), one = new_numbers(1), scratch;
 	struct pollfd input = {.fd = 0, .events = POLLIN};
 	unsigned long launches = 0;
 	float result[N];
@@ -827,7 +723,7 @@ static void endless(bool memory_nodes)
 	if (memory_nodes)
 		CALL(cuMemAllocAsync, &scratch, N * 4, stream);
 	spin_blocks(stream, 100, 24);
-	add(stream, x, x, one);
+	add(&kernels, stream, x, x, one);
 	if (memory_nodes)
 		CALL(cuMemFreeAsync, scratch, stream);
 	CALL(cuStreamEndCapture, stream, &graph);
@@ -856,10 +752,7 @@ static void endless_pinned(void)
 	endless(true);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} experiments[] = {
+static const struct experiment experiments[] = {
     {"replay", replay},
     {"fork", replay_and_fork},
     {"by-hand", by_hand},
@@ -878,23 +771,10 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-	const int rounds = argc == 3 ? atoi(argv[2]) : 1;
-
-	alarm(100);
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (size_t i = 0; (argc == 2 || argc == 3) && rounds > 0 &&
-			   i < sizeof(experiments) / sizeof(experiments[0]);
-	     i++) {
-		if (!strcmp(argv[1], experiments[i].name)) {
-			start();
-			for (int round = 0; round < rounds; round++) {
-				if (round)
-					end_round();
-				experiments[i].run();
-			}
-			return fflush(stdout) ? 1 : 0;
-		}
-	}
-	fprintf(stderr, "Usage: graph_program EXPERIMENT [ROUNDS]\n");
-	return 2;
+	return run_experiment(
+	    argc, argv,
+	    &(struct experiments){.all = experiments,
+				  .n = sizeof(experiments) / sizeof(experiments[0]),
+				  .start = start,
+				  .end_round = end_round});
 }

@@ -4,128 +4,39 @@
  * events shared with another process. Run with and without the coroutine library: what is printed must not tell
  * the two apart. Runs on a real GPU and on the emulated one. Usage: life_program EXPERIMENT
  */
-#include <dlfcn.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define __CUDA_API_VERSION_INTERNAL
-#include <cuda.h>
+#include "numbers.h"
 
-#define PROGRAM "life_program"
-#include "call.h"
-#include "kernels_ptx.h"
-
-#define DRIVER_CALLS(X)               \
-	X(cuInit)                     \
-	X(cuDeviceGet)                \
-	X(cuDeviceGetCount)           \
-	X(cuDevicePrimaryCtxRetain)   \
-	X(cuDevicePrimaryCtxReset_v2) \
-	X(cuCtxSetCurrent)            \
-	X(cuCtxSynchronize)           \
-	X(cuModuleLoadData)           \
-	X(cuModuleGetFunction)        \
-	X(cuMemAlloc_v2)              \
-	X(cuMemAllocAsync)            \
-	X(cuMemFreeAsync)             \
-	X(cuMemcpyDtoH_v2)            \
-	X(cuMemcpyDtoDAsync_v2)       \
-	X(cuMemcpyPeerAsync)          \
-	X(cuMemsetD32_v2)             \
-	X(cuMemsetD32Async)           \
-	X(cuStreamCreate)             \
-	X(cuStreamDestroy_v2)         \
-	X(cuStreamSynchronize)        \
-	X(cuStreamWaitEvent)          \
-	X(cuStreamWaitValue32_v2)     \
-	X(cuStreamBatchMemOp_v2)      \
-	X(cuEventCreate)              \
-	X(cuEventRecord)              \
-	X(cuEventSynchronize)         \
-	X(cuEventElapsedTime)         \
-	X(cuLaunchHostFunc)           \
-	X(cuLaunchKernel)             \
-	X(cuIpcGetEventHandle)        \
-	X(cuIpcOpenEventHandle)       \
-	X(cuIpcGetMemHandle)          \
-	X(cuIpcOpenMemHandle_v2)
-
-#define FIELD(name) __typeof__(&name) do_##name;
-static struct {
-	DRIVER_CALLS(FIELD)
-} cu;
-
-enum { N = 1024, THREADS = 128, BLOCKS = N / THREADS, DEVICES = 2 };
+enum { DEVICES = 2 };
 
 /* One device with what is loaded there. */
 struct place {
 	CUdevice device;
 	CUcontext context;
-	CUfunction add, spin;
+	struct kernels kernels;
 };
 
 static void start(void)
 {
-	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-
-	if (!libcuda)
-		exit(77);
-#define LOAD(name) *(void **)&cu.do_##name = dlsym(libcuda, #name);
-	DRIVER_CALLS(LOAD)
+	load_driver();
 	CALL(cuInit, 0);
 }
 
 static struct place enter(int number)
 {
 	struct place place;
-	CUmodule module;
 
 	CALL(cuDeviceGet, &place.device, number);
 	CALL(cuDevicePrimaryCtxRetain, &place.context, place.device);
 	CALL(cuCtxSetCurrent, place.context);
-	CALL(cuModuleLoadData, &module, kernels_ptx);
-	CALL(cuModuleGetFunction, &place.add, module, "vector_add");
-	CALL(cuModuleGetFunction, &place.spin, module, "spin_us");
+	place.kernels = load_kernels();
 	return place;
-}
-
-static CUdeviceptr numbers(float value)
-{
-	CUdeviceptr words;
-	unsigned bits;
-
-	memcpy(&bits, &value, sizeof(bits));
-	CALL(cuMemAlloc_v2, &words, N * 4);
-	CALL(cuMemsetD32_v2, words, bits, N);
-	CALL(cuCtxSynchronize);
-	return words;
-}
-
-static uint64_t hash(CUdeviceptr words)
-{
-	unsigned copy[N];
-	uint64_t sum = UINT64_C(14695981039346656037);
-
-	CALL(cuMemcpyDtoH_v2, copy, words, sizeof(copy));
-	for (unsigned i = 0; i < N; i++)
-		sum = (sum ^ copy[i]) * UINT64_C(1099511628211);
-	return sum;
-}
-
-static void add(const struct place *place, CUstream stream, CUdeviceptr to, CUdeviceptr a,
-		CUdeviceptr b)
-{
-	unsigned n = N;
-	CUdeviceptr smids = 0;
-	void *args[] = {&a, &b, &to, &n, &smids};
-
-	CALL(cuLaunchKernel, place->add, BLOCKS, 1, 1, THREADS, 1, 1, 0, stream, args, NULL);
 }
 
 static void spin(const struct place *place, CUstream stream, unsigned us)
@@ -133,7 +44,7 @@ static void spin(const struct place *place, CUstream stream, unsigned us)
 	CUdeviceptr smids = 0;
 	void *args[] = {&us, &smids};
 
-	CALL(cuLaunchKernel, place->spin, 1, 1, 1, 1, 1, 1, 0, stream, args, NULL);
+	CALL(cuLaunchKernel, place->kernels.spin_us, 1, 1, 1, 1, 1, 1, 0, stream, args, NULL);
 }
 
 /* ---- several devices ---- */
@@ -162,8 +73,8 @@ static void devices(void)
 			CUstream stream = round % 3 ? streams[i] : NULL;
 
 			CALL(cuCtxSetCurrent, places[i].context);
-			add(&places[i], stream, c[i], a[i], b[i]);
-			add(&places[i], stream, a[i], c[i], b[i]);
+			add(&places[i].kernels, stream, c[i], a[i], b[i]);
+			add(&places[i].kernels, stream, a[i], c[i], b[i]);
 			CALL(cuCtxSynchronize);
 		}
 		if (round == 6) {
@@ -174,12 +85,12 @@ static void devices(void)
 	}
 	for (int i = 0; i < DEVICES; i++) {
 		CALL(cuCtxSetCurrent, places[i].context);
-		printf("%d %016llx\n", i, (unsigned long long)hash(a[i]));
+		printf("%d %016llx\n", i, hash(a[i]));
 	}
 	CALL(cuDevicePrimaryCtxReset_v2, places[1].device);
 	CALL(cuCtxSetCurrent, places[0].context);
-	add(&places[0], NULL, c[0], a[0], b[0]);
-	printf("0 %016llx\n", (unsigned long long)hash(c[0]));
+	add(&places[0].kernels, NULL, c[0], a[0], b[0]);
+	printf("0 %016llx\n", hash(c[0]));
 }
 
 /* ---- threads that end ---- */
@@ -220,9 +131,9 @@ static void threads_end(void)
 		/* The legacy stream waits for what the blocking ones left. */
 		CALL(cuMemcpyDtoDAsync_v2, shared_words[2], shared_words[0], COUNT * 4, NULL);
 		CALL(cuStreamSynchronize, NULL);
-		printf("%016llx", (unsigned long long)hash(shared_words[2]));
+		printf("%016llx", hash(shared_words[2]));
 		CALL(cuCtxSynchronize);
-		printf(" %016llx\n", (unsigned long long)hash(shared_words[1]));
+		printf(" %016llx\n", hash(shared_words[1]));
 	}
 }
 
@@ -239,10 +150,10 @@ static void resets(void)
 		CALL(cuStreamCreate, &streams[2], CU_STREAM_DEFAULT);
 		CALL(cuStreamCreate, &streams[3], CU_STREAM_NON_BLOCKING);
 		for (unsigned i = 0; i < 4; i++) {
-			add(&place, streams[i], c, a, b);
+			add(&place.kernels, streams[i], c, a, b);
 			CALL(cuStreamSynchronize, streams[i]);
 		}
-		printf("%016llx\n", (unsigned long long)hash(c));
+		printf("%016llx\n", hash(c));
 		/* More is queued when the context goes. */
 		for (unsigned i = 0; i < 12; i++)
 			spin(&place, streams[i % 4], 1000);
@@ -288,7 +199,7 @@ static void in_order(void)
 		CALL(cuMemAllocAsync, &scratch, N * 4, one);
 		CALL(cuMemsetD32Async, scratch, 0x3f800000 + round, N, one);
 		spin(&place, one, 20);
-		add(&place, one, result, scratch, b);
+		add(&place.kernels, one, result, scratch, b);
 		CALL(cuMemFreeAsync, scratch, one);
 		CALL(cuLaunchHostFunc, one, count_up, &called);
 		CALL(cuEventRecord, end, one);
@@ -308,8 +219,8 @@ static void in_order(void)
 		CALL(cuEventSynchronize, end);
 		CALL(cuEventElapsedTime, &ms, begin, end);
 		CALL(cuStreamSynchronize, one);
-		printf("%016llx", (unsigned long long)hash(b));
-		printf(" %016llx %d %d\n", (unsigned long long)hash(words), called, ms > 0);
+		printf("%016llx", hash(b));
+		printf(" %016llx %d %d\n", hash(words), called, ms > 0);
 	}
 }
 
@@ -349,7 +260,7 @@ static void give(int to, int from)
 	CALL(cuIpcGetMemHandle, &handles.memory, c);
 	for (unsigned i = 0; i < 6; i++)
 		spin(&place, stream, 20000);
-	add(&place, stream, c, a, b);
+	add(&place.kernels, stream, c, a, b);
 	CALL(cuEventRecord, event, stream);
 	whole(write(to, &handles, sizeof(handles)), sizeof(handles));
 	whole(read(from, &ready, 1), 1);
@@ -375,9 +286,9 @@ static void take(int from, int to)
 	CALL(cuIpcOpenMemHandle_v2, &theirs, handles.memory, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
 	spin(&place, stream, 10);
 	CALL(cuStreamWaitEvent, stream, event, 0);
-	add(&place, stream, c, theirs, b);
+	add(&place.kernels, stream, c, theirs, b);
 	CALL(cuStreamSynchronize, stream);
-	printf("%016llx\n", (unsigned long long)hash(c));
+	printf("%016llx\n", hash(c));
 	fflush(stdout);
 	whole(write(to, "r", 1), 1);
 }
@@ -403,23 +314,15 @@ static void ipc(void)
 	printf("other %d\n", status);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} experiments[] = {
+static const struct experiment experiments[] = {
     {"devices", devices}, {"threads-end", threads_end}, {"resets", resets}, {"in-order", in_order},
     {"ipc", ipc},
 };
 
 int main(int argc, char **argv)
 {
-	alarm(100);
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (size_t i = 0; argc == 2 && i < sizeof(experiments) / sizeof(experiments[0]); i++)
-		if (!strcmp(argv[1], experiments[i].name)) {
-			experiments[i].run();
-			return 0;
-		}
-	fprintf(stderr, "Usage: life_program devices|threads-end|resets|in-order|ipc\n");
-	return 2;
+	return run_experiment(
+	    argc, argv,
+	    &(struct experiments){.all = experiments,
+				  .n = sizeof(experiments) / sizeof(experiments[0])});
 }

@@ -7,14 +7,11 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#define __CUDA_API_VERSION_INTERNAL
-#include <cuda.h>
+#include "program.h"
 
 typedef CUresult CUDAAPI get_1(const char *, void **, int, cuuint64_t);
 typedef CUresult CUDAAPI get_2(const char *, void **, int, cuuint64_t,
@@ -221,23 +218,15 @@ static void missing(void)
 	printf(" %s\n", dlerror());
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} experiments[] = {
+static const struct experiment experiments[] = {
     {"every", every},           {"odd", odd},         {"again", again}, {"versions", versions},
     {"namespaces", namespaces}, {"missing", missing},
 };
 
 int main(int argc, char **argv)
 {
-	alarm(100);
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (size_t i = 0; argc == 2 && i < sizeof(experiments) / sizeof(experiments[0]); i++)
-		if (!strcmp(argv[1], experiments[i].name)) {
-			experiments[i].run();
-			return 0;
-		}
-	fprintf(stderr, "Usage: lookup_program every|odd|again|versions|namespaces|missing\n");
-	return 2;
+	return run_experiment(
+	    argc, argv,
+	    &(struct experiments){.all = experiments,
+				  .n = sizeof(experiments) / sizeof(experiments[0])});
 }

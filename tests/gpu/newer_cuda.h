@@ -2,7 +2,11 @@
 #ifndef DETSHARE_TESTS_GPU_NEWER_CUDA_H
 #define DETSHARE_TESTS_GPU_NEWER_CUDA_H
 
-/* Calls that programs look up by name, for headers that do not have them yet. After cuda.h. */
+/* Calls that programs look up by name, and that cuda.h does not declare by it. After cuda.h. */
+__typeof__(cuLaunchKernel) cuLaunchKernel_ptsz;
+__typeof__(cuMemcpyDtoD_v2) cuMemcpyDtoD_v2_ptds;
+
+/* Headers that are older. */
 #if CUDA_VERSION < 12050
 CUresult CUDAAPI cuGreenCtxStreamCreate(CUstream *stream, CUgreenCtx green, unsigned flags,
 					int priority);

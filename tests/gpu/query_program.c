@@ -5,91 +5,12 @@
  * coroutine library, moved or not. Runs on a real GPU and on the emulated one.
  * Usage: query_program primary|created
  */
-#include <dlfcn.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define __CUDA_API_VERSION_INTERNAL
-#include <cuda.h>
-
-#include "newer_cuda.h"
-
-#include "kernels_ptx.h"
-
-/* Those that a driver may lack are asked only if they are there. */
-#define DRIVER_CALLS(X)                                         \
-	X(cuInit)                                               \
-	X(cuDriverGetVersion)                                   \
-	X(cuDeviceGet)                                          \
-	X(cuDeviceGetCount)                                     \
-	X(cuDeviceGetName)                                      \
-	X(cuDeviceGetUuid_v2)                                   \
-	X(cuDeviceGetAttribute)                                 \
-	X(cuDeviceGetDevResource)                               \
-	X(cuDevSmResourceSplitByCount)                          \
-	X(cuDevicePrimaryCtxRetain)                             \
-	X(cuDevicePrimaryCtxGetState)                           \
-	X(cuCtxCreate_v2)                                       \
-	X(cuCtxSetCurrent)                                      \
-	X(cuCtxGetCurrent)                                      \
-	X(cuCtxGetDevice)                                       \
-	X(cuCtxGetId)                                           \
-	X(cuCtxGetApiVersion)                                   \
-	X(cuCtxGetFlags)                                        \
-	X(cuCtxGetLimit)                                        \
-	X(cuCtxGetCacheConfig)                                  \
-	X(cuCtxGetSharedMemConfig)                              \
-	X(cuCtxGetStreamPriorityRange)                          \
-	X(cuCtxGetExecAffinity)                                 \
-	X(cuCtxGetDevResource)                                  \
-	X(cuCtxSynchronize)                                     \
-	X(cuModuleLoadData)                                     \
-	X(cuModuleGetFunction)                                  \
-	X(cuModuleGetLoadingMode)                               \
-	X(cuFuncGetAttribute)                                   \
-	X(cuFuncGetModule)                                      \
-	X(cuOccupancyMaxActiveBlocksPerMultiprocessor)          \
-	X(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags) \
-	X(cuOccupancyMaxPotentialBlockSize)                     \
-	X(cuOccupancyAvailableDynamicSMemPerBlock)              \
-	X(cuOccupancyMaxActiveClusters)                         \
-	X(cuOccupancyMaxPotentialClusterSize)                   \
-	X(cuMemAlloc_v2)                                        \
-	X(cuMemGetAddressRange_v2)                              \
-	X(cuPointerGetAttribute)                                \
-	X(cuPointerGetAttributes)                               \
-	X(cuMemsetD32Async)                                     \
-	X(cuStreamCreate)                                       \
-	X(cuStreamCreateWithPriority)                           \
-	X(cuStreamSynchronize)                                  \
-	X(cuStreamQuery)                                        \
-	X(cuStreamGetId)                                        \
-	X(cuStreamGetCtx)                                       \
-	X(cuStreamGetCtx_v2)                                    \
-	X(cuStreamGetGreenCtx)                                  \
-	X(cuStreamGetFlags)                                     \
-	X(cuStreamGetPriority)                                  \
-	X(cuStreamGetDevice)                                    \
-	X(cuStreamGetAttribute)                                 \
-	X(cuStreamSetAttribute)                                 \
-	X(cuStreamCopyAttributes)                               \
-	X(cuStreamIsCapturing)                                  \
-	X(cuStreamGetCaptureInfo_v2)                            \
-	X(cuEventCreate)                                        \
-	X(cuEventRecord)                                        \
-	X(cuEventQuery)                                         \
-	X(cuEventElapsedTime)                                   \
-	X(cuEventElapsedTime_v2)                                \
-	X(cuLaunchKernel)
-
-#define FIELD(name) __typeof__(&name) do_##name;
-static struct {
-	DRIVER_CALLS(FIELD)
-} cu;
+#include "program.h"
 
 enum { STREAMS = 7, EVENTS = 2, BYTES = 1 << 16 };
 
@@ -100,27 +21,13 @@ static const char *const stream_names[STREAMS] = {
 static struct {
 	CUdevice device;
 	CUcontext context, primary;
-	CUmodule module;
-	CUfunction spin, add;
+	struct kernels kernels;
 	CUstream streams[STREAMS];
 	CUevent events[EVENTS];
 	CUdeviceptr memory;
 	unsigned long long ids[64];
 	unsigned n_ids;
 } the;
-
-static _Noreturn void die(const char *what, CUresult result)
-{
-	fprintf(stderr, "query_program: %s: error %d\n", what, (int)result);
-	exit(1);
-}
-
-#define CALL(name, ...)                                           \
-	do {                                                      \
-		CUresult call_result = cu.do_##name(__VA_ARGS__); \
-		if (call_result)                                  \
-			die(#name, call_result);                  \
-	} while (0)
 
 /* Print a query's result, and what it answered if it did. */
 #define ASK(what, call, ...)                              \
@@ -269,26 +176,38 @@ static void ask_functions(void)
 	size_t bytes;
 
 	for (int i = 0; i < CU_FUNC_ATTRIBUTE_MAX; i++)
-		ASK("attribute", cu.do_cuFuncGetAttribute(&value, (CUfunction_attribute)i, the.add),
+		ASK("attribute",
+		    cu.do_cuFuncGetAttribute(&value, (CUfunction_attribute)i,
+					     the.kernels.vector_add),
 		    "%d = %d", i, value);
-	ASK("module", cu.do_cuFuncGetModule(&module, the.add), "%d", module == the.module);
+	ASK("module", cu.do_cuFuncGetModule(&module, the.kernels.vector_add), "%d",
+	    module == the.kernels.module);
 	ASK("loading", cu.do_cuModuleGetLoadingMode(&mode), "%d", (int)mode);
-	ASK("blocks", cu.do_cuOccupancyMaxActiveBlocksPerMultiprocessor(&value, the.add, 128, 0),
+	ASK("blocks",
+	    cu.do_cuOccupancyMaxActiveBlocksPerMultiprocessor(&value, the.kernels.vector_add, 128,
+							      0),
 	    "%d", value);
 	ASK("blocks",
-	    cu.do_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(&value, the.add, 256, 0, 0),
+	    cu.do_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+		&value, the.kernels.vector_add, 256, 0, 0),
 	    "%d", value);
-	ASK("size", cu.do_cuOccupancyMaxPotentialBlockSize(&least, &value, the.add, NULL, 0, 0),
+	ASK("size",
+	    cu.do_cuOccupancyMaxPotentialBlockSize(&least, &value, the.kernels.vector_add, NULL, 0,
+						   0),
 	    "%d %d", least, value);
 	if (cu.do_cuOccupancyAvailableDynamicSMemPerBlock)
 		ASK("shared",
-		    cu.do_cuOccupancyAvailableDynamicSMemPerBlock(&bytes, the.add, 1, 128), "%zu",
-		    bytes);
+		    cu.do_cuOccupancyAvailableDynamicSMemPerBlock(&bytes, the.kernels.vector_add, 1,
+								  128),
+		    "%zu", bytes);
 	if (cu.do_cuOccupancyMaxActiveClusters)
-		ASK("clusters", cu.do_cuOccupancyMaxActiveClusters(&value, the.add, &config), "%d",
-		    value);
+		ASK("clusters",
+		    cu.do_cuOccupancyMaxActiveClusters(&value, the.kernels.vector_add, &config),
+		    "%d", value);
 	if (cu.do_cuOccupancyMaxPotentialClusterSize)
-		ASK("cluster", cu.do_cuOccupancyMaxPotentialClusterSize(&value, the.add, &config),
+		ASK("cluster",
+		    cu.do_cuOccupancyMaxPotentialClusterSize(&value, the.kernels.vector_add,
+							     &config),
 		    "%d", value);
 }
 
@@ -354,7 +273,7 @@ static void launch(CUstream stream, unsigned us)
 	CUdeviceptr smids = 0;
 	void *args[] = {&us, &smids};
 
-	CALL(cuLaunchKernel, the.spin, 2, 1, 1, 1, 1, 1, 0, stream, args, NULL);
+	CALL(cuLaunchKernel, the.kernels.spin_us, 2, 1, 1, 1, 1, 1, 0, stream, args, NULL);
 }
 
 static void work(unsigned rounds)
@@ -373,12 +292,7 @@ static void work(unsigned rounds)
 
 static void start(bool created)
 {
-	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-
-	if (!libcuda)
-		exit(77);
-#define LOAD(name) *(void **)&cu.do_##name = dlsym(libcuda, #name);
-	DRIVER_CALLS(LOAD)
+	load_driver();
 	CALL(cuInit, 0);
 	CALL(cuDeviceGet, &the.device, 0);
 	if (created) {
@@ -388,9 +302,7 @@ static void start(bool created)
 		the.context = the.primary;
 		CALL(cuCtxSetCurrent, the.context);
 	}
-	CALL(cuModuleLoadData, &the.module, kernels_ptx);
-	CALL(cuModuleGetFunction, &the.spin, the.module, "spin_us");
-	CALL(cuModuleGetFunction, &the.add, the.module, "vector_add");
+	the.kernels = load_kernels();
 	CALL(cuMemAlloc_v2, &the.memory, BYTES);
 	the.streams[1] = CU_STREAM_LEGACY;
 	the.streams[2] = CU_STREAM_PER_THREAD;

@@ -5,47 +5,12 @@
  * front of a queue holds up the rest of it. Usage: streams_program STREAMS ROUNDS SEED
  * Prints "streams N wrong M hash H". Runs on a real GPU and on the emulated one.
  */
-#include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cuda.h>
-
-#include "kernels_ptx.h"
-
-#define DRIVER_CALLS(X)                                                                            \
-	X(cuInit, (unsigned))                                                                      \
-	X(cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                       \
-	X(cuCtxSetCurrent, (CUcontext))                                                            \
-	X(cuCtxSynchronize, (void))                                                                \
-	X(cuModuleLoadData, (CUmodule *, const void *))                                            \
-	X(cuModuleGetFunction, (CUfunction *, CUmodule, const char *))                             \
-	X(cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                  \
-	X(cuMemcpyDtoH_v2, (void *, CUdeviceptr, size_t))                                          \
-	X(cuMemsetD32Async, (CUdeviceptr, unsigned, size_t, CUstream))                             \
-	X(cuStreamCreate, (CUstream *, unsigned))                                                  \
-	X(cuStreamWaitEvent, (CUstream, CUevent, unsigned))                                        \
-	X(cuEventCreate, (CUevent *, unsigned))                                                    \
-	X(cuEventRecord, (CUevent, CUstream))                                                      \
-	X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
-			   unsigned, CUstream, void **, void **))
-
-#define FIELD(name, args) \
-	CUresult(CUDAAPI *do_##name) args; /* NOLINT(bugprone-macro-parentheses) */
-static struct {
-	DRIVER_CALLS(FIELD)
-} cu;
-
-#define CALL(name, ...)                                                                        \
-	do {                                                                                   \
-		CUresult call_result = cu.do_##name(__VA_ARGS__);                              \
-		if (call_result) {                                                             \
-			fprintf(stderr, "streams_program: " #name ": %d\n", (int)call_result); \
-			exit(1);                                                               \
-		}                                                                              \
-	} while (0)
+#include "program.h"
 
 enum { STREAMS_MAX = 256 };
 
@@ -55,7 +20,8 @@ static struct {
 	CUdeviceptr word;
 	float expected;
 } all[STREAMS_MAX];
-static CUfunction vector_add, spin_us;
+
+static struct kernels kernels;
 
 static uint64_t draw(uint64_t *random)
 {
@@ -88,7 +54,7 @@ static void add(unsigned to, unsigned from)
 
 	CALL(cuEventRecord, all[from].event, all[from].stream);
 	CALL(cuStreamWaitEvent, all[to].stream, all[from].event, 0);
-	launch(vector_add, all[to].stream, args);
+	launch(kernels.vector_add, all[to].stream, args);
 	CALL(cuEventRecord, all[to].event, all[to].stream);
 	CALL(cuStreamWaitEvent, all[from].stream, all[to].event, 0);
 	all[to].expected += all[from].expected;
@@ -97,14 +63,11 @@ static void add(unsigned to, unsigned from)
 static void start(unsigned n)
 {
 	CUcontext primary;
-	CUmodule module;
 
 	CALL(cuInit, 0);
 	CALL(cuDevicePrimaryCtxRetain, &primary, 0);
 	CALL(cuCtxSetCurrent, primary);
-	CALL(cuModuleLoadData, &module, kernels_ptx);
-	CALL(cuModuleGetFunction, &vector_add, module, "vector_add");
-	CALL(cuModuleGetFunction, &spin_us, module, "spin_us");
+	kernels = load_kernels();
 	for (unsigned i = 0; i < n; i++) {
 		CALL(cuStreamCreate, &all[i].stream, CU_STREAM_NON_BLOCKING);
 		CALL(cuEventCreate, &all[i].event, CU_EVENT_DISABLE_TIMING);
@@ -118,18 +81,14 @@ int main(int argc, char **argv)
 	const unsigned n = argc > 3 ? (unsigned)strtoul(argv[1], NULL, 10) : 0;
 	const unsigned rounds = n ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
 	uint64_t random = n ? strtoull(argv[3], NULL, 10) * 0x9e3779b97f4a7c15 | 1 : 0;
-	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
 	unsigned wrong = 0;
 	uint32_t hash = 2166136261;
 
-	if (!libcuda)
-		return 77;
 	if (n < 2 || n > STREAMS_MAX) {
 		fprintf(stderr, "usage: streams_program STREAMS ROUNDS SEED\n");
 		return 2;
 	}
-#define LOAD(name, args) *(void **)&cu.do_##name = dlsym(libcuda, #name);
-	DRIVER_CALLS(LOAD)
+	load_driver();
 	start(n);
 	for (unsigned round = 0; round < rounds; round++) {
 		for (unsigned k = 0; k < n; k++) {
@@ -142,7 +101,8 @@ int main(int argc, char **argv)
 			else if (draw(&random) % 8)
 				add(to, from);
 			else
-				launch(spin_us, all[to].stream, (void *[]){&us, &(CUdeviceptr){0}});
+				launch(kernels.spin_us, all[to].stream,
+				       (void *[]){&us, &(CUdeviceptr){0}});
 		}
 	}
 	CALL(cuCtxSynchronize);

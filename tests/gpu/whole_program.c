@@ -4,7 +4,6 @@
  * the same with the coroutine library, in whatever partition, as alone. Runs on a real GPU and on the
  * emulated one.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -13,41 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <cuda.h>
-
-#define PROGRAM "whole_program"
-#include "call.h"
-#include "kernels_ptx.h"
-
-/* By the names that libcuda exports: cuda.h gives some of them others. */
-#define DRIVER_CALLS(X)                                                                            \
-	X(cuInit, (unsigned))                                                                      \
-	X(cuDeviceGet, (CUdevice *, int))                                                          \
-	X(cuDeviceGetAttribute, (int *, CUdevice_attribute, CUdevice))                             \
-	X(cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                       \
-	X(cuCtxSetCurrent, (CUcontext))                                                            \
-	X(cuModuleLoadData, (CUmodule *, const void *))                                            \
-	X(cuModuleGetFunction, (CUfunction *, CUmodule, const char *))                             \
-	X(cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                  \
-	X(cuMemcpyDtoHAsync_v2, (void *, CUdeviceptr, size_t, CUstream))                           \
-	X(cuMemsetD32Async, (CUdeviceptr, unsigned, size_t, CUstream))                             \
-	X(cuStreamCreate, (CUstream *, unsigned))                                                  \
-	X(cuStreamSynchronize, (CUstream))                                                         \
-	X(cuOccupancyMaxActiveBlocksPerMultiprocessor, (int *, CUfunction, int, size_t))           \
-	X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
-			   unsigned, CUstream, void **, void **))                                  \
-	X(cuLaunchKernelEx, (const CUlaunchConfig *, CUfunction, void **, void **))                \
-	X(cuLaunchCooperativeKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned,          \
-				      unsigned, unsigned, unsigned, CUstream, void **))
-
-#define FIELD(name, args) \
-	CUresult(CUDAAPI *do_##name) args; /* NOLINT(bugprone-macro-parentheses) */
-static struct {
-	DRIVER_CALLS(FIELD)
-} cu;
+#include "program.h"
 
 enum { THREADS = 128 };
-
 static CUstream stream;
 static CUfunction meet;
 static CUdeviceptr arrived, sum;
@@ -55,22 +22,16 @@ static CUdeviceptr arrived, sum;
 /* Returns how many blocks of the kernel the GPU says it can hold. */
 static unsigned start(void)
 {
-	void *libcuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
 	CUcontext primary;
 	CUdevice device;
-	CUmodule module;
 	int sms, per_sm;
 
-	if (!libcuda)
-		exit(77);
-#define LOAD(name, args) *(void **)&cu.do_##name = dlsym(libcuda, #name);
-	DRIVER_CALLS(LOAD)
+	load_driver();
 	CALL(cuInit, 0);
 	CALL(cuDeviceGet, &device, 0);
 	CALL(cuDevicePrimaryCtxRetain, &primary, device);
 	CALL(cuCtxSetCurrent, primary);
-	CALL(cuModuleLoadData, &module, kernels_ptx);
-	CALL(cuModuleGetFunction, &meet, module, "meet");
+	CALL(cuModuleGetFunction, &meet, load_kernels().module, "meet");
 	CALL(cuMemAlloc_v2, &arrived, sizeof(unsigned));
 	CALL(cuMemAlloc_v2, &sum, sizeof(unsigned));
 	CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
