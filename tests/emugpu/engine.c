@@ -730,6 +730,7 @@ static int run_blocks(struct emu_device *dev, unsigned n)
 		memcpy(run.index, slot->block.index, sizeof(run.index));
 		run.smid = visible_smid(r->op, r->sm);
 		run.n_sms = emu_sms_count(&r->op->sms);
+		run.now_ns = r->end_ns;
 		int64_t ns = r->op->work.u.launch.kernel->block(&run);
 		if (ns == EMU_ILLEGAL_ADDRESS)
 			fault = 1;
@@ -762,6 +763,7 @@ static bool end_of_block(const struct emu_running *r)
 	struct emu_run run = r->op->work.u.launch.run;
 
 	memcpy(run.index, r->index, sizeof(run.index));
+	run.now_ns = r->end_ns;
 	return !kernel->at_end || kernel->at_end(&run) != EMU_ILLEGAL_ADDRESS;
 }
 

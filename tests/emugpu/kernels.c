@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -184,6 +185,60 @@ static int64_t meet_ends(const struct emu_run *run)
 	return 0;
 }
 
+/* Of a launch of share_out, as in kernels.cu. */
+struct launch_record {
+	uint64_t end, not_begin, taken, sms[4];
+};
+
+/*
+ * share_out(struct launch_record *record, unsigned units, unsigned steps): as many blocks as there are SMs have
+ * equal parts, and nothing is left for those that come later.
+ */
+static int64_t share_out(const struct emu_run *run)
+{
+	struct launch_record *record = PARAM(run, 0, struct launch_record *);
+	const uint64_t step_ps = 4000000 / 1980; /* as in fma_work() */
+	const uint64_t work_ns =
+	    (uint64_t)PARAM(run, 1, uint32_t) * PARAM(run, 2, uint32_t) * step_ps / 1000;
+	const unsigned workers = run->grid[0] < run->n_sms ? run->grid[0] : run->n_sms;
+
+	if (!emu_device_may_touch(record, sizeof(*record)))
+		return EMU_ILLEGAL_ADDRESS;
+	if (~run->now_ns > record->not_begin)
+		record->not_begin = ~run->now_ns;
+	record->sms[run->smid / 64 % 4] |= UINT64_C(1) << run->smid % 64;
+	record->taken += run->index[0] < workers;
+	return run->index[0] < workers ? (int64_t)(work_ns / workers) + 1 : 1;
+}
+
+static int64_t share_out_ends(const struct emu_run *run)
+{
+	struct launch_record *record = PARAM(run, 0, struct launch_record *);
+
+	if (!emu_device_may_touch(record, sizeof(*record)))
+		return EMU_ILLEGAL_ADDRESS;
+	if (run->now_ns > record->end)
+		record->end = run->now_ns;
+	return 0;
+}
+
+/* tell_time(unsigned long long *when) */
+static int64_t tell_time(const struct emu_run *run)
+{
+	(void)run;
+	return 1;
+}
+
+static int64_t tell_time_ends(const struct emu_run *run)
+{
+	_Atomic uint64_t *when = PARAM(run, 0, _Atomic uint64_t *);
+
+	if (!emu_device_may_touch((const void *)when, sizeof(*when)))
+		return EMU_ILLEGAL_ADDRESS;
+	atomic_store(when, run->now_ns);
+	return 0;
+}
+
 static const struct emu_kernel kernels[] = {
     {"vector_add", 5, {8, 8, 8, 4, 8}, vector_add, NULL, 0},
     {"reduce_sum", 4, {8, 8, 4, 8}, reduce_sum, NULL, 0},
@@ -193,6 +248,8 @@ static const struct emu_kernel kernels[] = {
     {"trap", 1, {8}, trap, NULL, 0},
     {"mix", 6, {8, 8, 4, 4, 4, 4}, mix, mix_ends, 0},
     {"meet", 3, {8, 8, 4}, meet, meet_ends, 1},
+    {"share_out", 3, {8, 4, 4}, share_out, share_out_ends, 0},
+    {"tell_time", 1, {8}, tell_time, tell_time_ends, 0},
 };
 
 const struct emu_kernel *emu_kernel_find(const char *name)

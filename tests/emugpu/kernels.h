@@ -11,6 +11,7 @@ struct emu_run {
 	unsigned index[3]; /* blockIdx */
 	unsigned smid;     /* what %smid reads */
 	unsigned n_sms;    /* of the partition that the launch is in */
+	uint64_t now_ns;   /* %globaltimer, where the block begins, or ends */
 	void *params[16];
 };
 

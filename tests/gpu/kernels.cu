@@ -93,3 +93,46 @@ extern "C" __global__ void meet(unsigned *arrived, unsigned *sum, unsigned us)
 		asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
 	while (now - begin < us * 1000ull);
 }
+
+// What a launch of share_out() leaves behind; all zero before it.
+struct launch_record {
+	unsigned long long end, not_begin; // by %globaltimer; the complement: of two, the larger began first
+	unsigned long long taken;          // units of work that blocks have taken
+	unsigned long long sms[4]; // one bit for each SM that it ran on, by %smid
+};
+
+// `units` pieces of work, of `steps` multiply-adds each, taken by whoever is free: the time that a launch needs goes
+// with one over the number of SMs, in steps of one piece. One thread of each block does it.
+extern "C" __global__ void share_out(struct launch_record *record, unsigned units, unsigned steps)
+{
+	unsigned long long now, mine, next;
+	unsigned id;
+	float x = 1.0f;
+
+	if (threadIdx.x)
+		return;
+	asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+	asm volatile("mov.u32 %0, %%smid;" : "=r"(id));
+	atomicMax(&record->not_begin, ~now);
+	atomicOr(&record->sms[id / 64 % 4], 1ull << id % 64);
+	mine = atomicAdd(&record->taken, 1ull);
+	while (mine < units) {
+		next = atomicAdd(&record->taken, 1ull); // on its way while the piece is done
+		for (unsigned i = 0; i < steps; i++)
+			x = __fmaf_rn(x, 0.999f, 0.001f);
+		mine = next;
+	}
+	if (x < 0)
+		record->taken = 0; // never, but the compiler does not know
+	asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+	atomicMax(&record->end, now);
+}
+
+// What time it is, to the host as well.
+extern "C" __global__ void tell_time(volatile unsigned long long *when)
+{
+	unsigned long long now;
+
+	asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+	*when = now;
+}

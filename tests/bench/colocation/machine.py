@@ -38,13 +38,14 @@ class Machine:
     environment: dict = field(default_factory=dict)  # of everything
     node: dict = field(default_factory=dict)  # keys of detshare-node.conf
     python: str = sys.executable
+    name: str = "colocate"  # of who measures
     directory: Path = None
     learned: dict = field(default_factory=dict)  # what detshare puts into tasks' environments, but for the port
 
     def __enter__(self):
         # In /run: sockets' names are short, and it is no disk.
         base = "/run" if os.access("/run", os.W_OK) and self.backend == "torch" else None
-        self.directory = Path(tempfile.mkdtemp(prefix="colocate-", dir=base))
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=base))
         self.directory.chmod(0o755)
         (self.directory / "slurm.conf").touch()
         return self
@@ -177,15 +178,15 @@ class Machine:
                 "kernel": platform.release(), "python": platform.python_version(), "cpus": len(os.sched_getaffinity(0))}
 
 
-def emulated(build):
-    """A machine with an emulated GPU, made anew. (machine, what to remove in the end)"""
+def emulated(build, name="colocate", shape=()):
+    """A machine with an emulated GPU, made anew, of that shape (options of emugpu-host). (machine, what to remove in the end)"""
     build = Path(build).resolve()
     emugpu = build / "tests" / "emugpu"
-    host = Path(tempfile.mkdtemp(prefix="colocate-gpu-"))
-    subprocess.run([emugpu / "emugpu-host", "create", host / "gpus", "--gpus", "1"], check=True, stdout=subprocess.DEVNULL)
+    host = Path(tempfile.mkdtemp(prefix=f"{name}-gpu-"))
+    subprocess.run([emugpu / "emugpu-host", "create", host / "gpus", "--gpus", "1", *shape], check=True, stdout=subprocess.DEVNULL)
     libraries = str(emugpu / ".libs")
     node = {"gpu_info_dir": host / "gpus" / "proc", "cuda_library": emugpu / ".libs" / "libcuda.so.1",
             "noderuntime": build / "noderuntime" / "detshare-noderuntime", "mps_control": emugpu / "nvidia-cuda-mps-control",
             "coroutine_library": build / "noderuntime" / "coroutine" / ".libs" / "libdetshare-cuda.so"}
     return Machine("emulated", str(build / "noderuntime" / "command" / "detshare"), str(emugpu / "nvidia-cuda-mps-control"),
-                   environment={"EMUGPU_DIR": str(host / "gpus"), "LD_LIBRARY_PATH": libraries}, node=node), host
+                   name=name, environment={"EMUGPU_DIR": str(host / "gpus"), "LD_LIBRARY_PATH": libraries}, node=node), host
