@@ -6,10 +6,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/io.h"
+#include "noderuntime/port_protocol.h"
 
 enum { STATE_MAGIC = 0x44535354 /* "DSST" */, STATE_VERSION = 5 };
 
@@ -157,6 +159,53 @@ int ds_allocation_read(const struct ds_node_config *config, const char *name,
 		return ds_fail(err, "%s is not a whole state of this version", path);
 	}
 	return 0;
+}
+
+static int append_note(const struct ds_node_config *config, const char *name, const char *text,
+		       struct ds_error *err)
+{
+	char path[PATH_MAX], line[1024];
+	int rv = 0;
+
+	if (ds_allocation_path(config, name, DS_PORT_LAST_NOTES, path, err) < 0)
+		return -1;
+	snprintf(line, sizeof(line), "%s\n", text);
+	int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 || write(fd, line, strlen(line)) != (ssize_t)strlen(line))
+		rv = ds_fail(err, "cannot write to %s: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return rv;
+}
+
+int ds_allocation_note_late(const struct ds_node_config *config, const char *name, const char *text,
+			    bool ended, struct ds_error *err)
+{
+	struct ds_allocation allocation;
+	char path[PATH_MAX];
+	int rv = -1;
+
+	if (append_note(config, name, text, err) < 0 ||
+	    ds_allocation_path(config, name, "state", path, err) < 0)
+		return -1;
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	/* Several of its neighbours may do this for several of its programs. */
+	if (fd < 0 || flock(fd, LOCK_EX) < 0) {
+		ds_fail(err, "cannot open and lock %s: %s", path, strerror(errno));
+		goto done;
+	}
+	if (ds_allocation_read(config, name, &allocation, err) < 0)
+		goto done;
+	allocation.late_programs++;
+	allocation.ended_programs += ended;
+	if (ds_allocation_save(fd, &allocation) < 0)
+		ds_fail(err, "cannot write %s: %s", path, strerror(errno));
+	else
+		rv = 0;
+done:
+	if (fd >= 0)
+		close(fd);
+	return rv;
 }
 
 struct ds_held_sms ds_allocation_sms(const struct ds_ledger_state *state,

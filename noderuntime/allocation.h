@@ -91,6 +91,14 @@ int ds_allocation_save(int fd, const struct ds_allocation *allocation);
 int ds_allocation_read(const struct ds_node_config *config, const char *name,
 		       struct ds_allocation *allocation, struct ds_error *err);
 
+/*
+ * Of an allocation whose runtime is dead: a program of it was late, and `ended` for it. Counted in its state, and
+ * `text`, one line, is kept where its user's side looks for notes when nobody answers at the port. Makes no file, so
+ * it does not matter if it is just being removed. Returns 0, or -1 with a reason.
+ */
+int ds_allocation_note_late(const struct ds_node_config *config, const char *name, const char *text,
+			    bool ended, struct ds_error *err);
+
 /* The SMs of `self`, one of the residents in `state`. Pure. */
 struct ds_held_sms ds_allocation_sms(const struct ds_ledger_state *state,
 				     const struct ds_ledger_resident *self);

@@ -14,6 +14,7 @@
 #include "noderuntime/late_follow.h"
 #include "noderuntime/neighbours.h"
 #include "noderuntime/off_gpu.h"
+#include "noderuntime/orphans.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/terms.h"
 #include "noderuntime/wants.h"
@@ -259,6 +260,7 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 	self = ds_ledger_find(state, rt->allocation->name);
 	if (self)
 		self->ended = rt->allocation->ended_programs;
+	ds_orphans_settle(rt, state);
 	for (uint32_t i = 0; self && i < state->n_programs; i++) {
 		struct ds_ledger_program *program = &state->programs[i];
 		struct ds_watch *ours = find_ours(rt, program);

@@ -35,6 +35,20 @@ static struct ds_groups missing(const struct ds_ledger_state *state,
 	return ds_groups_difference(wanted, other->held);
 }
 
+/* What the program of `self` keeps from `other`. Small ones share a group, and do not wait for each other. */
+static struct ds_groups kept_from(const struct ds_ledger_state *state,
+				  const struct ds_ledger_resident *self,
+				  const struct ds_ledger_program *program,
+				  const struct ds_ledger_resident *other)
+{
+	const struct ds_groups kept = ds_groups_difference(program->groups, self->held);
+	struct ds_groups wanted = {{0, 0}};
+
+	if (other != self && !(is_small(state, self) && is_small(state, other)))
+		wanted = missing(state, self, other);
+	return ds_groups_intersection(kept, wanted);
+}
+
 struct ds_groups ds_late_groups(const struct ds_ledger_state *state,
 				const struct ds_ledger_resident *self,
 				const struct ds_ledger_program *program)
@@ -45,16 +59,24 @@ struct ds_groups ds_late_groups(const struct ds_ledger_state *state,
 	if (ds_groups_empty(&kept) || program->quiet || state->incomplete)
 		return late;
 	for (uint32_t i = 0; i < state->n_residents; i++) {
-		const struct ds_ledger_resident *other = &state->residents[i];
-		struct ds_groups wanted;
+		const struct ds_groups more = kept_from(state, self, program, &state->residents[i]);
 
-		/* Small ones share a group, and do not wait for each other. */
-		if (other == self || (is_small(state, self) && is_small(state, other)))
-			continue;
-		wanted = missing(state, self, other);
-		late = ds_groups_union(late, ds_groups_intersection(kept, wanted));
+		late = ds_groups_union(late, more);
 	}
 	return late;
+}
+
+struct ds_groups ds_late_orphan_groups(const struct ds_ledger_state *state,
+				       const struct ds_ledger_resident *keeper,
+				       const struct ds_ledger_program *program,
+				       const struct ds_ledger_resident *waiter)
+{
+	static const struct ds_ledger_resident nobody;
+
+	if (program->quiet || state->incomplete ||
+	    (!waiter->demand.active && ds_groups_has_full(&waiter->held, &state->shape)))
+		return (struct ds_groups){{0, 0}};
+	return kept_from(state, keeper ? keeper : &nobody, program, waiter);
 }
 
 void ds_late_count(struct ds_late *late, bool keeps, const struct ds_port *port, uint64_t epoch,
@@ -69,6 +91,19 @@ void ds_late_count(struct ds_late *late, bool keeps, const struct ds_port *port,
 		*late = (struct ds_late){.since_ns = 0};
 	else if (!late->since_ns || said > late->epoch)
 		*late = (struct ds_late){.since_ns = now_ns, .epoch = said};
+}
+
+void ds_late_count_orphan(struct ds_late *late, bool keeps, uint32_t late_s, int64_t now_ns)
+{
+	if (!keeps)
+		*late = (struct ds_late){.since_ns = 0};
+	else if (!late->since_ns || late->said_s != late_s)
+		*late = (struct ds_late){.since_ns = now_ns, .said_s = late_s};
+}
+
+bool ds_late_may_act(const struct ds_late *late, uint32_t late_s, bool ends)
+{
+	return late->since_ns && late_s == late->said_s && (ends || !late_s);
 }
 
 int64_t ds_late_at_ns(const struct ds_late *late, uint32_t deadline_s)

@@ -12,11 +12,9 @@
 #include "noderuntime/deadline.h"
 #include "noderuntime/errand.h"
 #include "noderuntime/follow.h"
-#include "noderuntime/mps.h"
 #include "noderuntime/notes.h"
 #include "noderuntime/off_gpu.h"
-
-enum { CLIENTS_MAX = 512, ASK_MS = 500 };
+#include "noderuntime/orphans.h"
 
 static const int64_t S = 1000000000;
 
@@ -70,6 +68,9 @@ void ds_late_look(struct ds_runtime *rt)
 		if (at_ns && (!first_ns || at_ns < first_ns))
 			first_ns = at_ns;
 	}
+	const int64_t orphans_ns = ds_orphans_look(rt, now_ns);
+	if (orphans_ns && (!first_ns || orphans_ns < first_ns))
+		first_ns = orphans_ns;
 	then.it_value.tv_sec = (time_t)(first_ns / S);
 	then.it_value.tv_nsec = (long)(first_ns % S);
 	/* Mostly nobody is late, and nothing is armed: then one system call less. */
@@ -106,47 +107,26 @@ struct ending {
 static size_t end(const struct ds_runtime *rt, const void *arg, char brought[DS_ERRAND_BROUGHT_MAX])
 {
 	struct ending ending = *(const struct ending *)arg;
-	pid_t clients[CLIENTS_MAX];
-	int n = -1;
 
-	if (!ending.connected)
-		n = ds_mps_clients(rt->config, rt->allocation->gpu_uuid, clients, CLIENTS_MAX,
-				   ds_deadline_in(ASK_MS));
-	ending.off_gpu = n >= 0;
-	for (int i = 0; i < n; i++)
-		ending.off_gpu &= clients[i] != ending.process.pid;
+	ending.off_gpu = !ending.connected && ds_off_gpu_is(rt, ending.process.pid);
 	if (!ending.off_gpu)
 		ds_off_gpu_end(rt, &ending.process);
 	memcpy(brought, &ending, sizeof(ending));
 	return sizeof(ending);
 }
 
-static int change_forget(struct ds_ledger_state *state, void *arg, struct ds_error *err)
-{
-	(void)err;
-	return ds_ledger_remove_program(state, arg) ? 0 : 1;
-}
-
 static void ended(struct ds_runtime *rt, struct ds_watch *errand, const void *brought, size_t size)
 {
 	struct ending ending;
-	struct ds_error reason;
 
 	(void)errand;
 	if (size != sizeof(ending))
 		return;
 	memcpy(&ending, brought, sizeof(ending));
-	if (!ending.off_gpu) {
+	if (!ending.off_gpu)
 		rt->allocation->ended_programs++;
-	} else if (!ds_watch_find(rt, DS_WATCH_WELCOMED, &ending.process)) {
-		syslog(LOG_NOTICE,
-		       "%s: process %d is not on the GPU any more: it is left alone, and its "
-		       "groups go back",
-		       rt->allocation->name, ending.process.pid);
-		if (ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_forget, &ending.process,
-				     &reason) < 0)
-			ds_complain(rt, &reason);
-	}
+	else if (!ds_watch_find(rt, DS_WATCH_WELCOMED, &ending.process))
+		ds_off_gpu_forget(rt, &ending.process);
 	ds_follow(rt);
 }
 
@@ -190,5 +170,6 @@ void ds_late_over(struct ds_runtime *rt)
 		if (w->kind == DS_WATCH_PROGRAM && at_ns && at_ns <= now_ns)
 			act(rt, w);
 	}
+	ds_orphans_over(rt, now_ns);
 	ds_follow(rt);
 }

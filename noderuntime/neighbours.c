@@ -71,6 +71,7 @@ bool ds_neighbours_watch(struct ds_runtime *rt)
 	bool all_live = true;
 
 	rt->all_watched = true;
+	rt->has_orphans = false;
 	for (struct ds_watch *w = rt->watches; w; w = w->next)
 		w->wanted = false;
 	for (uint32_t i = 0; i < state->n_residents; i++) {
@@ -82,8 +83,10 @@ bool ds_neighbours_watch(struct ds_runtime *rt)
 	for (uint32_t i = 0; i < state->n_programs; i++) {
 		const struct ds_ledger_program *program = &state->programs[i];
 		if (strcmp(program->resident, rt->allocation->name) != 0 &&
-		    !is_looked_after(rt, state, program->resident))
+		    !is_looked_after(rt, state, program->resident)) {
 			all_live &= watch_neighbour(rt, &program->process);
+			rt->has_orphans = true;
+		}
 	}
 	for (struct ds_watch *w = rt->watches, *next; w; w = next) {
 		next = w->next;

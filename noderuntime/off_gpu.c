@@ -82,6 +82,21 @@ void ds_off_gpu_serve(struct ds_runtime *rt, const struct ds_watch *connection, 
 	}
 }
 
+enum { CLIENTS_MAX = 512, ASK_MS = 500 };
+
+bool ds_off_gpu_is(const struct ds_runtime *rt, pid_t pid)
+{
+	pid_t clients[CLIENTS_MAX];
+	int n = ds_mps_clients(rt->config, rt->allocation->gpu_uuid, clients, CLIENTS_MAX,
+			       ds_deadline_in(ASK_MS));
+
+	for (int i = 0; i < n; i++) {
+		if (clients[i] == pid)
+			return false;
+	}
+	return n >= 0;
+}
+
 enum { END_MS = 5000 }; /* nobody waits for it, and to kill it sooner may harm its neighbours */
 
 void ds_off_gpu_end(const struct ds_runtime *rt, const struct ds_process *process)
@@ -132,6 +147,19 @@ static int change_forget(struct ds_ledger_state *state, void *arg, struct ds_err
 	const struct ds_process *process = arg;
 
 	return ds_ledger_remove_program(state, process) ? 0 : 1;
+}
+
+void ds_off_gpu_forget(struct ds_runtime *rt, const struct ds_process *process)
+{
+	struct ds_process copy = *process;
+	struct ds_error reason;
+
+	syslog(
+	    LOG_NOTICE,
+	    "%s: process %d is not on the GPU any more: it is left alone, and its groups go back",
+	    rt->allocation->name, (int)process->pid);
+	if (ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_forget, &copy, &reason) < 0)
+		ds_complain(rt, &reason);
 }
 
 static void forget(struct ds_runtime *rt, uint32_t index)

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
@@ -22,6 +23,8 @@
 #endif
 
 enum { BACKLOG = 128, PORT_FDS_MAX = 3 };
+
+#define PAGE_NAME "detshare-page"
 
 _Static_assert(sizeof(struct ds_page) <= DS_PAGE_SIZE, "the page holds its structure");
 _Static_assert(sizeof(struct ds_port) <= DS_PORT_SIZE, "the port holds its structure");
@@ -45,7 +48,7 @@ int ds_page_create(struct ds_published *published, const struct ds_gpu_shape *sh
 	char self[64];
 
 	*published = (struct ds_published){.readonly_fd = -1};
-	int fd = make_memfd("detshare-page", DS_PAGE_SIZE);
+	int fd = make_memfd(PAGE_NAME, DS_PAGE_SIZE);
 	if (fd < 0)
 		goto fail;
 	page = mmap(NULL, DS_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -121,6 +124,24 @@ void ds_page_step(struct ds_published *published, bool in_step)
 uint64_t ds_page_epoch(const struct ds_published *published)
 {
 	return atomic_load_explicit(&published->page->epoch, memory_order_relaxed);
+}
+
+bool ds_page_may_be_in(pid_t pid)
+{
+	char path[64], *line = NULL;
+	size_t size = 0;
+	bool is_in = false, whole;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	FILE *maps = fopen(path, "re");
+	if (!maps)
+		return true;
+	while (!is_in && getline(&line, &size, maps) >= 0)
+		is_in = strstr(line, "/memfd:" PAGE_NAME) != NULL;
+	whole = feof(maps) && !ferror(maps);
+	free(line);
+	fclose(maps);
+	return is_in || !whole;
 }
 
 int ds_port_create(struct ds_error *err)

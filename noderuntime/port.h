@@ -31,6 +31,12 @@ int ds_page_create(struct ds_published *published, const struct ds_gpu_shape *sh
 		   struct ds_error *err);
 void ds_page_destroy(struct ds_published *published);
 
+/*
+ * False if that process has no page mapped, so that the library is not in it, or not any more; true if it has,
+ * or if that cannot be found out. Takes milliseconds.
+ */
+bool ds_page_may_be_in(pid_t pid);
+
 /* What the page says that may change: the fields of struct ds_page of the same names. */
 struct ds_page_terms {
 	struct ds_groups granted;

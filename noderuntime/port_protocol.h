@@ -128,6 +128,12 @@ struct ds_port_notes {
 	char text[DS_PORT_NOTES_MAX][DS_PORT_NOTE_SIZE];
 };
 
+/*
+ * Beside the port, for when nobody answers there: lines for the job's user, as of DS_PORT_NOTES, by neighbours of a
+ * runtime that was killed.
+ */
+#define DS_PORT_LAST_NOTES "notes"
+
 struct ds_port_welcome {
 	uint32_t magic;
 	uint16_t version;

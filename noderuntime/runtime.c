@@ -360,6 +360,8 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 		return -1;
 	int listener = ds_port_listen(port, err);
 	if (listener < 0 || ds_watch_or_fail(rt, DS_WATCH_LISTENER, listener, port, err) < 0 ||
+	    ds_allocation_write(rt->config, allocation->name, DS_PORT_LAST_NOTES, 0644, "", err) <
+		0 ||
 	    write_task_env(rt, port, err) < 0)
 		return -1;
 	ds_follow(rt);

@@ -66,7 +66,7 @@ struct ds_watch {
 	uint32_t useless;          /* WELCOMED: messages since the last that changed something */
 	uint64_t notified_epoch;   /* WELCOMED: what it was told last */
 	uint64_t heard_epoch;      /* WELCOMED: what it acknowledged last, of any age */
-	struct ds_late late;       /* PROGRAM: how long it has been awaited */
+	struct ds_late late;       /* PROGRAM, NEIGHBOUR: how long it has been awaited */
 	bool faulted;              /* PROGRAM: its fault, or its end, was written down */
 	bool waits;                /* PEER: said hello, and there were no groups to give */
 	bool wanted;               /* NEIGHBOUR: mark while the list is compared */
@@ -94,6 +94,7 @@ struct ds_runtime {
 	} to_ring;
 	/* All who are in `seen` live, since we watch them or whoever looks after them. */
 	bool all_watched;
+	bool has_orphans;  /* among those that we watch, programs that have lost their runtime */
 	bool whole_is_set; /* the timer `whole`, at our last look */
 	struct ds_published page;
 	struct ds_quota quota;

@@ -26,6 +26,7 @@ enum {
 	NOTES_MS = 500,      /* for one answer */
 	NOTES_TRIES = 21,    /* while it is not known whose fault something was, */
 	NOTES_PAUSE_MS = 50, /* which is for a second */
+	LAST_NOTES_SIZE = 16384,
 };
 
 /* What slurmstepd learned in step_begin; its tasks' processes inherit it by fork. */
@@ -281,6 +282,23 @@ static bool ask_and_tell(const char *path, bool last, bool *pending)
 	return true;
 }
 
+/* Its node runtime was killed. What a neighbour's had to say instead, it left beside the port. */
+static void tell_last_notes(void)
+{
+	char path[PATH_MAX], text[LAST_NOTES_SIZE];
+	char *rest = text;
+	const char *line;
+
+	ds_spank_job_path(&step.config, step.job_id, DS_PORT_LAST_NOTES, path);
+	if (ds_read_text(path, O_NOFOLLOW, text, sizeof(text)) < 0)
+		return;
+	while ((line = strsep(&rest, "\n"))) {
+		if (*line)
+			slurm_error("detshare: job %u on %s: %s", step.job_id,
+				    step.config.node_name, line);
+	}
+}
+
 void ds_spank_task_ended(void)
 {
 	const struct timespec pause = {.tv_nsec = NOTES_PAUSE_MS * 1000000L};
@@ -294,6 +312,7 @@ void ds_spank_task_ended(void)
 		if (i > 1)
 			nanosleep(&pause, NULL);
 		if (!ask_and_tell(path, i == NOTES_TRIES, &pending)) {
+			tell_last_notes();
 			step.notes_from_ns =
 			    0; /* one that hangs, or has died, is not asked again */
 			return;

@@ -211,6 +211,17 @@ uint32_t ds_gpu_view_programs(const struct ds_ledger_state *state, uint32_t i)
 	return n;
 }
 
+struct ds_groups ds_gpu_view_used(const struct ds_ledger_state *state, uint32_t i)
+{
+	struct ds_groups used = {{0, 0}};
+
+	for (uint32_t p = 0; p < state->n_programs; p++) {
+		if (owns(state, i, p))
+			used = ds_groups_union(used, state->programs[p].groups);
+	}
+	return used;
+}
+
 bool ds_gpu_view_orphaned(const struct ds_ledger_state *state, uint32_t p)
 {
 	for (uint32_t i = 0; i < state->n_residents; i++) {

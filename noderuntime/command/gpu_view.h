@@ -75,6 +75,9 @@ const char *ds_gpu_view_demand(const struct ds_ledger_state *state, uint32_t i);
 /* Programs of resident `i` that are known. */
 uint32_t ds_gpu_view_programs(const struct ds_ledger_state *state, uint32_t i);
 
+/* Groups that programs of resident `i` may be running on. */
+struct ds_groups ds_gpu_view_used(const struct ds_ledger_state *state, uint32_t i);
+
 /* Whether the resident that the program was welcomed for is gone. */
 bool ds_gpu_view_orphaned(const struct ds_ledger_state *state, uint32_t p);
 

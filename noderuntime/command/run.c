@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/io.h"
 #include "common/size.h"
 #include "common/spawn.h"
 #include "gres/config.h"
@@ -33,6 +34,7 @@ enum {
 	NOTES_MS = 500,      /* for one answer */
 	NOTES_TRIES = 21,    /* while it is not known whose fault something was, */
 	NOTES_PAUSE_MS = 50, /* which is for a second */
+	LAST_NOTES_SIZE = 16384,
 };
 
 enum {
@@ -308,6 +310,22 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	}
 }
 
+/* Its node runtime was killed. What a neighbour's had to say instead, it left beside the port. */
+static void tell_last_notes(const struct run *run)
+{
+	char path[PATH_MAX], text[LAST_NOTES_SIZE];
+	char *rest = text;
+	const char *line;
+
+	if (ds_allocation_path(&run->config, run->name, DS_PORT_LAST_NOTES, path, NULL) < 0 ||
+	    ds_read_text(path, O_NOFOLLOW, text, sizeof(text)) < 0)
+		return;
+	while ((line = strsep(&rest, "\n"))) {
+		if (*line)
+			fprintf(stderr, "detshare run: %s\n", line);
+	}
+}
+
 /* As slurmstepd does it in a job: what became of its programs, by its node runtime's word. */
 static void tell_notes(const struct run *run)
 {
@@ -318,8 +336,10 @@ static void tell_notes(const struct run *run)
 		if (i > 1)
 			nanosleep(&pause, NULL);
 		if (!ds_reported_notes(run->config.runtime_dir, run->name, NOTES_MS,
-				       i == NOTES_TRIES, &notes))
+				       i == NOTES_TRIES, &notes)) {
+			tell_last_notes(run);
 			return;
+		}
 		for (uint32_t n = 0; n < notes.n; n++)
 			fprintf(stderr, "detshare run: %s\n", notes.text[n]);
 	}

@@ -193,6 +193,26 @@ static void print_late(const struct ds_ledger_state *state)
 	}
 }
 
+/* What follows for the programs of a runtime that was killed, and for who waits for what they have. */
+static void print_unled(const struct ds_ledger_state *state)
+{
+	char text[GROUPS_TEXT_SIZE];
+
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *r = &state->residents[i];
+		const struct ds_groups used = ds_gpu_view_used(state, i);
+
+		if (ds_process_alive(&r->runtime) || !ds_gpu_view_programs(state, i))
+			continue;
+		printf("%s: its node runtime, process %" PRId32
+		       ", was killed: its programs go on where they are, on groups %s, and no "
+		       "other can begin; those that keep what an active neighbour is guaranteed "
+		       "have acknowledge_deadline_s (detshare-node.conf)\n",
+		       r->name, r->runtime.pid,
+		       ds_groups_format(&used, &state->shape, text, sizeof(text)));
+	}
+}
+
 /* By their runtimes' word. */
 static void print_fixed(const struct ds_gpu_view *view)
 {
@@ -311,6 +331,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 	ds_status_print_whole(state);
 	for (uint32_t i = 0; i < state->n_residents; i++)
 		print_waits(state, i);
+	print_unled(state);
 	print_late(state);
 	print_orphans(state);
 	print_fixed(view);

@@ -449,6 +449,8 @@ def _obey(verb, arguments, port, page, view, client):
             client.close()
         elif verb == "hang up":  # also for a thread that reads
             client.shutdown(socket.SHUT_RDWR)
+        elif verb == "exec":
+            os.execvp(arguments[0], arguments)
         elif verb == "map page":
             mmap.mmap(page, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         elif verb == "reopen page":

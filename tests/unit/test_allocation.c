@@ -14,7 +14,9 @@
 
 #include <cmocka.h>
 
+#include "common/io.h"
 #include "noderuntime/allocation.h"
+#include "noderuntime/port_protocol.h"
 
 static char dir[64];
 static struct ds_node_config config;
@@ -173,6 +175,33 @@ static void the_state_is_whole_or_refused(void **state)
 	assert_int_equal(ds_allocation_open(&config, &allocation, &err), -1);
 }
 
+static void what_a_neighbour_notes_is_kept_and_makes_no_file(void **state)
+{
+	struct ds_allocation allocation = {
+	    .name = "job-1", .late_programs = 4, .ended_programs = 2};
+	struct ds_error err = {""};
+	char path[PATH_MAX], text[64];
+
+	assert_int_equal(ds_allocation_create(&config, "job-1", NULL), 0);
+	assert_int_equal(ds_allocation_note_late(&config, "job-1", "one", true, &err), -1);
+	assert_non_null(strstr(err.text, "job-1/" DS_PORT_LAST_NOTES));
+	assert_int_equal(ds_allocation_write(&config, "job-1", DS_PORT_LAST_NOTES, 0644, "", NULL),
+			 0);
+	assert_int_equal(ds_allocation_note_late(&config, "job-1", "one", true, &err), -1);
+	assert_non_null(strstr(err.text, "job-1/state"));
+	assert_int_equal(ds_allocation_path(&config, "job-1", "state", path, NULL), 0);
+	assert_int_equal(access(path, F_OK), -1);
+	close(ds_allocation_open(&config, &allocation, NULL));
+	assert_int_equal(ds_allocation_note_late(&config, "job-1", "two", true, &err), 0);
+	assert_int_equal(ds_allocation_note_late(&config, "job-1", "three", false, &err), 0);
+	assert_int_equal(ds_allocation_read(&config, "job-1", &allocation, &err), 0);
+	assert_int_equal(allocation.late_programs, 6);
+	assert_int_equal(allocation.ended_programs, 3);
+	assert_int_equal(ds_allocation_path(&config, "job-1", DS_PORT_LAST_NOTES, path, NULL), 0);
+	assert_int_equal(ds_read_text(path, 0, text, sizeof(text)), 14);
+	assert_string_equal(text, "one\ntwo\nthree\n");
+}
+
 static void directories(void **state)
 {
 	struct ds_error err;
@@ -220,6 +249,8 @@ int main(void)
 	    cmocka_unit_test(whose_sms_they_are),
 	    cmocka_unit_test(records),
 	    cmocka_unit_test_setup_teardown(the_state_is_whole_or_refused, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(what_a_neighbour_notes_is_kept_and_makes_no_file,
+					    set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(directories, set_up, tear_down),
 	};
 

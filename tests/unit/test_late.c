@@ -180,6 +180,90 @@ static void whose_word_counts(void **unused)
 	assert_int_equal(late.since_ns, 0);
 }
 
+static void expect_of_orphan(uint64_t groups)
+{
+	const struct ds_groups late = ds_late_orphan_groups(&state, borrower, program, lender);
+
+	assert_int_equal(late.bits[0], groups);
+	assert_int_equal(late.bits[1], 0);
+}
+
+static void what_an_orphan_keeps_from_one_who_waits(void **unused)
+{
+	struct ds_ledger_resident *third;
+
+	/* Its owner is idle, and has something to run on. */
+	expect(0xfe);
+	expect_of_orphan(0);
+	lender->demand.active = 1;
+	expect_of_orphan(0xfe);
+	/* Only what is planned for it. */
+	lender->planned.bits[0] = 0x0f;
+	expect_of_orphan(0x0e);
+	/* Nothing of it can run, whatever it says: the remainder is no group. */
+	lender->demand.active = 0;
+	lender->held.bits[0] = 0x8000;
+	lender->planned.bits[0] = 0xff;
+	program->groups.bits[0] = 0xffff;
+	expect_of_orphan(0xff);
+	/* What others are guaranteed, they see to themselves. */
+	third = add("job-3", 200, 0x3800, 0);
+	borrower->held.bits[0] = 0xc700;
+	borrower->own.bits[0] = 0xc700;
+	third->demand.active = 1;
+	expect(0x38ff);
+	expect_of_orphan(0xff);
+	/* Its allocation is gone: nothing is its own. */
+	lender->demand.active = 1;
+	assert_int_equal(ds_late_orphan_groups(&state, NULL, program, lender).bits[0], 0xff);
+	assert_int_equal(ds_late_orphan_groups(&state, NULL, program, third).bits[0], 0x3800);
+	state.incomplete = 1;
+	expect_of_orphan(0);
+	assert_int_equal(ds_late_orphan_groups(&state, NULL, program, lender).bits[0], 0);
+}
+
+static void how_long_an_orphan_has(void **unused)
+{
+	struct ds_late late = {.since_ns = 0};
+
+	ds_late_count_orphan(&late, false, 0, 5 * S);
+	assert_int_equal(ds_late_at_ns(&late, 300), 0);
+	ds_late_count_orphan(&late, true, 0, 10 * S);
+	ds_late_count_orphan(&late, true, 0, 20 * S);
+	assert_int_equal(ds_late_at_ns(&late, 300), 310 * S);
+	/* Another one has acted, and may have died of it. */
+	ds_late_count_orphan(&late, true, 9, 311 * S);
+	ds_late_count_orphan(&late, true, 9, 312 * S);
+	assert_int_equal(ds_late_at_ns(&late, 300), 611 * S);
+	/* So have we. */
+	late.over = true;
+	late.said_s = 311;
+	ds_late_count_orphan(&late, true, 311, 612 * S);
+	assert_int_equal(ds_late_at_ns(&late, 300), 0);
+	assert_true(late.over);
+	ds_late_count_orphan(&late, true, 620, 900 * S);
+	assert_int_equal(ds_late_at_ns(&late, 300), 1200 * S);
+	ds_late_count_orphan(&late, false, 0, 901 * S);
+	assert_int_equal(ds_late_at_ns(&late, 300), 0);
+}
+
+static void one_of_those_who_wait_acts(void **unused)
+{
+	struct ds_late late = {.since_ns = S};
+
+	assert_true(ds_late_may_act(&late, 0, true));
+	assert_true(ds_late_may_act(&late, 0, false));
+	/* Another one was quicker. */
+	assert_false(ds_late_may_act(&late, 300, true));
+	assert_false(ds_late_may_act(&late, 300, false));
+	/* It was, long ago, and the program is still there. */
+	late.said_s = 300;
+	assert_true(ds_late_may_act(&late, 300, true));
+	assert_false(ds_late_may_act(&late, 300, false));
+	late.since_ns = 0;
+	assert_false(ds_late_may_act(&late, 300, true));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -189,6 +273,9 @@ int main(void)
 	    cmocka_unit_test_setup(the_owner_of_a_window_has_to_leave_what_others_hold, set_up),
 	    cmocka_unit_test(how_long),
 	    cmocka_unit_test(whose_word_counts),
+	    cmocka_unit_test_setup(what_an_orphan_keeps_from_one_who_waits, set_up),
+	    cmocka_unit_test(how_long_an_orphan_has),
+	    cmocka_unit_test(one_of_those_who_wait_acts),
 	};
 
 	alarm(60);
