@@ -263,6 +263,7 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	    CFG_BOOL("move_programs", cfg_true, CFGF_NONE),
 	    CFG_INT("whole_gpu_deadline_ms", WHOLE_GPU_DEADLINE_MS, CFGF_NONE),
 	    CFG_INT("whole_gpu_patience_ms", WHOLE_GPU_PATIENCE_MS, CFGF_NONE),
+	    CFG_BOOL("realtime", cfg_false, CFGF_NONE),
 	    CFG_BOOL("hold_back", cfg_false, CFGF_NONE),
 	    CFG_FLOAT("hold_back_most", HOLD_BACK_MILLI / 1000.0, CFGF_NONE),
 	    CFG_INT("hold_back_us", HOLD_BACK_US, CFGF_NONE),
@@ -324,6 +325,7 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	config->neighbour_fault_requeues = (uint32_t)cfg_getint(cfg, "neighbour_fault_requeues");
 	config->whole_gpu_deadline_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_deadline_ms");
 	config->whole_gpu_patience_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_patience_ms");
+	config->realtime = cfg_getbool(cfg, "realtime") != cfg_false;
 	config->hold_back = cfg_getbool(cfg, "hold_back") != cfg_false;
 	config->hold_back_milli = milli_of(cfg_getfloat(cfg, "hold_back_most"));
 	config->hold_back_us = (uint32_t)cfg_getint(cfg, "hold_back_us");

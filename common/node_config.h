@@ -87,6 +87,8 @@ struct ds_node_config {
 	uint32_t whole_gpu_deadline_ms;
 	/* whole_gpu_patience_ms = 60000: that a launch which needs the whole of a GPU waits for it */
 	uint32_t whole_gpu_patience_ms;
+	/* realtime = no: node runtimes run before all ordinary processes of the node */
+	bool realtime;
 	/* hold_back = no: kernels that saturate memory bandwidth wait while a neighbour of kind latency is in a
 	 * step */
 	bool hold_back;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "noderuntime/cgroup.h"
+#include "noderuntime/realtime.h"
 
 extern char **environ;
 
@@ -50,6 +51,7 @@ child(const struct ds_conversation *talk, int in, int out, int report)
 	setsid();
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a hung child must not outlive a killed caller */
 	reset_signals();
+	ds_realtime_end();
 	if (talk->cgroup)
 		ds_cgroup_join(talk->cgroup_root, talk->cgroup, NULL);
 	if (dup2(in, STDIN_FILENO) < 0 || dup2(out, STDOUT_FILENO) < 0 ||

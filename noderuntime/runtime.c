@@ -25,6 +25,7 @@
 #include "noderuntime/neighbours.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/programs.h"
+#include "noderuntime/realtime.h"
 #include "noderuntime/strays.h"
 
 enum {
@@ -407,6 +408,9 @@ int ds_runtime_run(const struct ds_runtime_start *start,
 		    ds_cgroup_join(rt->config->cgroup_root, NULL, &leave_reason) < 0)
 			syslog(LOG_WARNING, "%s: %s; going on where it is", rt->allocation->name,
 			       leave_reason.text);
+		/* Where it is now: some kernels allow it in the root group only. */
+		if (rt->config->realtime && ds_realtime_begin(&leave_reason) < 0)
+			syslog(LOG_WARNING, "%s: %s", rt->allocation->name, leave_reason.text);
 		loop(rt);
 	}
 	tear_down(rt);

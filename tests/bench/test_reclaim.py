@@ -214,6 +214,6 @@ def test_what_fails_is_told_in_one_line_and_leaves_nothing(place):
 
 
 def test_wrong_arguments_cost_one_line():
-    for more in ("--kernel-us", "0"), ("--kernel-us", "fifty"), ("--cycles", "0"):
+    for more in ("--kernel-us", "0"), ("--kernel-us", "fifty"), ("--cycles", "0"), ("--node", "realtime"):
         done = subprocess.run([sys.executable, "-B", HERE / "bench_reclaim", *more], text=True, capture_output=True, check=False)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr

@@ -726,3 +726,29 @@ def test_a_user_runs_in_a_directory_of_his_own(host):
     status, _, err = finish(host.run("--share", "0.5", "--", "true", user=NOBODY, group=NOBODY, extra_groups=[],
                                      env={"XDG_RUNTIME_DIR": str(own)}))
     assert status == 1 and "0700" in one_line(err)
+
+
+def may_be_realtime():
+    """Whether a process of ours may be scheduled in real time; it is asked in one of its own."""
+    ask = "import os; os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))"
+    return subprocess.run([sys.executable, "-c", ask], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not may_be_realtime(), reason="no process may be scheduled in real time here")
+def test_a_runtime_in_real_time_starts_ordinary_processes_and_can_become_one(host):
+    host.config["realtime"] = "yes"
+    host.write_conf()
+    host.begin()
+    pid = host.runtime_pid()
+    wait_for(lambda: os.sched_getscheduler(pid) == os.SCHED_RR | os.SCHED_RESET_ON_FORK)
+    assert os.sched_getscheduler(host.mps_daemon()) == os.SCHED_OTHER
+    os.kill(pid, signal.SIGXCPU)  # as the kernel does when it computes for too long
+    wait_for(lambda: os.sched_getscheduler(pid) == os.SCHED_OTHER)
+    host.end()
+    host.assert_clean()
+
+
+def test_a_runtime_is_ordinary_unless_told_otherwise(host):
+    host.begin()
+    assert os.sched_getscheduler(host.runtime_pid()) == os.SCHED_OTHER
+    host.end()

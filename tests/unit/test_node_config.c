@@ -44,6 +44,7 @@ static void defaults(void **state)
 	assert_int_equal(config.whole_gpu_deadline_ms, 2000);
 	assert_int_equal(config.whole_gpu_patience_ms, 60000);
 	assert_int_equal(config.overlong_kernel_s, 5);
+	assert_false(config.realtime);
 	assert_false(config.hold_back);
 	assert_int_equal(config.hold_back_milli, 250);
 	assert_int_equal(config.hold_back_us, 5000);
@@ -103,6 +104,7 @@ static void values(void **state)
 			       "without_partition = run\n"
 			       "move_programs = no\n"
 			       "sample_launches = 0\n"
+			       "realtime = yes\n"
 			       "hold_back = yes\n"
 			       "hold_back_most = 0.4\n"
 			       "hold_back_us = 700\n"
@@ -127,6 +129,7 @@ static void values(void **state)
 	assert_false(config.move_programs);
 	assert_int_equal(config.sample_launches, 0);
 	assert_int_equal(config.overlong_kernel_s, 90);
+	assert_true(config.realtime);
 	assert_true(config.hold_back);
 	assert_int_equal(config.hold_back_milli, 400);
 	assert_int_equal(config.hold_back_us, 700);

@@ -32,6 +32,7 @@ class Settings:
     limit_s: float  # of all cycles
     seed: int
     poll_ns: int
+    node: dict  # keys of detshare-node.conf
 
 
 class Program:
@@ -131,8 +132,9 @@ def rate_of(program, seconds):
     return Kernels(program.runs()).rate([(begin, end)])
 
 
-def configuration(machine, budget_us):
-    return machine.write_configuration(Row("reclaim", "detshare", "", site={"policy": "lend", f"{OWNER}.reclaim_budget": budget_us}))
+def configuration(machine, settings):
+    site = {"policy": "lend", f"{OWNER}.reclaim_budget": settings.budget_us}
+    return machine.write_configuration(Row("reclaim", "detshare", "", site=site, node=settings.node))
 
 
 def residents(machine, config):
@@ -170,7 +172,7 @@ def alone(machine, program, settings, folder):
     launches = launches_in(settings.seconds + READY_S, settings.kernel_us)
     with started(machine, program, "borrow", folder / "whole", launches=launches, kernel_us=settings.kernel_us) as whole:
         out = {"device": whole.ready["device"], "units": whole.ready["units"], "whole": rate_of(whole, settings.seconds)}
-    config = configuration(machine, settings.budget_us)
+    config = configuration(machine, settings)
     with started(machine, program, "borrow", folder / "share", launches=launches, share=1, config=config, units=out["units"]) as share:
         if share.ready["window"] or not share.ready["library"]:
             raise Trouble("a program in a share of 1 has a window, or has not loaded the coroutine library")
@@ -181,7 +183,7 @@ def alone(machine, program, settings, folder):
 
 def beside(machine, program, settings, folder, units):
     """An owner that comes and goes, and a borrower."""
-    config = configuration(machine, settings.budget_us)
+    config = configuration(machine, settings)
     budget_s = settings.seconds + settings.limit_s + READY_S
     # About half of the SMs have so much to do.
     owner_units = max(1, round(units * settings.owner_us / settings.kernel_us / 2))
