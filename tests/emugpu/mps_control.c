@@ -106,6 +106,31 @@ static struct sockaddr_un address_of(const char *dir)
 	return address;
 }
 
+/* ---- signals that end it ---- */
+
+static volatile sig_atomic_t stopped;
+static sigset_t
+    heard; /* the signals that are let through while the daemon waits, and by its server */
+
+static void stop(int signal_number)
+{
+	(void)signal_number;
+	stopped = 1;
+}
+
+/* Before anybody can know the daemon's pid; and blocked but while it waits, so that none comes just before that. */
+static void catch_stop(void)
+{
+	sigset_t ends;
+
+	sigemptyset(&ends);
+	sigaddset(&ends, SIGTERM);
+	sigaddset(&ends, SIGINT);
+	sigprocmask(SIG_BLOCK, &ends, &heard);
+	sigaction(SIGTERM, &(struct sigaction){.sa_handler = stop}, NULL);
+	sigaction(SIGINT, &(struct sigaction){.sa_handler = stop}, NULL);
+}
+
 /* ---- the server process ---- */
 
 static void start_server(uid_t uid)
@@ -118,6 +143,7 @@ static void start_server(uid_t uid)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_NAME, "nvidia-cuda-mps-server");
 	signal(SIGTERM, SIG_DFL);
+	sigprocmask(SIG_SETMASK, &heard, NULL);
 	for (int fd = 0; fd < 1024; fd++)
 		close(fd);
 	for (;;)
@@ -469,14 +495,6 @@ static bool had_fault(const struct client *c)
 	return true;
 }
 
-static volatile sig_atomic_t stopped;
-
-static void stop(int signal_number)
-{
-	(void)signal_number;
-	stopped = 1;
-}
-
 static int serve(int listener)
 {
 	struct pollfd fds[EMU_MPS_CLIENT_MAX + 1];
@@ -491,7 +509,9 @@ static int serve(int listener)
 			}
 		if (quit_at_ns && (n == 1 || emu_now_ns() >= quit_at_ns))
 			break;
-		if (poll(fds, (nfds_t)n, quit_at_ns ? 20 : -1) < 0)
+		if (ppoll(fds, (nfds_t)n,
+			  quit_at_ns ? &(struct timespec){.tv_nsec = 20 * 1000000} : NULL,
+			  &heard) < 0)
 			continue;
 		for (int k = 1; k < n; k++)
 			if (fds[k].revents && !had_fault(&clients[of[k]])) { /* it went */
@@ -513,11 +533,13 @@ static int in_dir(const char *name, char *path, size_t size)
 	return snprintf(path, size, "%s/%s", pipe_dir, name) < (int)size ? 0 : -1;
 }
 
+/* From here on the daemon can be asked to end. */
 static int write_pid(void)
 {
 	char path[PATH_MAX + 32];
 	FILE *f;
 
+	catch_stop();
 	in_dir("nvidia-cuda-mps-control.pid", path, sizeof(path));
 	f = fopen(path, "we");
 	if (!f)
@@ -587,8 +609,6 @@ static int run_daemon(bool background)
 	}
 	for (int i = 0; i < EMU_MPS_CLIENT_MAX; i++)
 		clients[i].fd = -1;
-	sigaction(SIGTERM, &(struct sigaction){.sa_handler = stop}, NULL);
-	sigaction(SIGINT, &(struct sigaction){.sa_handler = stop}, NULL);
 	note("started%s", multiuser ? ", multi-user" : "");
 	rc = serve(listener);
 	/* As the real one: the socket's name stays, and refuses connections. */

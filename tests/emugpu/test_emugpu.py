@@ -389,6 +389,11 @@ def test_second_daemon_is_refused(host, mps):
     assert "already running" in failure(process)
 
 
+def test_a_daemon_ends_however_soon_it_is_asked(host, tmp_path):
+    for number in range(40):
+        Mps(host, tmp_path / f"mps{number}").end()
+
+
 def test_fault_of_one_client_ends_all_and_new_ones_work(host, mps):
     neighbours = [host.start("spin", "--seconds", "60", "--blocks", "8") for _ in range(2)]
     for process in neighbours:
