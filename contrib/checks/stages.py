@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which stages there are."""
 
-from . import builds, lint, model
+from . import builds, lint, model, toolkits
 
 # In the order in which they run: what most often fails and is quick comes first. (function, limit in seconds:
 # several times what it takes on two quiet cores, since the machine may have other work)
@@ -9,6 +9,7 @@ STAGES = {
     "build": (builds.build, 600),
     "unit": (builds.unit, 600),
     "scripts": (builds.scripts, 1200),
+    "toolkits": (toolkits.toolkits, 600),
     "chaos": (builds.chaos, 600),
     "cluster": (builds.cluster, 1200),
     "model": (model.model, 1200),

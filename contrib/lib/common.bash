@@ -110,8 +110,31 @@ has_cuda_headers()
 	return 1
 }
 
-# find_cuda DIR LOG: print where the CUDA headers are; unpack them into DIR when the machine has none.
+# fetch_cuda_headers DIR LOG WHEEL: unpack the headers of a Python package of NVIDIA's, NAME==VERSION, into DIR/include.
 # Headers only: detshare loads the driver when it runs, so neither toolkit nor GPU is needed to build.
+fetch_cuda_headers()
+{
+	local own=$1 log=$2 wheel=$3
+	mkdir -p "$own"
+	logged "$log" "downloading $wheel" /usr/bin/python3 -m pip download --no-deps \
+		--only-binary=:all: --dest "$own" "$wheel" || return 1
+	/usr/bin/python3 - "$own" <<'PYTHON' || return 1
+import glob, sys, zipfile
+target = sys.argv[1]
+for wheel in glob.glob(target + "/nvidia_cuda_runtime*.whl"):
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            _, found, rest = name.partition("/include/")
+            if found and not name.endswith("/") and ".." not in rest:
+                from pathlib import Path
+                path = Path(target, "include", rest)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(name))
+PYTHON
+	has_cuda_headers "$own"
+}
+
+# find_cuda DIR LOG: print where the CUDA headers are; unpack them into DIR when the machine has none.
 find_cuda()
 {
 	local own=$1 log=$2 wheel=nvidia-cuda-runtime==13.0.96 candidate
@@ -124,24 +147,27 @@ find_cuda()
 	done
 	say "no CUDA headers (12.4 or newer) here: fetching those of the Python package $wheel" >&2
 	need_packages "$log" cuda >&2
-	mkdir -p "$own"
-	logged "$log" "downloading $wheel" /usr/bin/python3 -m pip download --no-deps \
-		--only-binary=:all: --dest "$own" "$wheel" || return 1
-	/usr/bin/python3 - "$own" <<'PYTHON' || return 1
-import glob, sys, zipfile
-target = sys.argv[1]
-for wheel in glob.glob(target + "/nvidia_cuda_runtime-*.whl"):
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            _, found, rest = name.partition("/include/")
-            if found and not name.endswith("/") and ".." not in rest:
-                from pathlib import Path
-                path = Path(target, "include", rest)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(archive.read(name))
-PYTHON
-	has_cuda_headers "$own" || fail "$wheel holds no usable cuda.h; install the CUDA Toolkit instead"
+	fetch_cuda_headers "$own" "$log" "$wheel" || fail "$wheel holds no usable cuda.h; install the CUDA Toolkit instead"
 	printf '%s\n' "$own"
+}
+
+# The toolkits whose headers the table of driver calls is compared with: the oldest and the newest, and between them
+# those that brought calls.
+toolkits=(
+	nvidia-cuda-runtime-cu12=={12.4.99,12.6.37,12.8.57,12.9.79}
+	nvidia-cuda-runtime=={13.1.80,13.2.86,13.3.29,13.4.92,13.5.37}
+)
+
+# fetch_toolkits DIR LOG: their headers, each in DIR/VERSION/include. What cannot be fetched is not there.
+fetch_toolkits()
+{
+	local own=$1 log=$2 toolkit version
+	need_packages "$log" cuda
+	for toolkit in "${toolkits[@]}"; do
+		version=${toolkit##*==}
+		has_cuda_headers "$own/$version" && continue
+		fetch_cuda_headers "$own/$version" "$log" "$toolkit" || rm -rf "${own:?}/$version"
+	done
 }
 
 # autogen LOG: make ./configure when it is missing or older than what it is made from.

@@ -11,8 +11,17 @@
 
 /*
  * One build serves every driver, so the table names calls newer than the oldest headers we accept.
- * Their types are only ever pointed to.
+ * Their types are only ever pointed to, and passed on.
  */
+#if CUDA_VERSION < 13050
+typedef struct CUDA_FABRIC_COPY_BATCH_OP_st CUDA_FABRIC_COPY_BATCH_OP;
+#endif
+#if CUDA_VERSION < 13030
+typedef int CUgraphRecaptureStatus;
+typedef CUresult(CUDA_CB *CUgraphRecaptureCallback)(void *, CUgraphNode, const CUgraphNodeParams *,
+						    const CUgraphNodeParams *,
+						    CUgraphRecaptureStatus);
+#endif
 #if CUDA_VERSION < 12060
 typedef struct CUmemDecompressParams_st CUmemDecompressParams;
 #endif

@@ -56,14 +56,6 @@ static CUcontext physical(const struct placing *placing, CUcontext context)
 		   : context;
 }
 
-/* And back, when the program asks. */
-static CUcontext as_seen(CUcontext context)
-{
-	const struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
-
-	return vctx && ds_remap_is_physical(vctx, context) ? ds_own_seen(vctx->primary) : context;
-}
-
 /* Parameters that name no context: where the call is made is enough. */
 #define PLACED(symbol, params, args)                                                            \
 	CUresult ds_##symbol params                                                             \
@@ -170,8 +162,29 @@ PLACED_ANY(cuGraphAddNode_v2,
 	    const CUgraphEdgeData *dependencyData, size_t numDependencies,
 	    CUgraphNodeParams *nodeParams),
 	   (phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams));
+PLACED_ANY(cuGraphAddNode_v3,
+	   (CUgraphNode * phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+	    const CUgraphEdgeData *dependencyData, size_t numDependencies,
+	    CUgraphNodeParams *nodeParams),
+	   (phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams));
 PLACED_ANY(cuGraphNodeSetParams, (CUgraphNode hNode, CUgraphNodeParams *nodeParams),
 	   (hNode, nodeParams));
+PLACED_ANY(cuGraphNodeSetParams_v2, (CUgraphNode hNode, CUgraphNodeParams *nodeParams),
+	   (hNode, nodeParams));
+
+CUresult ds_cuGraphNodeGetParams(CUgraphNode hNode, CUgraphNodeParams *nodeParams)
+{
+	CUresult result;
+
+	if (!ds_driver_ready())
+		return CUDA_ERROR_NOT_INITIALIZED;
+	result = ds_real.cuGraphNodeGetParams(hNode, nodeParams);
+	if (result == CUDA_SUCCESS && nodeParams)
+		ds_graph_show(nodeParams);
+	return result;
+}
+DS_EXPORT(cuGraphNodeGetParams);
+
 CUresult ds_cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PARAMS *nodeParams)
 {
 	CUresult result;
@@ -180,7 +193,7 @@ CUresult ds_cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_PA
 		return CUDA_ERROR_NOT_INITIALIZED;
 	result = ds_real.cuGraphKernelNodeGetParams_v2(hNode, nodeParams);
 	if (result == CUDA_SUCCESS && nodeParams)
-		nodeParams->ctx = as_seen(nodeParams->ctx);
+		nodeParams->ctx = ds_graph_context_seen(nodeParams->ctx);
 	return result;
 }
 DS_EXPORT(cuGraphKernelNodeGetParams_v2);
@@ -194,7 +207,7 @@ CUresult ds_cuGraphBatchMemOpNodeGetParams(CUgraphNode hNode,
 		return CUDA_ERROR_NOT_INITIALIZED;
 	result = ds_real.cuGraphBatchMemOpNodeGetParams(hNode, nodeParams_out);
 	if (result == CUDA_SUCCESS && nodeParams_out)
-		nodeParams_out->ctx = as_seen(nodeParams_out->ctx);
+		nodeParams_out->ctx = ds_graph_context_seen(nodeParams_out->ctx);
 	return result;
 }
 DS_EXPORT(cuGraphBatchMemOpNodeGetParams);

@@ -77,6 +77,8 @@ static const int attributes[] = {
     11, /* preferred cluster dimension */
     14, /* preferred shared memory carve-out */
     16, /* NVLink utilisation */
+    17, /* portable cluster size */
+    18, /* shared memory mode */
 };
 
 enum { N_ATTRIBUTES = sizeof(attributes) / sizeof(attributes[0]) };
@@ -116,9 +118,17 @@ static CUresult keep_attributes(CUgraphNode node, const struct attribute kept[N_
 	return result;
 }
 
+/* Kinds of nodes that are newer than some headers, and where their parameters name a context (cuda.h of 13.5). */
+enum {
+	MEMCPY_BATCH = 14,
+	MEMCPY_BATCH_CONTEXT = 56,
+	FABRIC_COPY_BATCH = 18,
+	FABRIC_COPY_BATCH_CONTEXT = 24,
+};
+
 CUcontext *ds_graph_context_in(CUgraphNodeParams *params)
 {
-	switch (params->type) {
+	switch ((int)params->type) {
 	case CU_GRAPH_NODE_TYPE_KERNEL:
 		return &params->kernel.ctx;
 	case CU_GRAPH_NODE_TYPE_MEMCPY:
@@ -127,9 +137,38 @@ CUcontext *ds_graph_context_in(CUgraphNodeParams *params)
 		return &params->memset.ctx;
 	case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
 		return &params->memOp.ctx;
+	case MEMCPY_BATCH:
+		return (CUcontext *)&params->reserved1[MEMCPY_BATCH_CONTEXT / 8];
+	case FABRIC_COPY_BATCH:
+		return (CUcontext *)&params->reserved1[FABRIC_COPY_BATCH_CONTEXT / 8];
 	default:
 		return NULL;
 	}
+}
+
+#if CUDA_VERSION >= 13050
+_Static_assert((int)CU_GRAPH_NODE_TYPE_MEMCPY_BATCH == MEMCPY_BATCH &&
+		   (int)CU_GRAPH_NODE_TYPE_FABRIC_CPY_BATCH == FABRIC_COPY_BATCH &&
+		   offsetof(CUgraphNodeParams, memcpyBatch.ctx) ==
+		       offsetof(CUgraphNodeParams, reserved1) + MEMCPY_BATCH_CONTEXT &&
+		   offsetof(CUgraphNodeParams, fabricCpyBatch.ctx) ==
+		       offsetof(CUgraphNodeParams, reserved1) + FABRIC_COPY_BATCH_CONTEXT,
+	       "newer kinds of nodes are as cuda.h has them");
+#endif
+
+CUcontext ds_graph_context_seen(CUcontext context)
+{
+	const struct ds_vctx *vctx = atomic_load_explicit(&ds_vctx, memory_order_acquire);
+
+	return vctx && ds_remap_is_physical(vctx, context) ? ds_own_seen(vctx->primary) : context;
+}
+
+void ds_graph_show(CUgraphNodeParams *params)
+{
+	CUcontext *context = ds_graph_context_in(params);
+
+	if (context)
+		*context = ds_graph_context_seen(*context);
 }
 
 CUresult ds_graph_set_kernel(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params)
@@ -200,7 +239,7 @@ static CUresult look(const struct visit *visit, CUgraphNode node, CUgraphNodeTyp
 	CUDA_KERNEL_NODE_PARAMS params;
 	CUresult result = CUDA_SUCCESS;
 
-	switch (type) {
+	switch ((int)type) {
 	case CU_GRAPH_NODE_TYPE_KERNEL:
 		memset(&params, 0, sizeof(params));
 		result = ds_real.cuGraphKernelNodeGetParams_v2(node, &params);
@@ -212,6 +251,8 @@ static CUresult look(const struct visit *visit, CUgraphNode node, CUgraphNodeTyp
 		survey->ours |= result == CUDA_SUCCESS && !is_elsewhere(visit, &memset_params);
 		break;
 	case CU_GRAPH_NODE_TYPE_MEMCPY:
+	case MEMCPY_BATCH:
+	case FABRIC_COPY_BATCH:
 	case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
 	case CU_GRAPH_NODE_TYPE_HOST:
 	case CU_GRAPH_NODE_TYPE_EMPTY:

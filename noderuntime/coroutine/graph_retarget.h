@@ -25,6 +25,12 @@ CUresult ds_graph_look(struct ds_vctx *vctx, CUgraph graph, struct ds_graph_surv
 /* The context that a node of any type names, or NULL: it names none, or one that need not be changed. Pure. */
 CUcontext *ds_graph_context_in(CUgraphNodeParams *params);
 
+/* The context that the program is told a node is in, for the one that it is in. */
+CUcontext ds_graph_context_seen(CUcontext context);
+
+/* Parameters that come from the driver, as the program is to see them. */
+void ds_graph_show(CUgraphNodeParams *params);
+
 /* Set a kernel node's parameters, and keep its attributes. The current context places it. */
 CUresult ds_graph_set_kernel(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params);
 

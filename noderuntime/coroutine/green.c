@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "noderuntime/coroutine/acknowledger.h"
+#include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/own.h"
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/say.h"
@@ -295,6 +296,20 @@ static bool was_told(CUgreenCtx handle, CUcontext context, CUdevResource *resour
 		*resource = green->seen;
 	pthread_mutex_unlock(&vctx->moving);
 	return green != NULL;
+}
+
+bool ds_green_was_told(CUstream stream, CUdevResource *resource)
+{
+	CUcontext current = NULL;
+	CUgreenCtx green = NULL;
+
+	if (!any)
+		return false;
+	if (ds_is_default(stream))
+		ds_real.cuCtxGetCurrent(&current);
+	else
+		green = of_stream(stream);
+	return (green || current) && was_told(green, current, resource);
 }
 
 CUresult ds_cuGreenCtxGetDevResource(CUgreenCtx hCtx, CUdevResource *resource,

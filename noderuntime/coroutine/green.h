@@ -28,4 +28,7 @@ bool ds_green_reap(struct ds_vctx *vctx);
 CUresult ds_green_create_stream(CUstream *stream, unsigned flags, int priority);
 CUresult ds_green_destroy_stream(CUstream stream);
 
+/* What the program was told that the green context of this stream has; false: it is in none of the program's. */
+bool ds_green_was_told(CUstream stream, CUdevResource *resource);
+
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
+#include "noderuntime/coroutine/graph_retarget.h"
 #include "noderuntime/coroutine/green.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/own.h"
@@ -163,6 +164,38 @@ CUresult ds_cuStreamGetGreenCtx(CUstream hStream, CUgreenCtx *phCtx)
 	return CUDA_SUCCESS;
 }
 DS_EXPORT(cuStreamGetGreenCtx);
+
+/* A stream of ours has what its context has, which is the whole device. */
+static CUresult get_resource(CUstream handle, CUdevResource *resource, CUdevResourceType type,
+			     CUresult (*real)(CUstream, CUdevResource *, CUdevResourceType))
+{
+	struct ds_vstream *stream;
+	struct ds_vctx *vctx;
+	CUresult result = find(handle, &vctx, &stream);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	if (stream && resource && type == CU_DEV_RESOURCE_TYPE_SM)
+		return ds_real.cuCtxGetDevResource(vctx->primary, resource, type);
+	if (!stream && resource && type == CU_DEV_RESOURCE_TYPE_SM &&
+	    ds_green_was_told(handle, resource))
+		return CUDA_SUCCESS;
+	return real(handle, resource, type);
+}
+
+CUresult ds_cuStreamGetDevResource(CUstream hStream, CUdevResource *resource,
+				   CUdevResourceType type)
+{
+	return get_resource(hStream, resource, type, ds_real.cuStreamGetDevResource);
+}
+DS_EXPORT(cuStreamGetDevResource);
+
+CUresult ds_cuStreamGetDevResource_ptsz(CUstream hStream, CUdevResource *resource,
+					CUdevResourceType type)
+{
+	return get_resource(hStream, resource, type, ds_real.cuStreamGetDevResource_ptsz);
+}
+DS_EXPORT(cuStreamGetDevResource_ptsz);
 
 /* A callback is told its stream: by the handle the program knows. */
 struct callback {
@@ -445,6 +478,65 @@ BEGIN_CAPTURE(cuStreamBeginCaptureToGraph_ptsz, true,
 	       const CUgraphEdgeData *dependencyData, size_t numDependencies,
 	       CUstreamCaptureMode mode),
 	      (hStream, hGraph, dependencies, dependencyData, numDependencies, mode))
+
+/* The program is told of nodes as it knows them. */
+static CUresult CUDA_CB node_differs(void *of, CUgraphNode node, const CUgraphNodeParams *original,
+				     const CUgraphNodeParams *recaptured,
+				     CUgraphRecaptureStatus status)
+{
+	const struct ds_vstream *stream = of;
+	CUgraphNodeParams before, after;
+
+	if (original) {
+		before = *original;
+		ds_graph_show(&before);
+	}
+	if (recaptured) {
+		after = *recaptured;
+		ds_graph_show(&after);
+	}
+	return stream->recaptures.call(stream->recaptures.data, node, original ? &before : NULL,
+				       recaptured ? &after : NULL, status);
+}
+
+static CUresult begin_recapture(CUstream handle, CUstreamCaptureMode mode, CUgraph graph,
+				CUgraphRecaptureCallback callback, void *data, bool per_thread,
+				CUresult (*real)(CUstream, CUstreamCaptureMode, CUgraph,
+						 CUgraphRecaptureCallback, void *))
+{
+	struct ds_op op;
+	CUresult result = capture_begins(&op, &handle, per_thread);
+
+	if (result != CUDA_SUCCESS)
+		return result;
+	/* Of a capture that is under way nothing may change, and the driver refuses another one. */
+	if (op.stream && callback && !op.stream->capture_began) {
+		op.stream->recaptures.call = callback;
+		op.stream->recaptures.data = data;
+		callback = node_differs;
+		data = op.stream;
+	}
+	return capture_began(&op, real(handle, mode, graph, callback, data));
+}
+
+CUresult ds_cuStreamBeginRecaptureToGraph(CUstream hStream, CUstreamCaptureMode mode,
+					  CUgraph hGraph, CUgraphRecaptureCallback callbackFunc,
+					  void *userData)
+{
+	return begin_recapture(hStream, mode, hGraph, callbackFunc, userData, false,
+			       ds_real.cuStreamBeginRecaptureToGraph);
+}
+DS_EXPORT(cuStreamBeginRecaptureToGraph);
+
+CUresult ds_cuStreamBeginRecaptureToGraph_ptsz(CUstream hStream, CUstreamCaptureMode mode,
+					       CUgraph hGraph,
+					       CUgraphRecaptureCallback callbackFunc,
+					       void *userData)
+{
+	return begin_recapture(hStream, mode, hGraph, callbackFunc, userData, true,
+			       ds_real.cuStreamBeginRecaptureToGraph_ptsz);
+}
+DS_EXPORT(cuStreamBeginRecaptureToGraph_ptsz);
 
 static CUresult end_capture(CUstream handle, CUgraph *graph, bool per_thread,
 			    CUresult (*real)(CUstream, CUgraph *))

@@ -79,7 +79,11 @@ struct ds_vstream {
 	CUevent moved;                 /* recorded where the stream left, or behind its last work */
 	CUevent uncaptured;            /* behind its work before a capture; made at the first one */
 	bool capture_began;            /* a capture that began here has not ended */
-	bool moved_recorded;           /* destroyed: `moved` stands behind its last work */
+	struct {
+		CUgraphRecaptureCallback call;
+		void *data;
+	} recaptures;        /* into a graph that is there: whom to tell what differs */
+	bool moved_recorded; /* destroyed: `moved` stands behind its last work */
 };
 
 /* Moves for tests: every few launches to another of a few partitions; see remap.c. */

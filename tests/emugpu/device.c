@@ -226,7 +226,7 @@ int emu_cuda_version(void)
 	const char *text = getenv("EMUGPU_CUDA_VERSION");
 	long version = text ? strtol(text, NULL, 10) : 0;
 
-	return version > 0 && version < EMU_CUDA_VERSION ? (int)version : EMU_CUDA_VERSION;
+	return version > 0 && version <= EMU_NEWEST_VERSION ? (int)version : EMU_CUDA_VERSION;
 }
 
 CUresult CUDAAPI cuDriverGetVersion(int *version)

@@ -4,8 +4,11 @@
 
 #include "tests/emugpu/engine.h"
 
-/* What cuDriverGetVersion says, unless EMUGPU_CUDA_VERSION makes it an older driver. */
-enum { EMU_CUDA_VERSION = 13000 };
+/* What cuDriverGetVersion says, unless EMUGPU_CUDA_VERSION makes it an older or a newer driver. */
+enum {
+	EMU_CUDA_VERSION = 13000,
+	EMU_NEWEST_VERSION = 13050, /* of which some calls are here: newer.c */
+};
 int emu_cuda_version(void);
 
 #define EMU_EXPORT __attribute__((visibility("default")))

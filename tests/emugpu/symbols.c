@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "tests/emugpu/newer.h"
 #include "tests/emugpu/twins.h"
 
 /*
@@ -112,6 +113,7 @@ static const struct symbol {
     {"cuGraphAddMemsetNode", 10000, (void *)cuGraphAddMemsetNode, NULL},
     {"cuGraphAddNode", 12020, (void *)cuGraphAddNode, NULL},
     {"cuGraphAddNode", 12030, (void *)cuGraphAddNode_v2, NULL},
+    {"cuGraphAddNode", 13040, (void *)cuGraphAddNode_v3, NULL},
     {"cuGraphBatchMemOpNodeGetParams", 11070, (void *)cuGraphBatchMemOpNodeGetParams, NULL},
     {"cuGraphBatchMemOpNodeSetParams", 11070, (void *)cuGraphBatchMemOpNodeSetParams, NULL},
     {"cuGraphChildGraphNodeGetGraph", 10000, (void *)cuGraphChildGraphNodeGetGraph, NULL},
@@ -172,6 +174,8 @@ static const struct symbol {
     {"cuGraphNodeGetType", 10000, (void *)cuGraphNodeGetType, NULL},
     {"cuGraphNodeSetEnabled", 11060, (void *)cuGraphNodeSetEnabled, NULL},
     {"cuGraphNodeSetParams", 12020, (void *)cuGraphNodeSetParams, NULL},
+    {"cuGraphNodeGetParams", 13020, (void *)cuGraphNodeGetParams, NULL},
+    {"cuGraphNodeSetParams", 13040, (void *)cuGraphNodeSetParams_v2, NULL},
     {"cuGraphRemoveDependencies", 10000, (void *)cuGraphRemoveDependencies, NULL},
     {"cuGraphRemoveDependencies", 12030, (void *)cuGraphRemoveDependencies_v2, NULL},
     {"cuGraphUpload", 11010, (void *)cuGraphUpload, (void *)cuGraphUpload_ptsz},
@@ -188,6 +192,9 @@ static const struct symbol {
     {"cuLaunchCooperativeKernel", 9000, (void *)cuLaunchCooperativeKernel,
      (void *)cuLaunchCooperativeKernel_ptsz},
     {"cuLaunchHostFunc", 10000, (void *)cuLaunchHostFunc, (void *)cuLaunchHostFunc_ptsz},
+    {"cuLaunchHostFunc", 13010, (void *)cuLaunchHostFunc_v2, (void *)cuLaunchHostFunc_v2_ptsz},
+    {"cuMemcpyWithAttributesAsync", 13020, (void *)cuMemcpyWithAttributesAsync,
+     (void *)cuMemcpyWithAttributesAsync_ptsz},
     {"cuLaunchKernel", 4000, (void *)cuLaunchKernel, (void *)cuLaunchKernel_ptsz},
     {"cuLaunchKernelEx", 11060, (void *)cuLaunchKernelEx, (void *)cuLaunchKernelEx_ptsz},
     {"cuLibraryGetKernel", 12000, (void *)cuLibraryGetKernel, NULL},
@@ -295,6 +302,8 @@ static const struct symbol {
 #endif
     {"cuStreamGetFlags", 5050, (void *)cuStreamGetFlags, (void *)cuStreamGetFlags_ptsz},
     {"cuStreamGetGreenCtx", 12040, (void *)cuStreamGetGreenCtx, NULL},
+    {"cuStreamGetDevResource", 13010, (void *)cuStreamGetDevResource,
+     (void *)cuStreamGetDevResource_ptsz},
     {"cuStreamGetId", 12000, (void *)cuStreamGetId, (void *)cuStreamGetId_ptsz},
     {"cuStreamGetPriority", 5050, (void *)cuStreamGetPriority, (void *)cuStreamGetPriority_ptsz},
     {"cuStreamIsCapturing", 10000, (void *)cuStreamIsCapturing, (void *)cuStreamIsCapturing_ptsz},

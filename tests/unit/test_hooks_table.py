@@ -24,8 +24,14 @@ def make_variable(name):
                      re.M).group(1)
 
 
+def cuda_flags():
+    """The headers that it is about: named, or those of the build."""
+    named = os.environ.get("DETSHARE_CUDA_INCLUDE")
+    return f"-isystem {named}" if named else make_variable("CUDA_CPPFLAGS")
+
+
 def check(table, library=LIBRARY, headers=None):
-    flags = f"-isystem {headers}" if headers else make_variable("CUDA_CPPFLAGS")
+    flags = f"-isystem {headers}" if headers else cuda_flags()
     environment = dict(os.environ, DS_TABLE=str(table), DS_LIBRARY=str(library), DS_CPP=f"cpp {flags}")
     return subprocess.run([sys.executable, FOLDER / "check_hooks.py"], env=environment, text=True,
                           capture_output=True)
@@ -89,7 +95,7 @@ def checker():
     spec = importlib.util.spec_from_file_location("check_hooks", FOLDER / "check_hooks.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    os.environ["DS_CPP"] = f"cpp {make_variable('CUDA_CPPFLAGS')}"
+    os.environ["DS_CPP"] = f"cpp {cuda_flags()}"
     module.headers = module.Headers()
     module.rows = module.table(FOLDER / "hooks.def")
     module.left_alone = module.unmapped(FOLDER / "unmapped.txt")
@@ -163,7 +169,7 @@ def headers(tmp_path):
     """The headers with something that no driver has yet."""
     def with_more(text):
         (tmp_path / "cuda.h").write_text(f'#include_next <cuda.h>\n{text}\n')
-        return f"{tmp_path} {make_variable('CUDA_CPPFLAGS')}"
+        return f"{tmp_path} {cuda_flags()}"
     return with_more
 
 
