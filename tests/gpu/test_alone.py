@@ -18,6 +18,7 @@ ALIKE = [(program, experiment) for program, experiments in (
     ("context_program", "stack settings work threads graphs many forgets reset green code"),
     ("query_program", "primary created"),
     ("life_program", "devices threads-end resets in-order ipc"),
+    ("newer_program", "work resources nodes"),
     ("lookup_program", "odd again versions")) for experiment in experiments.split()]
 
 __all__ = ["pytestmark"]
