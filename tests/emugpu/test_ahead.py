@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
 
-from test_coroutine import EMUGPU, GPU, LIBRARY, Runtime, groups_of, host, runtime  # noqa: E402, F401 (fixtures)
+from coroutine_host import GPU, LIBRARY  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="DETSHARE_BUILD does not name a build (contrib/check sets it)"),
@@ -51,7 +51,7 @@ class Said:
 class Program:
     """ahead_program, inside; `granter` is the node runtime."""
 
-    def __init__(self, host, granter, preload=True, **more):  # noqa: F811
+    def __init__(self, host, granter, preload=True, **more):
         self.granter = granter
         self.run = subprocess.Popen([GPU / "ahead_program"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                     env=host.environment(granter if preload else None, preload, **more))
@@ -85,7 +85,7 @@ class Program:
 
 
 @pytest.fixture
-def program(host, runtime):  # noqa: F811
+def program(host, runtime):
     made = []
 
     def make(flags=0, window_us=0, groups=(0, 1), preload=True, overlong_ms=0, **more):
@@ -218,7 +218,7 @@ def test_a_window_over_a_reset(program):
 
 
 @pytest.mark.parametrize("flags", [0, WINDOW])
-def test_in_a_window_results_are_the_same(host, runtime, flags):  # noqa: F811
+def test_in_a_window_results_are_the_same(host, runtime, flags):
     for experiment in "work", "order", "order-chains", "capture", "graphs", "reset", "threads", "wake":
         alone = host.experiment(experiment, preload=False, check=False)
         if alone.returncode == 77:

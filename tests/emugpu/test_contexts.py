@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from test_coroutine import EMUGPU, GPU, LIBRARY, Host, Runtime, one_line, sms_of
+from coroutine_host import EMUGPU, GPU, LIBRARY, one_line, sms_of
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
@@ -15,24 +15,6 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
 EVERYWHERE = tuple(range(6))
 SUSPENDED, WHOLE = 1 << 3, 1 << 4  # of the page's flags
 CREATED = ["stack", "settings", "work", "threads", "graphs", "many", "forgets"]
-
-
-@pytest.fixture
-def host(tmp_path):
-    return Host(tmp_path / "emugpu")
-
-
-@pytest.fixture
-def runtime(tmp_path, host):
-    made = []
-
-    def make(**arguments):
-        made.append(Runtime(tmp_path / f"port{len(made)}", host.uuid, **arguments))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def run(host, experiment, runtime=None, quiet=True, **more):

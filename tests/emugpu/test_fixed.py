@@ -10,7 +10,7 @@ import pytest
 
 import runtime_host
 from runtime_host import wait_for
-from test_coroutine import FIXED, GPU, LIBRARY, Running, host, runtime, sanitizer_runtimes, sms_of  # noqa: F401 (fixtures)
+from coroutine_host import FIXED, GPU, LIBRARY, Running, sanitizer_runtimes, sms_of
 from test_graphs import EXPERIMENTS, Endless
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
@@ -36,7 +36,7 @@ def assert_stayed(granter, epoch=2, groups=HALF):
 
 @pytest.mark.parametrize("experiment", ["work", "order", "order-chains", "order-destroyed", "properties", "capture", "graphs",
                                         "threads", "reset", "fork-after", "cleared-environment"])
-def test_programs_work_as_alone(host, runtime, experiment):  # noqa: F811
+def test_programs_work_as_alone(host, runtime, experiment):
     alone = host.experiment(experiment, preload=False, check=False)
     if alone.returncode == 77:
         pytest.skip(f"{experiment}: {alone.stdout.strip()}")
@@ -50,7 +50,7 @@ def test_programs_work_as_alone(host, runtime, experiment):  # noqa: F811
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_graphs_are_left_alone(host, runtime, experiment):  # noqa: F811
+def test_graphs_are_left_alone(host, runtime, experiment):
     alone = host.run(GPU / "graph_program", experiment, preload=False).stdout
     host.clear()
     granter = runtime(groups=HALF, flags=FIXED)
@@ -59,7 +59,7 @@ def test_graphs_are_left_alone(host, runtime, experiment):  # noqa: F811
     assert_stayed(granter)
 
 
-def test_another_grant_is_nothing_to_a_program_that_runs(host, runtime):  # noqa: F811
+def test_another_grant_is_nothing_to_a_program_that_runs(host, runtime):
     granter = runtime(groups=HALF, flags=FIXED)
     program = Endless(host, granter, "endless")
     try:
@@ -80,7 +80,7 @@ def test_another_grant_is_nothing_to_a_program_that_runs(host, runtime):  # noqa
     assert host.sms() <= sms_of((1,)), "one that starts later goes where the page says"
 
 
-def test_a_reset_does_not_move_it(host, runtime):  # noqa: F811
+def test_a_reset_does_not_move_it(host, runtime):
     granter = runtime(groups=HALF, flags=FIXED)
     with Running(host, granter, "reset-later", "to be reset") as running:
         granter.grant((3, 4))
@@ -92,7 +92,7 @@ def test_a_reset_does_not_move_it(host, runtime):  # noqa: F811
 
 @pytest.mark.parametrize("page, environment, samples", [({"flags": FIXED}, {}, 0), ({"sample": 1}, {}, 60), ({"sample": 0}, {}, 0),
                                                         ({"sample": 0}, {"DETSHARE_SAMPLE": "1"}, 60)])
-def test_how_many_launches_are_measured(host, runtime, tmp_path, page, environment, samples):  # noqa: F811
+def test_how_many_launches_are_measured(host, runtime, tmp_path, page, environment, samples):
     path = tmp_path / "report"
     host.experiment("measured", runtime(groups=HALF, **page), DETSHARE_REPORT=path, **environment)
     report = json.loads(path.read_text())

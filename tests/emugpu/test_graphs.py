@@ -10,7 +10,7 @@ import time
 import pytest
 
 from runtime_host import wait_for
-from test_coroutine import BUILD, GPU, LIBRARY, Host, Runtime, sms_of
+from coroutine_host import BUILD, GPU, LIBRARY, sms_of
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
@@ -18,24 +18,6 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
 EVERYWHERE = tuple(range(6))
 EXPERIMENTS = ["replay", "fork", "by-hand", "updates", "errors", "child-update", "large", "consecutive", "waits", "threads",
                "memory", "frees"]
-
-
-@pytest.fixture
-def host(tmp_path):
-    return Host(tmp_path / "emugpu")
-
-
-@pytest.fixture
-def runtime(tmp_path, host):
-    made = []
-
-    def make(**arguments):
-        made.append(Runtime(tmp_path / f"port{len(made)}", host.uuid, **arguments))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def run(host, experiment, runtime=None, **more):

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
 from runtime_host import ACTIVE, HOLDING, HOLDING_AT, IDLE, TELL_IDLE, wait_for  # noqa: E402
 from test_ahead import Program  # noqa: E402
-from test_coroutine import GPU, LIBRARY, host, runtime  # noqa: E402, F401 (fixtures)
+from coroutine_host import GPU, LIBRARY  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="DETSHARE_BUILD does not name a build (contrib/check sets it)"),
@@ -45,7 +45,7 @@ def held(granter, index=0):
 
 
 @pytest.fixture
-def program(host, runtime):  # noqa: F811
+def program(host, runtime):
     made = []
 
     def make(kernels, milli=1000, us=LONG_US):
@@ -172,7 +172,7 @@ def test_groups_go_back_while_a_launch_waits(program):
     one.end()
 
 
-def test_results_are_as_alone(host, runtime):  # noqa: F811
+def test_results_are_as_alone(host, runtime):
     for experiment in ("work", "order-chains", "capture", "graphs", "reset", "threads", "wake", "fork-after",
                        "overlaps"):
         alone = host.experiment(experiment, preload=False, check=False)
@@ -384,7 +384,7 @@ def test_groups_go_back_in_the_middle_of_a_trial(learning):
     learning.end()
 
 
-def test_results_are_as_alone_while_kernels_are_tried_out(host, runtime):  # noqa: F811
+def test_results_are_as_alone_while_kernels_are_tried_out(host, runtime):
     for experiment in "work", "order-chains", "graphs", "reset", "threads", "capture":
         alone = host.experiment(experiment, preload=False, check=False)
         if alone.returncode == 77:

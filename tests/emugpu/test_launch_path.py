@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from test_coroutine import BUILD, LIBRARY, host, runtime, sanitizer_runtimes  # noqa: F401 (fixtures)
+from coroutine_host import BUILD, LIBRARY, sanitizer_runtimes
 
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="DETSHARE_BUILD does not name a build (contrib/check sets it)"),
@@ -14,7 +14,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def lines(host, runtime):  # noqa: F811
+def lines(host, runtime):
     if sanitizer_runtimes():
         pytest.skip("built with a sanitizer, whose instructions these are not")
     run = host.run(BUILD / "tests" / "bench" / "launch_path", runtime=runtime(groups=(0, 1)), check=False,
@@ -43,7 +43,7 @@ def test_how_many_instructions_there_may_be(lines):
         assert line["atomics"] <= 2, line
 
 
-def test_memory_of_the_library(host):  # noqa: F811
+def test_memory_of_the_library(host):
     """With 32 streams, in one partition and in eight: 0.4 and 1.2 MiB when this was written."""
     if sanitizer_runtimes():
         pytest.skip("built with a sanitizer, whose memory this is not")

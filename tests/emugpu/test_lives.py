@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from test_coroutine import EMUGPU, GPU, GROUP_SMS, LIBRARY, SMS, Host, Runtime, sms_of
+from coroutine_host import EMUGPU, GPU, GROUP_SMS, LIBRARY, SMS, Host, sms_of
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
@@ -39,27 +39,8 @@ class TwoGpus(Host):
 
 
 @pytest.fixture
-def host(tmp_path):
-    return Host(tmp_path / "emugpu")
-
-
-@pytest.fixture
 def two_gpus(tmp_path):
     return TwoGpus(tmp_path / "two")
-
-
-@pytest.fixture
-def runtime(tmp_path, host):
-    made = []
-
-    def make(**arguments):
-        arguments.setdefault("uuid", host.uuid)
-        made.append(Runtime(tmp_path / f"port{len(made)}", **arguments))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def run(host, experiment, runtime=None, **more):

@@ -10,32 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from test_coroutine import (BUILD, EMUGPU, GPU, LIBRARY, NOT_PERMITTED, Host, Runtime, one_line, sanitizer_runtimes,
-                            sms_of)
+from coroutine_host import BUILD, EMUGPU, GPU, LIBRARY, NOT_PERMITTED, one_line, sanitizer_runtimes, sms_of
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
 
 DRIVER = EMUGPU / ".libs" / "libcuda.so.1"
 PRELOADED = "libdetshare-cuda.so"
-
-
-@pytest.fixture
-def host(tmp_path):
-    return Host(tmp_path / "emugpu")
-
-
-@pytest.fixture
-def runtime(tmp_path, host):
-    made = []
-
-    def make(**arguments):
-        made.append(Runtime(tmp_path / f"port{len(made)}", host.uuid, **arguments))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def exported(library):

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
 
-from test_coroutine import GPU, LIBRARY, host, runtime, sanitizer_runtimes, sms_of  # noqa: E402, F401 (fixtures)
+from coroutine_host import GPU, LIBRARY, sanitizer_runtimes, sms_of  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
@@ -21,7 +21,7 @@ ROUNDING = 1 / 32  # of the sketch
 
 
 @pytest.fixture
-def report(host, runtime, tmp_path):  # noqa: F811
+def report(host, runtime, tmp_path):
     def run(name, *programs, **more):
         path = tmp_path / f"report{len(list(tmp_path.iterdir()))}"
         run.granter = runtime(groups=(0, 1))
@@ -78,7 +78,7 @@ def test_no_samples(report):
 @pytest.mark.parametrize("experiment", ["work", "order", "order-chains", "capture", "graphs", "reset", "threads",
                                         "fork-after", "properties"])
 @pytest.mark.parametrize("chaos", [{}, {"DETSHARE_CHAOS": "2:7"}])
-def test_sampling_changes_nothing(host, runtime, experiment, chaos):  # noqa: F811
+def test_sampling_changes_nothing(host, runtime, experiment, chaos):
     alone = host.experiment(experiment, preload=False, check=False)
     if alone.returncode == 77:
         pytest.skip(f"{experiment}: {alone.stdout.strip()}")
@@ -89,7 +89,7 @@ def test_sampling_changes_nothing(host, runtime, experiment, chaos):  # noqa: F8
 
 @pytest.mark.parametrize("experiment", ["replay", "by-hand", "updates", "consecutive", "threads", "memory"])
 @pytest.mark.parametrize("chaos", [{}, {"DETSHARE_CHAOS": "1:2"}])
-def test_graphs_are_measured_as_a_whole(host, runtime, tmp_path, experiment, chaos):  # noqa: F811
+def test_graphs_are_measured_as_a_whole(host, runtime, tmp_path, experiment, chaos):
     alone = host.run(GPU / "graph_program", experiment, preload=False).stdout
     path = tmp_path / "report"
     inside = host.run(GPU / "graph_program", experiment, runtime=runtime(groups=tuple(range(6))), DETSHARE_SAMPLE=1,
@@ -198,7 +198,7 @@ def tracer(tmp_path):
 
 @pytest.mark.parametrize("flags", [(), ("-DWITH_DLSYM",)])
 @pytest.mark.parametrize("first", [True, False])
-def test_another_preloaded_library(host, runtime, tracer, flags, first):  # noqa: F811
+def test_another_preloaded_library(host, runtime, tracer, flags, first):
     """Whoever comes first, the program runs in its partition, and the other still sees what it would see."""
     libraries = [tracer(*flags), LIBRARY]
     preload = " ".join(map(str, libraries if first else libraries[::-1]))

@@ -3,28 +3,10 @@
 
 import pytest
 
-from test_coroutine import GPU, LIBRARY, Host, Runtime
+from coroutine_host import GPU, LIBRARY
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
-
-
-@pytest.fixture
-def host(tmp_path):
-    return Host(tmp_path / "emugpu")
-
-
-@pytest.fixture
-def runtime(tmp_path, host):
-    made = []
-
-    def make(**arguments):
-        made.append(Runtime(tmp_path / f"port{len(made)}", host.uuid, **arguments))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def sections(text):

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from test_coroutine import GPU, LIBRARY, host, runtime  # noqa: F401 (fixtures)
+from coroutine_host import GPU, LIBRARY
 
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="DETSHARE_BUILD does not name a build (contrib/check sets it)"),
@@ -15,7 +15,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("queues", [1, 2, 8, 32])
 @pytest.mark.parametrize("chaos", [{}, {"DETSHARE_CHAOS": "1:3"}, {"DETSHARE_CHAOS": "7:4"}])
-def test_many_streams_in_many_partitions_that_wait_for_each_other(host, runtime, queues, chaos):  # noqa: F811
+def test_many_streams_in_many_partitions_that_wait_for_each_other(host, runtime, queues, chaos):
     """32 streams in up to 8 partitions: 256 of the driver's. An order is one of the calls, so no circle can close."""
     command = [GPU / "streams_program", 32, 12, 5]
     alone = host.run(*command, preload=False, CUDA_DEVICE_MAX_CONNECTIONS=queues, EMUGPU_QUEUES=1)
@@ -26,12 +26,12 @@ def test_many_streams_in_many_partitions_that_wait_for_each_other(host, runtime,
     assert granter.port().remaps > 100 or not chaos
 
 
-def test_the_number_of_queues_is_the_users(host, runtime):  # noqa: F811
+def test_the_number_of_queues_is_the_users(host, runtime):
     """Channels of the GPU are few under MPS: 32 for each context, and the next programs get error 809."""
     assert "CONNECTIONS" not in host.run("/usr/bin/env", runtime=runtime()).stdout
 
 
-def test_a_stream_that_waits_for_what_another_does_later_holds_nobody_up(host, runtime):  # noqa: F811
+def test_a_stream_that_waits_for_what_another_does_later_holds_nobody_up(host, runtime):
     """As long as there are queues: its own is its own, also when it has been to four partitions."""
     queues = {"CUDA_DEVICE_MAX_CONNECTIONS": 32, "EMUGPU_QUEUES": 1}
     alone = host.experiment("wake", preload=False, **queues)

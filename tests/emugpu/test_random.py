@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from test_coroutine import EMUGPU, LIBRARY, SMS, GROUP_SMS, Host, Runtime
+from coroutine_host import EMUGPU, GROUP_SMS, LIBRARY, SMS, Host, Runtime
 
 SEED = int(os.environ.get("DETSHARE_RANDOM_SEED", "1"))
 SECONDS = float(os.environ.get("DETSHARE_RANDOM_SECONDS", "4"))

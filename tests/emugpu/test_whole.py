@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Suspension and whole-GPU windows, as the coroutine library sees them: the node runtime is the test's own."""
+import contextlib
 import os
 import random
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -15,8 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from runtime_host import stop, wait_for  # noqa: E402
-from test_coroutine import (GPU, LIBRARY, SMS, Running, assert_left, blocks, host, one_line,  # noqa: E402, F401 (fixtures)
-                            runtime, sms_of)
+from coroutine_host import GPU, LIBRARY, SMS, Running, assert_left, blocks, one_line, sms_of  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
                                 reason="DETSHARE_BUILD does not name a build (contrib/check sets it)")
@@ -106,8 +105,7 @@ def test_who_has_lost_its_runtime_is_not_suspended_any_more(host, runtime):
     granter = runtime(groups=OWN)
     with Running(host, granter, "pumping", "pumping") as running:
         assert granter.wait_for(granter.grant((), SUSPENDED)) == set()
-        for connection in granter.connections:
-            connection.shutdown(socket.SHUT_RDWR)
+        granter.go_away()
         host.clear()
         wait_for(lambda: len(blocks(host)) > 40, 30)
         assert host.sms() <= sms_of(OWN)
@@ -127,8 +125,7 @@ def test_the_runtime_ends_while_work_under_way_waits_for_work_that_may_not_begin
             if running.program.poll() is not None:
                 continue
             assert not [one for one, _ in granter.acknowledged if one == epoch]
-            for connection in granter.connections:
-                connection.shutdown(socket.SHUT_RDWR)
+            granter.go_away()
             assert running.end() == ("woken\n", "")
             return
     pytest.fail("it was never held back")
@@ -185,7 +182,10 @@ class Windows:
                 self.closed += 1
                 self._grant(self.own)
 
-    def end(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self.ends.set()
         self.thread.join()
 
@@ -200,6 +200,22 @@ def whole_program(host, *arguments, granter=None, go="\n", **more):
     return out.splitlines()[-1], err
 
 
+def wants(granter):
+    """Whether the first program asks for the GPU as a whole."""
+    return bool(granter.ports) and struct.unpack_from("<I", granter.ports[0], WANTED) == (1,)
+
+
+@contextlib.contextmanager
+def asking(host, granter, us=0):
+    """A program that waits for the GPU as a whole, for one kernel of so many microseconds."""
+    with subprocess.Popen([GPU / "whole_program", "cooperative", "1", "0", str(us)], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True, env=host.environment(granter)) as program:
+        program.stdin.write("\n")
+        program.stdin.flush()
+        wait_for(lambda: wants(granter), 30)
+        yield program
+
+
 @pytest.mark.parametrize("queued", [[], ["queued"]])
 @pytest.mark.parametrize("how", ["cooperative", "attribute", "plain", "config"])
 def test_what_fits_on_the_whole_gpu_runs_there(host, runtime, how, queued):
@@ -209,11 +225,8 @@ def test_what_fits_on_the_whole_gpu_runs_there(host, runtime, how, queued):
     host.clear()
     granter = runtime(groups=OWN)
     named = {"DETSHARE_WHOLE_GPU": "nothing,me?t"} if how in ("plain", "config") else {}
-    windows = Windows(granter)
-    try:
+    with Windows(granter) as windows:
         assert whole_program(host, *arguments, granter=granter, **named) == alone
-    finally:
-        windows.end()
     assert windows.opened >= 1
     assert struct.unpack_from("<Q", granter.ports[0], WINDOWS) == (windows.opened,)
     assert granter.port().too_large == 0
@@ -223,11 +236,8 @@ def test_what_fits_on_the_whole_gpu_runs_there(host, runtime, how, queued):
 @pytest.mark.parametrize("how", ["cooperative", "attribute", "plain"])
 def test_what_fits_in_the_partition_stays_there(host, runtime, how):
     granter = runtime(groups=OWN)
-    windows = Windows(granter)
-    try:
+    with Windows(granter) as windows:
         line, err = whole_program(host, how, 3, f"-{SMS - 16}", 100, granter=granter, DETSHARE_WHOLE_GPU="meet")
-    finally:
-        windows.end()
     assert (line, err) == ("3 launches of 16 blocks: error 0, sum 408", "")
     assert host.sms() <= sms_of(OWN) and windows.opened == 0
 
@@ -236,22 +246,16 @@ def test_what_fits_nowhere_fails_as_alone_and_asks_for_nothing(host, runtime):
     alone = whole_program(host, "cooperative", 3, 1, 100)
     assert f"error {TOO_LARGE}" in alone[0]
     granter = runtime(groups=OWN)
-    windows = Windows(granter)
-    try:
+    with Windows(granter) as windows:
         assert whole_program(host, "cooperative", 3, 1, 100, granter=granter) == alone
-    finally:
-        windows.end()
     assert windows.opened == 0 and granter.port().too_large == 0
 
 
 def test_kernels_that_the_site_names(host, runtime):
     granter = runtime(groups=OWN)
     os.pwrite(granter.page, b"spin_us, mee*\0", KERNELS)
-    windows = Windows(granter)
-    try:
+    with Windows(granter) as windows:
         assert "error 0" in whole_program(host, "plain", 2, 0, 100, granter=granter)[0]
-    finally:
-        windows.end()
     assert windows.opened >= 1
 
 
@@ -279,14 +283,10 @@ def test_refused_it_fails_as_in_its_partition(host, runtime, how):
 
 def test_refused_while_it_waits(host, runtime):
     granter = runtime(groups=OWN)
-    with subprocess.Popen([GPU / "whole_program", "cooperative", "1", "0", "0"], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True, env=host.environment(granter)) as program:
-        program.stdin.write("\n")
-        program.stdin.flush()
-        wait_for(lambda: granter.ports and struct.unpack_from("<I", granter.ports[0], WANTED) == (1,), 30)
+    with asking(host, granter) as program:
         granter.flags(REFUSED)
         assert f"error {TOO_LARGE}" in program.communicate(timeout=60)[0]
-    assert struct.unpack_from("<I", granter.ports[0], WANTED) == (0,)
+    assert not wants(granter)
 
 
 def test_it_waits_no_longer_than_the_page_says(host, runtime):
@@ -295,44 +295,30 @@ def test_it_waits_no_longer_than_the_page_says(host, runtime):
     line, err = whole_program(host, "cooperative", 1, 0, 0, granter=granter)
     assert f"error {TOO_LARGE}" in line
     assert one_line(err, "cooperative")
-    assert struct.unpack_from("<I", granter.ports[0], WANTED) == (0,)
+    assert not wants(granter)
 
 
 def test_the_runtime_goes_while_it_waits(host, runtime):
     granter = runtime(groups=OWN)
-    with subprocess.Popen([GPU / "whole_program", "cooperative", "1", "0", "0"], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True, env=host.environment(granter)) as program:
-        program.stdin.write("\n")
-        program.stdin.flush()
-        wait_for(lambda: granter.ports and struct.unpack_from("<I", granter.ports[0], WANTED) == (1,), 30)
-        for connection in granter.connections:
-            connection.shutdown(socket.SHUT_RDWR)
+    with asking(host, granter) as program:
+        granter.go_away()
         assert f"error {TOO_LARGE}" in program.communicate(timeout=60)[0]
 
 
 def test_the_runtime_goes_while_it_has_the_gpu(host, runtime):
     """What is on it ends, what comes after is in its own partition again."""
     granter = runtime(groups=OWN)
-    with subprocess.Popen([GPU / "whole_program", "cooperative", "1", "0", "400000"], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True, env=host.environment(granter)) as program:
-        program.stdin.write("\n")
-        program.stdin.flush()
-        wait_for(lambda: granter.ports and struct.unpack_from("<I", granter.ports[0], WANTED) == (1,), 30)
+    with asking(host, granter, 400000) as program:
         granter.wait_for(granter.grant(ALL, WHOLE))
         wait_for(lambda: granter.port().launches == 1, 30)
-        for connection in granter.connections:
-            connection.shutdown(socket.SHUT_RDWR)
+        granter.go_away()
         assert "error 0" in program.communicate(timeout=60)[0]
 
 
 def test_a_stopped_program_waits_for_nothing(host, runtime):
     """It was stopped while it waited; its window came and went; it asks again."""
     granter = runtime(groups=OWN)
-    with subprocess.Popen([GPU / "whole_program", "cooperative", "1", "0", "0"], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True, env=host.environment(granter)) as program:
-        program.stdin.write("\n")
-        program.stdin.flush()
-        wait_for(lambda: granter.ports and struct.unpack_from("<I", granter.ports[0], WANTED) == (1,), 30)
+    with asking(host, granter) as program:
         stop(program.pid)
         os.waitpid(program.pid, os.WUNTRACED)
         granter.grant(ALL, WHOLE)

@@ -21,7 +21,7 @@ from test_ahead import (  # noqa: E402, F401 (fixtures and tests)
     test_nothing_slips_in_while_idle_is_being_said, test_short_again_after_long_ones,
     test_short_kernels_by_the_time_they_take, test_the_window_is_soft,
     test_what_was_queued_before_is_worked_off, test_who_waits_goes_when_the_window_does)
-from test_coroutine import BUILD, GPU, LIBRARY, Runtime  # noqa: E402
+from coroutine_host import BUILD, GPU, LIBRARY, Runtime  # noqa: E402
 
 MINUTES = 1.5
 
@@ -42,7 +42,7 @@ class RealHost:
         self.uuid = page[48:96].split(b"\0")[0].decode()
 
     @staticmethod
-    def environment(runtime=None, preload=True, **more):  # noqa: F811
+    def environment(runtime=None, preload=True, **more):
         environment = dict(os.environ, **{name: str(value) for name, value in more.items()})
         if preload:
             environment["LD_PRELOAD"] = str(LIBRARY)
