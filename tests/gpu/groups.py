@@ -36,6 +36,8 @@ LAST = (
           "what the library costs PyTorch"),
     Group("halves", 0.8, COMMAND, ("{python}", "{sources}/bench/halves", "--json", "--rounds", "3", "--detshare", "{detshare}", "--gpuwork",
                                    "{programs}/gpuwork"), "two halves at once against each alone"),
+    Group("reclaim", 1.5, COMMAND, ("{python}", "{sources}/bench/bench_reclaim", "--json", "--kernel-us", "20,50,200", "--cycles", "500", "--minutes", "1.2",
+                                    "--detshare", "{detshare}", "--program", "{bench}/reclaim_program"), "how soon lent groups are back"),
     Group("sizes", 1.0, PYTEST, ("test_chaos.py", "sizes"), "libraries in shares of 0.07, 0.2 and 0.7 at once"),
     Group("kills", 2.0, COMMAND, ("{python}", "{sources}/bench/kills", "--kills", "3", "--detshare", "{detshare}", "--gpuwork", "{programs}/gpuwork"),
           "what a death in mid-kernel does to a neighbour"),

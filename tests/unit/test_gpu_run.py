@@ -17,6 +17,7 @@ GPU = TOP / "tests" / "gpu"
 sys.path.insert(0, str(GPU))
 
 import groups  # noqa: E402
+from verdicts import verdicts  # noqa: E402
 
 loader = SourceFileLoader("gpu_run", str(GPU / "run"))
 gpu_run = module_from_spec(spec_from_loader("gpu_run", loader))
@@ -180,3 +181,43 @@ def test_at_most_eight_files_are_kept_and_none_is_large(suite, tmp_path):
 def test_the_programs_are_executable():
     for name in "run", "one_node_slurm", "coroutine_compare", "chaos_emulated":
         assert os.access(GPU / name, os.X_OK)
+
+
+# Bars, on what was measured on an H200 once
+
+MEASURED = TOP / "doc/results/h200-2026-11-20-moved"
+
+
+def judged(file):
+    return [verdict for line in (MEASURED / file).read_text().splitlines() for verdict in verdicts(line)]
+
+
+@pytest.mark.parametrize("file, n, missed", [
+    ("launch-remap.txt", 4, ["a launch with the library"]), ("window.txt", 9, []), ("halves.txt", 1, []),
+    ("start.txt", 9, ["start-up"] * 3 + ["GPU memory of a further partition (32 streams)"]), ("torch.txt", 2, ["PyTorch's add", "PyTorch's decode"]),
+    ("graph.txt", 1, ["launches of a graph while it is being prepared"])])
+def test_what_was_measured_is_judged(file, n, missed):
+    found = judged(file)
+    assert len(found) == n
+    wrong = sorted(str(verdict) for verdict in found if not verdict.held)
+    assert len(wrong) == len(missed) and all(any(name in text for text in wrong) for name in missed), wrong
+    assert all(text.startswith("MISSED") for text in wrong)
+
+
+def test_a_bar_of_its_own_is_taken_over():
+    line = '{"bench":"reclaim","emulated":false,"bars":[{"bar":"late","value":60,"limit":50,"at_most":true,"holds":false},' \
+           '{"bar":"none","value":null,"limit":1,"at_most":true,"holds":null}]}'
+    assert [str(verdict) for verdict in verdicts(line)] == ["MISSED late: 60 (at most 50)"]
+    assert verdicts(line.replace("false,\"bars", "true,\"bars")) == [], "an emulated GPU's times are judged"
+
+
+@pytest.mark.parametrize("line", ["", "{", "5 passed", '{"bench":"launch"}', '{"bench":"start","added_ms":"x"}', '{"a":1}', "[]"])
+def test_other_lines_are_no_verdict(line):
+    assert verdicts(line) == []
+
+
+def test_verdicts_are_told_at_the_end_and_fail_nothing(suite):
+    line = next(line for line in (MEASURED / "torch.txt").read_text().splitlines() if "add" in line and line.startswith("{"))
+    found = suite.run(command("echo", line.replace("{", "{{").replace("}", "}}")), 10)
+    assert (found.passed, found.failed) == (1, 0)
+    assert [verdict.held for verdict in suite.verdicts] == [False]
