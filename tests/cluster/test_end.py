@@ -68,6 +68,19 @@ def test_the_node_runtime_is_killed(slurm, running, residents):
     assert slurm.wait_end(running) == "CANCELLED"
 
 
+def test_the_node_runtime_is_killed_and_a_neighbours_has_something_to_say(slurm):
+    """What that leaves beside the port (tests/emugpu has one that does) is told where the job's user looks."""
+    job = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap="echo begun; until [ -e go-$SLURM_JOB_ID ]; do sleep 0.1; done")
+    until("the script has begun", lambda: "begun" in slurm.output(job))
+    os.kill(_runtime_pid(slurm, job), signal.SIGKILL)
+    with (slurm.cluster.layout.runtime_dir("node1") / f"job-{job}" / "notes").open("a") as notes:
+        notes.write("process 1 is ended\nprocess 2 is ended\n")
+    (slurm.work / f"go-{job}").touch()
+    assert slurm.wait_end(job) == "COMPLETED"
+    said = [line.partition("detshare: ")[2] for line in slurm.output(job).splitlines() if " is ended" in line]
+    assert said == [f"job {job} on node1: process {n} is ended" for n in (1, 2)], slurm.output(job)
+
+
 def test_slurmd_is_stopped_and_started_under_a_job(slurm, running):
     pid = _runtime_pid(slurm, running)
     slurm.cluster.stop_node("node1")
