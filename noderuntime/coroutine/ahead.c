@@ -215,7 +215,12 @@ static void say_drain(void)
 	}
 	/* Streams that run side by side slow each other down: that is in their times already. */
 	most = (most + 999) / 1000;
-	atomic_store_explicit(&the.session->port->drain_us, most, memory_order_relaxed);
+	atomic_store(&the.session->port->drain_us, most);
+	/* The window ended meanwhile: nothing is known any more, whoever of us wrote last. */
+	if (!atomic_load(&the.settled)) {
+		atomic_store(&the.session->port->drain_us, 0);
+		return;
+	}
 	/* The runtime looks when it is another than when it last looked. */
 	told = atomic_load(&the.told_us);
 	if ((most > told + told / 4 || most < told - told / 4) &&
