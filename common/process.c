@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 /*
@@ -90,4 +91,10 @@ int ds_process_alive(const struct ds_process *process)
 		return errno != ENOENT || !kill(process->pid, 0) || errno == EPERM;
 	}
 	return now.start_ticks == process->start_ticks;
+}
+
+void ds_process_end_with(pid_t parent)
+{
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+		_exit(127);
 }

@@ -31,4 +31,10 @@ int ds_process_alive(const struct ds_process *process);
 /* 1 while it is stopped by a signal or a debugger, as far as can be found out, else 0. Thread-safe. */
 int ds_process_stopped(const struct ds_process *process);
 
+/*
+ * In a child that was just forked, with the pid that its parent had: it is killed when that ends, or ends now if that
+ * has been killed before we could ask for it.
+ */
+void ds_process_end_with(pid_t parent);
+
 #endif

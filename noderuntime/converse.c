@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "common/process.h"
 #include "noderuntime/cgroup.h"
 #include "noderuntime/realtime.h"
 
@@ -46,10 +46,10 @@ static void reset_signals(void)
 
 /* In the child: run, or tell why not through `report` (which exec closes). */
 static void __attribute__((noreturn))
-child(const struct ds_conversation *talk, int in, int out, int report)
+child(const struct ds_conversation *talk, pid_t caller, int in, int out, int report)
 {
 	setsid();
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a hung child must not outlive a killed caller */
+	ds_process_end_with(caller); /* a hung child must not outlive a killed caller */
 	reset_signals();
 	ds_realtime_end();
 	if (talk->cgroup)
@@ -192,13 +192,14 @@ int ds_converse(const struct ds_conversation *talk, char *output, size_t size, s
 	fcntl(out[0], F_SETFL, O_NONBLOCK);
 	if (in[1] >= 0)
 		fcntl(in[1], F_SETFL, O_NONBLOCK);
+	const pid_t caller = getpid();
 	pid = fork();
 	if (pid < 0) {
 		ds_fail(err, "cannot fork for %s: %s", talk->argv[0], strerror(errno));
 		goto fail;
 	}
 	if (pid == 0)
-		child(talk, in[0], out[1], report[1]);
+		child(talk, caller, in[0], out[1], report[1]);
 	close_fd(&in[0]);
 	close_fd(&out[1]);
 	close_fd(&report[1]);

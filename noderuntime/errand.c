@@ -6,18 +6,19 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
 #include <unistd.h>
+
+#include "common/process.h"
 
 enum { OUT_FD = 3 };
 
 static void __attribute__((noreturn))
-child(const struct ds_runtime *rt, ds_errand_work work, const void *arg, int out)
+child(const struct ds_runtime *rt, pid_t runtime, ds_errand_work work, const void *arg, int out)
 {
 	static char brought[DS_ERRAND_BROUGHT_MAX];
 	sigset_t none;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	ds_process_end_with(runtime);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	/* A connection that the runtime closes must not stay open in here. */
@@ -47,9 +48,10 @@ struct ds_watch *ds_errand_start(struct ds_runtime *rt, ds_errand_work work, con
 		close(fds[1]);
 		return NULL;
 	}
+	const pid_t runtime = getpid();
 	pid_t pid = fork();
 	if (pid == 0)
-		child(rt, work, arg, fds[1]);
+		child(rt, runtime, work, arg, fds[1]);
 	close(fds[1]);
 	if (pid < 0) {
 		ds_fail(err, "cannot fork: %s", strerror(errno));

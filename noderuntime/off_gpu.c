@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -97,18 +98,22 @@ bool ds_off_gpu_is(const struct ds_runtime *rt, pid_t pid)
 	return n >= 0;
 }
 
+enum { END_PAUSE_MS = 50 };
 enum { END_MS = 5000 }; /* nobody waits for it, and to kill it sooner may harm its neighbours */
 
 void ds_off_gpu_end(const struct ds_runtime *rt, const struct ds_process *process)
 {
+	const ds_deadline until = ds_deadline_in(END_MS);
 	const pid_t pid = process->pid;
 	int fd = pidfd_open(pid, 0);
 
-	if (fd >= 0 && ds_process_alive(process)) {
-		ds_mps_terminate(rt->config, rt->allocation->gpu_uuid, &pid, 1,
-				 ds_deadline_in(END_MS));
+	/* MPS that does not answer at once, on a busy machine, may do so a moment later. */
+	while (fd >= 0 && ds_process_alive(process) &&
+	       ds_mps_terminate(rt->config, rt->allocation->gpu_uuid, &pid, 1, until) &&
+	       ds_deadline_left_ms(until) > 0)
+		poll(NULL, 0, END_PAUSE_MS);
+	if (fd >= 0 && ds_process_alive(process))
 		pidfd_send_signal(fd, SIGKILL, NULL, 0);
-	}
 	if (fd >= 0)
 		close(fd);
 }
