@@ -108,10 +108,10 @@ class Runtime:
             descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [port, self.page, self.book]))]
         try:
             with self.sending:  # the welcome comes first, and no notice after it is left out
+                self.connections.append(connection)  # before the program goes on, and the test with it
                 connection.sendmsg([welcome], descriptors)
                 if port >= 0:
                     os.close(port)
-                self.connections.append(connection)
             while notice := connection.recv(100):
                 magic, said, kind, epoch = self.NOTICE.unpack(notice)
                 assert (magic, said) == (MAGIC, VERSION) and kind in (self.ACKNOWLEDGED, self.DEMAND)

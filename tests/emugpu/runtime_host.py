@@ -128,7 +128,7 @@ class Host:
             for entry in self.run_dir.iterdir():
                 if not entry.name.startswith("gpu-"):
                     self.end(entry.name, check=False)
-        left = self.mps_pids()
+        left = self.mps_after_all()
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -158,7 +158,8 @@ class Host:
         return done
 
     def end(self, name="job-1", check=True, **options):
-        done = self.node("end", "--allocation", name, **options)
+        patience = ["--deadline-ms", 30000 if check else 10000]  # as for begin
+        done = self.node("end", "--allocation", name, *patience, **options)
         if check:
             assert done.returncode == 0, done.stderr
             assert done.stdout == done.stderr == ""
@@ -232,6 +233,13 @@ class Host:
                 pass
         return found
 
+    def mps_after_all(self):
+        """The same when all is over: who has asked MPS something, and was killed, may take a moment to be gone."""
+        end = time.monotonic() + 10
+        while (left := self.mps_pids()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return left
+
     def uuid(self, gpu=0):
         """A GPU's UUID, as the driver's /proc files have it."""
         for file in (self.dir / "host" / "proc").glob("*/information"):
@@ -276,7 +284,7 @@ class Host:
         """Nothing of any allocation is left: no directory, no ledger entry, no process."""
         assert [e.name for e in self.run_dir.iterdir() if not e.name.startswith("gpu-")] == []
         assert [r for gpu in self.gpus() for r in gpu["residents"]] == []
-        assert self.mps_pids() == []
+        assert self.mps_after_all() == []
         assert not list(self.run_dir.glob("gpu-*/mps"))
 
     def program(self, name="job-1", **options):

@@ -24,7 +24,6 @@ pytestmark = [
 
 FIXED, WINDOW, TELL_IDLE = 1, 2, 4
 UNSAID, ACTIVE, IDLE = 0, 1, 2
-SLOW = 4  # so many times as long as on its own may what runs take on a busy machine
 
 
 def wait_for(condition, seconds=30):
@@ -106,9 +105,18 @@ def program(host, runtime):
 
 # The window
 
+def runs_free(one):
+    """Whether launches go as far ahead as they like, while nothing comes to its end."""
+    one.ask("block 1")
+    free = one.ahead("spin 1 100 60") == 60
+    one.ask("release")
+    one.ask("sync")
+    return free
+
+
 def test_alone_there_is_no_bound(program):
     one = program()
-    assert one.ahead("spin 1 2000 60") > 30
+    assert runs_free(one)
     assert one.said().waits == 0
     one.end()
 
@@ -137,37 +145,42 @@ def test_short_kernels_by_the_time_they_take(program):
 def test_long_kernels_among_short_ones(program):
     """A long one is ahead alone, or with another: not with as many as would be short ones."""
     one = program(WINDOW, 2000)
+    begin = time.monotonic()
     one.ask("mix 1 100 10000 90")
     before = one.said().expired
     ahead_us = one.ahead("mix 1 100 10000 180")
     assert ahead_us <= 2 * 10000 + 2000 + 10000 * (one.said().expired - before)
-    # And that is what it says of itself.
-    assert 10000 <= wait_for(lambda: one.said().drain_us) <= 2 * 10000 * SLOW
+    # And that is what it says of itself; on a busy machine 10 ms may take any time; but no two take more than all.
+    one.ask("sync")
+    assert 10000 <= wait_for(lambda: one.said().drain_us) <= (time.monotonic() - begin) * 1e6
     one.end()
 
 
 def test_short_again_after_long_ones(program):
     """What a program says of its kernels is of late: a long one at its start is not for ever."""
     one = program(WINDOW, 2000)
-    one.ask("mix 1 100 30000 45")
-    wait_for(lambda: one.said().drain_us >= 30000)
+
+    def is_long():
+        one.ask("mix 1 100 300000 9")
+        return one.said().drain_us >= 300000
 
     def is_short():
         one.ask("spin 1 100 500")
-        return one.said().drain_us < 20000
+        return one.said().drain_us < 200000  # much more than they take: the machine may be busy
+    wait_for(is_long, 60)
     wait_for(is_short, 60)
     one.end()
 
 
 def test_a_window_that_comes_and_goes(program):
     one = program()
-    assert one.ahead("spin 1 2000 60") > 30
+    assert runs_free(one)
     one.granter.wait_for(one.granter.flags(WINDOW, 100))
     one.ask("spin 1 2000 30")
     assert one.in_window("spin 1 2000 30", 2)
     one.granter.wait_for(one.granter.flags(0))
     one.ask("sync")
-    assert one.ahead("spin 1 2000 60") > 30
+    assert runs_free(one)
     one.end()
 
 
@@ -238,8 +251,11 @@ def test_how_long_the_rest_takes_is_said_when_it_is_known(program):
     assert one.said().drain_us == 0, "what was queued before is not counted"
     one.ask("release")
     one.ask("sync")
+    begin = time.monotonic()
     one.ask("spin 1 2000 60")
-    assert 2000 <= wait_for(lambda: one.said().drain_us) <= 80000
+    one.ask("sync")
+    took_us = (time.monotonic() - begin) * 1e6  # 120 ms; on a busy machine any time
+    assert 2000 <= wait_for(lambda: one.said().drain_us) <= took_us
     one.granter.wait_for(one.granter.flags(0))
     assert one.said().drain_us == 0
     one.end()
@@ -255,6 +271,16 @@ def wake_ups(one):
             if name.read() == "detshare\n":
                 return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
     raise AssertionError("there is no such thread")
+
+
+def rests(one, seconds=0.5):
+    """Whether the thread comes to rest: it may have been about to when it was seen to have done what it had to."""
+    def slept():
+        before = wake_ups(one)
+        time.sleep(seconds)
+        return wake_ups(one) == before
+
+    return wait_for(slept)
 
 
 def test_idle_and_active_are_told_when_asked_for(program):
@@ -301,18 +327,14 @@ def test_nothing_slips_in_while_idle_is_being_said(program):
 def test_an_idle_program_costs_nothing(program):
     one = program(TELL_IDLE)
     wait_for(lambda: one.said().demand == IDLE)
-    before = wake_ups(one)
-    time.sleep(0.5)
-    assert wake_ups(one) <= before + 1
+    assert rests(one)
     one.end()
 
 
 def test_who_is_not_asked_says_nothing_and_looks_at_nothing(program):
     one = program()
     one.ask("block 1")
-    before = wake_ups(one)
-    time.sleep(0.5)
-    assert wake_ups(one) <= before + 1
+    assert rests(one)
     assert (one.said().demand, one.granter.demands) == (UNSAID, 0)
     one.granter.wait_for(one.granter.flags(TELL_IDLE))
     assert one.said().demand == ACTIVE
@@ -329,9 +351,7 @@ def test_without_a_runtime_nobody_looks(program):
     for connection in one.granter.connections:
         connection.shutdown(socket.SHUT_RDWR)
     wait_for(lambda: one.said().demand == UNSAID)
-    before = wake_ups(one)
-    time.sleep(0.3)
-    assert wake_ups(one) <= before + 1
+    assert rests(one)
     one.ask("release")
     assert one.ask("sync") == "idle"
     one.end()
@@ -398,10 +418,7 @@ def test_whoever_is_idle_is_not_watched_either(program):
     one = program(overlong_ms=200)
     one.ask("spin 1 100 20")
     one.ask("sync")
-    time.sleep(0.5)
-    before = wake_ups(one)
-    time.sleep(0.5)
-    assert wake_ups(one) <= before + 1
+    assert rests(one)
     one.ask("spin 1 4000000 1")
     wait_for(lambda: one.said().overlong == "spin_us")
     one.end()
@@ -421,11 +438,11 @@ def test_status_names_it():
             return one.get("reported_by_program", {"overlong": "?"})["overlong"]
 
         wait_for(lambda: overlong() is None)
-        run.stdin.write("spin 1 5000000 1\n")
+        run.stdin.write("spin 1 12000000 1\n")
         run.stdin.flush()
         found = wait_for(lambda: (seen := overlong()) != "?" and seen)
         assert found["kernel"] == "spin_us" and found["seconds"] >= 0.9
-        assert "reports kernel spin_us to run for " in node.status_text()
+        wait_for(lambda: "reports kernel spin_us to run for " in node.status_text())
         wait_for(lambda: overlong() is None)
         run.communicate("", timeout=60)
         assert run.returncode == 0

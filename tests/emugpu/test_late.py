@@ -254,7 +254,7 @@ def test_a_stopped_cuda_program_is_taken_off_the_gpu_first(loan):
         made.wanted()
         assert late.wait(60) == -signal.SIGKILL
         wait_for(made.has_back)
-        assert beside.poll() is None
+        assert beside.poll() is None, beside.stderr.read()
         assert [f for f in host.gpu()["faults"] if f["cuda_error"]] == []
         wait_for(lambda: [p["groups"] for p in host.resident("job-2")["programs"]] == ["8-14+rest"])
         assert beside.poll() is None and {c["pid"]: c["fault"] for c in host.clients()}[beside.pid] == 0

@@ -18,7 +18,7 @@ from runtime_host import (BUILD, HELLO, MAGIC, PROGRAM, STEP, VERSION, Host, asl
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
-    pytest.mark.timeout(60),
+    pytest.mark.timeout(120),
 ]
 HANGS_S = 20  # what hangs would take longer; deadlines are of 3 s
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user, or mount")
@@ -534,7 +534,7 @@ def test_racing_allocations_start_and_end_mps_once(host):
     def at_once(verb, names):
         arguments = ["--uid", str(os.getuid()), "--gpu", "0", "--grant",
                      "v=1,class=throughput,kind=throughput,share=100,isolation=user,config=0000000000000000"]
-        started = [subprocess.Popen([host.noderuntime, verb, "--config", host.conf, "--allocation", name,
+        started = [subprocess.Popen([host.noderuntime, verb, "--config", host.conf, "--allocation", name, "--deadline-ms", "30000",
                                      *(arguments if verb == "begin" else [])], env=host.env, stderr=subprocess.PIPE)
                    for name in names]
         for one in started:

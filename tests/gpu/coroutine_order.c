@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Does work on one stream wait for work on another, as CUDA says? */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,49 +9,87 @@
 enum how { ASYNC, SYNC, SYNC_PER_THREAD, BY_EVENT, HOWS };
 static const char *const hows[HOWS] = {"async", "sync", "sync-per-thread", "event"};
 
+/* What one attempt works with. */
+struct attempt {
+	CUstream a, b, by_event;
+	CUevent event;
+	CUdeviceptr words;
+};
+
+/*
+ * Whether a copy on b finds what a writes behind a kernel of `us`. *quick: b could have come
+ * before that, by half of the time.
+ */
+static bool finds(const struct attempt *t, enum how how, unsigned us, bool *quick)
+{
+	const CUdeviceptr flag = t->words, copy = t->words + 4;
+	double begun;
+
+	CALL(cuMemsetD32_v2, t->words, 0, 2);
+	CALL(cuCtxSynchronize);
+	begun = now_us();
+	spin(t->a, us, 1);
+	CALL(cuMemsetD32Async, flag, 1, 1, t->a);
+	switch (how) {
+	case ASYNC:
+		CALL(cuMemcpyDtoDAsync_v2, copy, flag, 4, t->b);
+		break;
+	case SYNC:
+		CALL(cuMemcpyDtoD_v2, copy, flag, 4);
+		break;
+	case SYNC_PER_THREAD:
+		CALL(cuMemcpyDtoD_v2_ptds, copy, flag, 4);
+		break;
+	default:
+		/* b waits for a through a third stream's event */
+		CALL(cuEventRecord, t->event, t->b);
+		CALL(cuStreamWaitEvent, t->by_event, t->event, 0);
+		CALL(cuMemcpyDtoDAsync_v2, copy, flag, 4, t->by_event);
+	}
+	*quick = gets_on(begun, us / 2);
+	return read_word(copy);
+}
+
+/*
+ * On a machine that is busy anything may take as long as the kernel, and is found to have waited for it; so a
+ * longer one is tried then.
+ */
+static bool does_wait(const struct attempt *attempt, enum how how)
+{
+	bool quick = false;
+
+	for (unsigned us = 10000; us <= 640000 && !quick; us *= 4) {
+		if (!finds(attempt, how, us, &quick))
+			return false;
+		/* The copy returns when it has waited, if it does. */
+		if (us > 10000 && (how == SYNC || how == SYNC_PER_THREAD))
+			break;
+	}
+	return true;
+}
+
 void order(void)
 {
-	CUdeviceptr words;
+	struct attempt attempt;
 	CUstream streams[KINDS];
-	CUevent event;
 
 	start();
 	make_streams(streams);
-	CALL(cuEventCreate, &event, CU_EVENT_DISABLE_TIMING);
-	words = device_words(2);
+	CALL(cuEventCreate, &attempt.event, CU_EVENT_DISABLE_TIMING);
+	attempt.words = device_words(2);
+	attempt.by_event = streams[5];
 	for (int how = 0; how < HOWS; how++) {
 		for (int a = 0; a < KINDS; a++) {
 			for (int b = 0; b < KINDS; b++) {
-				CUdeviceptr flag = words, copy = words + 4;
+				const bool sync = how == SYNC || how == SYNC_PER_THREAD;
 
-				if ((how == SYNC || how == SYNC_PER_THREAD) && b > 0)
+				if (sync && b > 0)
 					continue;
-				CALL(cuMemsetD32_v2, words, 0, 2);
-				CALL(cuCtxSynchronize);
-				CALL(cuLaunchKernel, kernels.spin_us, 1, 1, 1, 1, 1, 1, 0,
-				     streams[a], (void *[]){&(unsigned){10000}, &(CUdeviceptr){0}},
-				     NULL);
-				CALL(cuMemsetD32Async, flag, 1, 1, streams[a]);
-				switch (how) {
-				case ASYNC:
-					CALL(cuMemcpyDtoDAsync_v2, copy, flag, 4, streams[b]);
-					break;
-				case SYNC:
-					CALL(cuMemcpyDtoD_v2, copy, flag, 4);
-					break;
-				case SYNC_PER_THREAD:
-					CALL(cuMemcpyDtoD_v2_ptds, copy, flag, 4);
-					break;
-				default:
-					/* b waits for a through a third stream's event */
-					CALL(cuEventRecord, event, streams[b]);
-					CALL(cuStreamWaitEvent, streams[5], event, 0);
-					CALL(cuMemcpyDtoDAsync_v2, copy, flag, 4, streams[5]);
-				}
+				attempt.a = streams[a];
+				attempt.b = streams[b];
 				printf("%s: %s then %s: %s\n", hows[how], kinds[a],
-				       (how == SYNC || how == SYNC_PER_THREAD) ? hows[how]
-									       : kinds[b],
-				       read_word(copy) ? "waits" : "does not wait");
+				       sync ? hows[how] : kinds[b],
+				       does_wait(&attempt, how) ? "waits" : "does not wait");
 			}
 		}
 	}
@@ -60,6 +99,7 @@ void order(void)
 void order_chains(void)
 {
 	CUstream blocking, other;
+	CUresult busy = CUDA_SUCCESS;
 	CUdeviceptr words;
 
 	start();
@@ -83,8 +123,11 @@ void order_chains(void)
 	/* the state of the NULL stream includes that of blocking streams */
 	CALL(cuCtxSynchronize);
 	printf("idle %d\n", (int)cu.do_cuStreamQuery(NULL));
-	spin(blocking, 20000, 1);
-	printf("busy %d\n", (int)cu.do_cuStreamQuery(NULL));
+	for (unsigned us = 20000; us <= 1280000 && busy == CUDA_SUCCESS; us *= 4) {
+		spin(blocking, us, 1);
+		busy = cu.do_cuStreamQuery(NULL); /* unless that takes longer on a busy machine */
+	}
+	printf("busy %d\n", (int)busy);
 	CALL(cuStreamSynchronize, NULL);
 	printf("after-null-sync %d\n", (int)cu.do_cuStreamQuery(blocking));
 	/* freeing waits */

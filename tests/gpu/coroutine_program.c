@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "coroutine_program.h"
 
@@ -66,6 +67,32 @@ CUresult spin(CUstream stream, unsigned us, unsigned blocks)
 	void *args[] = {&us, &smids};
 
 	return cu.do_cuLaunchKernel(kernels.spin_us, blocks, 1, 1, 1, 1, 1, 0, stream, args, NULL);
+}
+
+double now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+bool gets_on(double begun_us, unsigned us)
+{
+	static CUstream stream;
+	static CUevent event;
+	CUresult result;
+
+	if (!stream) {
+		CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
+		CALL(cuEventCreate, &event, CU_EVENT_DISABLE_TIMING);
+	}
+	spin(stream, 1, 1);
+	CALL(cuEventRecord, event, stream);
+	do
+		result = cu.do_cuEventQuery(event);
+	while (result != CUDA_SUCCESS && now_us() - begun_us <= us);
+	return result == CUDA_SUCCESS && now_us() - begun_us <= us;
 }
 
 void make_streams(CUstream streams[KINDS])

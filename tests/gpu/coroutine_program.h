@@ -2,6 +2,8 @@
 #ifndef DETSHARE_TESTS_GPU_COROUTINE_PROGRAM_H
 #define DETSHARE_TESTS_GPU_COROUTINE_PROGRAM_H
 
+#include <stdbool.h>
+
 #include "program.h"
 
 /* What the experiments of coroutine_program have in common. */
@@ -29,6 +31,14 @@ unsigned read_word(CUdeviceptr word);
 
 /* A kernel whose `blocks` blocks take `us` microseconds each. */
 CUresult spin(CUstream stream, unsigned us, unsigned blocks);
+
+double now_us(void);
+
+/*
+ * Whether, on a stream that waits for nobody, a kernel is done within `us` of `begun_us`. If it is not, anything
+ * may take so long here, and what took so long was perhaps not made to wait.
+ */
+bool gets_on(double begun_us, unsigned us);
 
 enum { KINDS = 6 }; /* of streams */
 extern const char *const kinds[KINDS];

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "coroutine_program.h"
@@ -201,14 +200,6 @@ void overlaps_in_graph(void)
 		CALL(cuStreamSynchronize, stream);
 	}
 	printf("%u pairs\n", (unsigned)PAIRS);
-}
-
-static double now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }
 
 static int by_length(const void *a, const void *b)
