@@ -17,7 +17,8 @@ from .errors import ClusterError
 from .layout import MARKER, Layout
 
 DEFAULT_PORT_BASE = 26817
-COMMAND_TIMEOUT_S = 30
+COMMAND_TIMEOUT_S = 60
+DAEMON_S = 60  # to answer, or to end: they take a second or two, but the machine may have other work
 NEEDED = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sacctmgr",
           "sinfo", "scancel", "squeue")
 
@@ -121,8 +122,8 @@ class Cluster:
     def stop_node(self, name: str) -> None:
         """End the slurmd of a node; its jobs go on."""
         process = daemons.running(self.layout, f"slurmd-{name}")
-        if process and processes.end([process], 10):
-            raise daemons.failure(self.layout, f"slurmd-{name}", "did not end in 10 s")
+        if process and processes.end([process], DAEMON_S):
+            raise daemons.failure(self.layout, f"slurmd-{name}", f"did not end in {DAEMON_S} s")
 
     def check_ports(self) -> None:
         """ClusterError that names the port and its holder, if one is in the way."""
@@ -231,15 +232,15 @@ class Cluster:
             f"--pid-file={layout.munge_dir}/munged.pid", f"--seed-file={layout.munge_dir}/munged.seed",
             f"--log-file={layout.log}/munged.log"])
         mariadbd = self._start_mariadb()
-        self._wait("munged", munged, lambda: daemons.accepts(layout.munge_socket), 20)
-        self._wait("mariadbd", mariadbd, lambda: daemons.accepts(layout.mariadb_socket), 60)
+        self._wait("munged", munged, lambda: daemons.accepts(layout.munge_socket), DAEMON_S)
+        self._wait("mariadbd", mariadbd, lambda: daemons.accepts(layout.mariadb_socket), DAEMON_S)
         slurmdbd = self._start("slurmdbd", ["slurmdbd", "-D"],
                                MYSQL_UNIX_PORT=str(layout.mariadb_socket))
-        self._wait("slurmdbd", slurmdbd, lambda: daemons.accepts(layout.slurmdbd_port), 60)
+        self._wait("slurmdbd", slurmdbd, lambda: daemons.accepts(layout.slurmdbd_port), DAEMON_S)
         if not self.run("sacctmgr", "-n", "list", "cluster", "detshare").stdout.strip():
             self.run("sacctmgr", "-i", "add", "cluster", "detshare")
         slurmctld = self._start("slurmctld", ["slurmctld", "-D"])
-        self._wait("slurmctld", slurmctld, lambda: daemons.accepts(layout.slurmctld_port), 30)
+        self._wait("slurmctld", slurmctld, lambda: daemons.accepts(layout.slurmctld_port), DAEMON_S)
         for node in self.nodes:
             self._start_slurmd(node.name)
         if self.installed.usaged.exists():
@@ -298,7 +299,7 @@ class Cluster:
             return wanted <= good
 
         slurmctld = daemons.running(self.layout, "slurmctld")
-        self._wait("slurmctld", slurmctld, ready, 30)
+        self._wait("slurmctld", slurmctld, ready, DAEMON_S)
 
     # ---- stopping ----------------------------------------------------------------------------
 
@@ -321,7 +322,7 @@ class Cluster:
             process = daemons.running(self.layout, name)
             if process:
                 self._say(f"stopping {name}")
-                killed += processes.end([process], 15)
+                killed += processes.end([process], DAEMON_S)
             daemons.pid_file(self.layout, name).unlink(missing_ok=True)
         left = processes.belonging(self.layout.root)
         killed += left

@@ -104,7 +104,7 @@ def end(processes: list, grace_s: float) -> list:
     stubborn = [p for p in processes if not p.wait(max(0.0, deadline - time.monotonic()))]
     for process in stubborn:
         process.kill(signal.SIGKILL)
-        process.wait(5)
+        process.wait(30)
     return stubborn
 
 

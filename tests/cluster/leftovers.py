@@ -6,7 +6,7 @@ import time
 
 from cluster import daemons, processes
 
-SETTLE_S = 30
+SETTLE_S = 60
 GPU_FILES = {"ledger", "topology", "mps.lock", "faults"}
 
 

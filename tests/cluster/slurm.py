@@ -52,6 +52,11 @@ class Slurm:
         assert run.returncode != 0, f"{words} was accepted: {run.stdout}{run.stderr}"
         return run.stderr.strip().splitlines()
 
+    def sbatch_until_told(self, *options, then="true", **more):
+        """A batch job that runs until it is told to go on, with `then`; its number, and what tells it."""
+        job = self.sbatch(*options, wrap=f"until [ -e go-$SLURM_JOB_ID ]; do sleep 0.1; done; {then}", **more)
+        return job, (self.work / f"go-{job}").touch
+
     # ---- looking -----------------------------------------------------------------------------
 
     def job(self, job) -> dict:

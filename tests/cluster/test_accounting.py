@@ -97,7 +97,7 @@ class Usage:
     def sign(self, text, user=None):
         """A munge credential that only the collector may read."""
         run = subprocess.run(["munge", f"--socket={self.layout.munge_socket}", "--restrict-uid=0"],
-                             input=text.encode(), stdout=subprocess.PIPE, check=True, timeout=10, user=user)
+                             input=text.encode(), stdout=subprocess.PIPE, check=True, timeout=60, user=user)
         return run.stdout.strip()
 
     def connect(self):
@@ -157,9 +157,10 @@ def ended_job(usage, *options, wrap="true"):
 
 def test_the_line_stands_beside_the_sites_text(usage):
     site = "ticket 4711: 'quoted' and \"double\" \\ \\n\n\ttwo lines; -- {\"json\": [1]} %s $HOME"
-    job = usage.slurm.sbatch(wrap="sleep 3")
+    job, go_on = usage.slurm.sbatch_until_told()
     usage.slurm.wait_running(job)
     usage.slurm.command("scontrol", "update", f"jobid={job}", f"admincomment={site}")
+    go_on()
     usage.slurm.wait_end(job)
     usage.spool(job)
     usage.send()
@@ -233,7 +234,7 @@ def script(usage, *lines):
 
 
 def test_a_requeued_jobs_line_is_in_its_last_run(usage):
-    job = usage.slurm.sbatch("--requeue", wrap='test "$SLURM_RESTART_COUNT" || sleep 60')
+    job = usage.slurm.sbatch("--requeue", wrap='test "$SLURM_RESTART_COUNT" || sleep 300')
     usage.slurm.wait_running(job)
     usage.spool(job, restart=0)
     usage.send()
@@ -291,7 +292,7 @@ def test_slurmdbd_that_hangs_keeps_nobody_from_reporting(usage):
         usage.spool(job, "node2")
         begin = time.monotonic()
         usage.send("node2")
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 20  # it hangs for ever
     finally:
         slurmdbd.kill(signal.SIGCONT)
     assert usage.arrived(job, nodes=2)
@@ -322,7 +323,7 @@ def test_a_record_that_another_user_signed_is_refused(usage):
     job = ended_job(usage)
     assert usage.tell(usage.sign(message(job), user=NOBODY)) is None
     assert job not in usage.waiting()
-    until("the log names the uid", lambda: f"uid {NOBODY}" in usage.log(), 15)
+    until("the log names the uid", lambda: f"uid {NOBODY}" in usage.log())
 
 
 def test_a_replayed_record_is_refused(usage):

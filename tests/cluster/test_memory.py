@@ -52,7 +52,7 @@ def test_a_steps_memory_is_its_jobs(slurm, memory_program, residents):
     """Steps of a job with --detshare-mem start as always; one that asks for memory itself is told why not."""
     job = slurm.sbatch("--gres=detshare:0.25", "--detshare-mem=2G", "-w", "node1",
                        wrap=f"srun sh -c \"printf 'total\\\\n' | {memory_program}\"; "
-                            "srun --detshare-mem=1G true; sleep 60")
+                            "srun --detshare-mem=1G true; sleep 300")
     slurm.wait_running(job)
     assert residents("node1")[job]["memory_quota_mib"] == 2048
     until("both steps have spoken", lambda: "--detshare-mem" in slurm.output(job))
@@ -90,7 +90,7 @@ def test_without_our_client_plugin_the_controller_still_refuses(slurm, own_conf)
 
 def test_a_job_that_does_not_fit_is_given_back_with_the_reason(slurm, residents):
     """Slurm sees room, the node knows that the memory is taken."""
-    first = slurm.sbatch("--gres=detshare:0.25", "--detshare-mem=100G", "-w", "node1", wrap="sleep 60")
+    first = slurm.sbatch("--gres=detshare:0.25", "--detshare-mem=100G", "-w", "node1", wrap="sleep 300")
     slurm.wait_running(first)
     assert residents("node1")[first]["memory_quota_mib"] == 102400
     # More than any GPU has: no node can serve it.

@@ -88,7 +88,7 @@ def test_time_limit(slurm, cluster, gpuwork, busy, neighbour):
     job = slurm.sbatch(*HALF, "--time=1", wrap=f"exec {gpuwork} {LONG}")
     busy(neighbour)
     slurm.command("scontrol", "update", f"job={job}", "EndTime=now+1seconds")
-    assert slurm.wait_end(job, deadline_s=60) == "TIMEOUT"
+    assert slurm.wait_end(job, deadline_s=100) == "TIMEOUT"
     _check_well(slurm, cluster, neighbour)
 
 

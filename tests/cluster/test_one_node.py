@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TOP / "tests" / "emugpu"))
+sys.path[:0] = [str(TOP / "tests" / "emugpu"), str(TOP / "contrib")]
 
+from cluster import processes  # noqa: E402
 from runtime_host import BUILD, Host  # noqa: E402
 
 PREFIX = os.environ.get("DETSHARE_PREFIX")
-PORT = 27301  # of its own: other clusters may be up
+PORTS = range(27301, 28801, 2)
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -24,6 +25,15 @@ def host():
     made = Host(gpus=1)
     yield made
     made.close()
+
+
+def free_ports():
+    """The first of two. Not always the same: sessions that start at the same time would agree on it."""
+    first = os.getpid() % len(PORTS)
+    for port in [*PORTS[first:], *PORTS[:first]]:
+        if not processes.port_holder(port) and not processes.port_holder(port + 1):
+            return port
+    raise RuntimeError(f"no two free ports in {PORTS}")
 
 
 def for_slurm(host):
@@ -40,7 +50,7 @@ def for_slurm(host):
         host.config[key] = wrapper
     host.write_conf()
     environment = {name: value for name, value in host.env.items() if name != "SLURM_CONF"}
-    return os.environ | environment | {"GPU_FILE": str(view / "gpu0"), "NODE_CONF": str(host.conf), "PORT": str(PORT)}
+    return os.environ | environment | {"GPU_FILE": str(view / "gpu0"), "NODE_CONF": str(host.conf), "PORT": str(free_ports())}
 
 
 @pytest.mark.skipif(not BUILD or not PREFIX or os.geteuid() != 0, reason="needs a built and an installed tree, and root")

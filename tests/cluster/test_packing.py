@@ -3,7 +3,7 @@
 
 from slurm import until
 
-SLEEP = "sleep 60"
+SLEEP = "sleep 300"
 
 
 def test_three_large_shares_on_two_gpus(slurm):

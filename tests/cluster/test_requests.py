@@ -53,7 +53,7 @@ def test_a_wrong_request_costs_one_line(slurm, command, options, named):
     ("detshare:latency:0.25", ["--detshare-class=latency"], "gres/detshare:latency=250"),
 ])
 def test_what_is_understood(slurm, gres, options, tres):
-    job = slurm.sbatch(f"--gres={gres}", *options, wrap="sleep 60")
+    job = slurm.sbatch(f"--gres={gres}", *options, wrap="sleep 300")
     slurm.wait_running(job)
     counted = slurm.job(job)["TRES"].split(",")
     assert tres in counted
@@ -67,7 +67,7 @@ def test_none_means_nothing(slurm):
 
 def test_without_our_client_plugin_the_controller_still_decides(slurm, own_conf):
     """A user's own SLURM_CONF leaves cli_filter out; job_submit canonicalises and refuses the same."""
-    job = slurm.sbatch("--gres=detshare:latency:500,shard:7", wrap="sleep 60", env=own_conf)
+    job = slurm.sbatch("--gres=detshare:latency:500,shard:7", wrap="sleep 300", env=own_conf)
     slurm.wait_running(job)
     assert "gres/shard=500" in slurm.job(job)["TRES"].split(",")
     lines = slurm.refused("sbatch", "--gres=detshare:1500", "--wrap=true", env=own_conf)
@@ -80,7 +80,7 @@ def test_a_forged_grant_is_stripped(slurm, residents):
     """DETSHARE_GRANT that a client sends to the prolog never arrives."""
     lie = "v=1,class=latency,kind=latency,share=1000,isolation=none,config=0000000000000000"
     env = {"SPANK_DETSHARE_GRANT": lie, "DETSHARE_GRANT": lie, "_SLURM_SPANK_OPTION_x_DETSHARE_GRANT": lie}
-    job = slurm.sbatch("--gres=detshare:throughput:0.25", "-w", "node1", wrap="sleep 60", env=env)
+    job = slurm.sbatch("--gres=detshare:throughput:0.25", "-w", "node1", wrap="sleep 300", env=env)
     slurm.wait_running(job)
     found = residents("node1")[job]
     assert (found["class"], found["share_milli"]) == ("throughput", 250)

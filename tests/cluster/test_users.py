@@ -17,7 +17,7 @@ def test_another_users_program_runs(slurm, gpuwork):
 
 def test_a_user_cannot_read_the_port_of_another(slurm):
     """The port answers only the job's user (and root)."""
-    job = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap="sleep 60")
+    job = slurm.sbatch("--gres=detshare:0.5", "-w", "node1", wrap="sleep 300")
     slurm.wait_running(job)
     port = slurm.cluster.layout.runtime_dir("node1") / f"job-{job}" / "port"
     until("the port is open (a job runs before its prolog has ended)", port.is_socket)
@@ -30,10 +30,10 @@ def test_a_user_cannot_read_the_port_of_another(slurm):
 
 def test_users_do_not_meet_on_a_node(slurm):
     """isolation = user, the default: Slurm itself keeps the second user's job waiting."""
-    first = slurm.sbatch("--gres=detshare:0.3", "-w", "node1", wrap="sleep 60")
+    first = slurm.sbatch("--gres=detshare:0.3", "-w", "node1", wrap="sleep 300")
     slurm.wait_running(first)
     second = slurm.sbatch("--gres=detshare:0.3", "-w", "node1", wrap="true", user=USER)
-    same_user = slurm.sbatch("--gres=detshare:0.3", "-w", "node1", wrap="sleep 60")
+    same_user = slurm.sbatch("--gres=detshare:0.3", "-w", "node1", wrap="sleep 300")
     slurm.wait_running(same_user)
     assert slurm.state(second) == "PENDING"
     slurm.command("scancel", first, same_user)
