@@ -102,6 +102,13 @@ def assert_apart(host, owners):
         assert first == second, met
 
 
+def is_settled(resident):
+    """It has all that is its own and all that is planned for it, and its program knows of it."""
+    held = resident["groups_held"]
+    return held == resident["groups_planned"] and members(resident["groups_own"]) <= members(held) and \
+        [p["groups"] for p in resident["programs"]] == [held]
+
+
 class Halves:
     """Two allocations, each with a program that works all the while."""
 
@@ -111,8 +118,7 @@ class Halves:
         for name in self.names:
             host.begin(name, share=share, **options)
         self.programs = {name: work(host, name, "spin", "--seconds", "600", "--block-us", "500") for name in self.names}
-        for name in self.names:
-            wait_for(lambda name=name: (places(host) or {}).get(name, ("", {}))[1], LONG_S)
+        wait_for(lambda: all(is_settled(host.resident(name)) for name in self.names), LONG_S)
         self.owners = {program.pid: name for name, program in self.programs.items()}
         self.runtimes = {name: host.runtime_pid(name) for name in self.names}
 
