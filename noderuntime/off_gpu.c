@@ -83,14 +83,26 @@ void ds_off_gpu_serve(struct ds_runtime *rt, const struct ds_watch *connection, 
 	}
 }
 
-enum { CLIENTS_MAX = 512, ASK_MS = 500 };
+enum {
+	CLIENTS_MAX = 512,
+	PAUSE_MS = 50,
+	/* Nobody waits for it, and a program may be ended for want of an answer. */
+	ASK_MS = 5000,
+};
 
 bool ds_off_gpu_is(const struct ds_runtime *rt, pid_t pid)
 {
+	const ds_deadline until = ds_deadline_in(ASK_MS);
 	pid_t clients[CLIENTS_MAX];
-	int n = ds_mps_clients(rt->config, rt->allocation->gpu_uuid, clients, CLIENTS_MAX,
-			       ds_deadline_in(ASK_MS));
+	int n;
 
+	if (!*rt->config->mps_control)
+		return false;
+	/* MPS that does not answer at once, on a busy machine, may do so a moment later. */
+	while ((n = ds_mps_clients(rt->config, rt->allocation->gpu_uuid, clients, CLIENTS_MAX,
+				   until)) < 0 &&
+	       ds_deadline_left_ms(until) > 0)
+		poll(NULL, 0, PAUSE_MS);
 	for (int i = 0; i < n; i++) {
 		if (clients[i] == pid)
 			return false;
@@ -98,7 +110,6 @@ bool ds_off_gpu_is(const struct ds_runtime *rt, pid_t pid)
 	return n >= 0;
 }
 
-enum { END_PAUSE_MS = 50 };
 enum { END_MS = 5000 }; /* nobody waits for it, and to kill it sooner may harm its neighbours */
 
 void ds_off_gpu_end(const struct ds_runtime *rt, const struct ds_process *process)
@@ -107,11 +118,10 @@ void ds_off_gpu_end(const struct ds_runtime *rt, const struct ds_process *proces
 	const pid_t pid = process->pid;
 	int fd = pidfd_open(pid, 0);
 
-	/* MPS that does not answer at once, on a busy machine, may do so a moment later. */
 	while (fd >= 0 && ds_process_alive(process) &&
 	       ds_mps_terminate(rt->config, rt->allocation->gpu_uuid, &pid, 1, until) &&
 	       ds_deadline_left_ms(until) > 0)
-		poll(NULL, 0, END_PAUSE_MS);
+		poll(NULL, 0, PAUSE_MS);
 	if (fd >= 0 && ds_process_alive(process))
 		pidfd_send_signal(fd, SIGKILL, NULL, 0);
 	if (fd >= 0)
