@@ -16,7 +16,7 @@
 #include "gres/grant.h"
 
 enum {
-	CANONICAL_SIZE = 256 + DS_CLASSES_MAX * 112,
+	CANONICAL_SIZE = 256 + DS_CLASSES_MAX * 160,
 	SEEN_MAX = 8 * (DS_CLASSES_MAX + 1),
 };
 
@@ -186,6 +186,27 @@ static int check_reclaim(cfg_t *cfg, cfg_opt_t *opt)
 	return ds_conf_within(cfg, opt, DS_RECLAIM_US_MAX, "microseconds");
 }
 
+/* A share, or none of it: 0. */
+static int parse_advance(const char *text, uint32_t *milli, struct ds_error *err)
+{
+	*milli = 0;
+	return strcmp(text, "0") == 0 ? 0 : ds_share_parse(text, milli, err);
+}
+
+static int check_advance(cfg_t *cfg, cfg_opt_t *opt)
+{
+	struct ds_error reason = {""};
+	uint32_t milli;
+
+	if (check_once(cfg, opt) < 0)
+		return -1;
+	if (parse_advance(cfg_opt_getnstr(opt, 0), &milli, &reason) < 0) {
+		cfg_error(cfg, "advance: %s", reason.text);
+		return -1;
+	}
+	return 0;
+}
+
 static int check_whole_gpu(cfg_t *cfg, cfg_opt_t *opt)
 {
 	long ms = cfg_opt_getnint(opt, 0);
@@ -266,6 +287,8 @@ static int apply_class(cfg_t *section, struct ds_site_config *config, struct ds_
 		class->borrows = cfg_getbool(section, "borrow") == cfg_true;
 	if (cfg_size(section, "reclaim_budget"))
 		class->reclaim_us = (uint32_t)cfg_getint(section, "reclaim_budget");
+	if (cfg_size(section, "advance"))
+		parse_advance(cfg_getstr(section, "advance"), &class->advance_milli, NULL);
 	if (cfg_size(section, "whole_gpu_ms")) {
 		class->whole_ms = (uint32_t)cfg_getint(section, "whole_gpu_ms");
 		if (!class->whole_ms)
@@ -273,6 +296,11 @@ static int apply_class(cfg_t *section, struct ds_site_config *config, struct ds_
 	}
 	if (class->min_share_milli > class->max_share_milli)
 		return ds_fail(err, "class %s: min_share is above max_share", name);
+	if (class->advance_milli && class->kind != DS_KIND_LATENCY)
+		return ds_fail(err,
+			       "class %s: advance is for classes of kind latency, and this one is "
+			       "of kind %s",
+			       name, ds_class_kind_name(class->kind));
 	return 0;
 }
 
@@ -302,12 +330,16 @@ static void set_digest(struct ds_site_config *config)
 	if (config->gpu_memory_mib || config->share_memory_mib)
 		used += (size_t)snprintf(text + used, sizeof(text) - used, "memory=%u,%u\n",
 					 config->gpu_memory_mib, config->share_memory_mib);
-	for (uint32_t i = 0; i < config->n_classes; i++)
+	for (uint32_t i = 0; i < config->n_classes; i++) {
 		used += (size_t)snprintf(
 		    text + used, sizeof(text) - used, "class=%s,%s,%u,%u,%u,%d,%d,%u,%u\n",
 		    sorted[i].name, ds_class_kind_name(sorted[i].kind), sorted[i].min_share_milli,
 		    sorted[i].max_share_milli, sorted[i].max_memory_mib, sorted[i].lends,
 		    sorted[i].borrows, sorted[i].reclaim_us, sorted[i].whole_ms);
+		if (sorted[i].advance_milli)
+			used += (size_t)snprintf(text + used, sizeof(text) - used, "advance=%u\n",
+						 sorted[i].advance_milli);
+	}
 	SHA256Data((const uint8_t *)text, used, hex);
 	memcpy(config->digest, hex, sizeof(config->digest) - 1);
 	config->digest[sizeof(config->digest) - 1] = '\0';
@@ -337,6 +369,7 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	    CFG_BOOL("lend", cfg_false, CFGF_NODEFAULT),
 	    CFG_BOOL("borrow", cfg_false, CFGF_NODEFAULT),
 	    CFG_INT("reclaim_budget", 0, CFGF_NODEFAULT),
+	    CFG_STR("advance", NULL, CFGF_NODEFAULT),
 	    CFG_INT("whole_gpu_ms", 0, CFGF_NODEFAULT),
 	    CFG_END(),
 	};
@@ -371,6 +404,7 @@ static int parse_locked(const char *text, struct ds_site_config *config, struct 
 	cfg_set_validate_func(cfg, "class|lend", check_flag);
 	cfg_set_validate_func(cfg, "class|borrow", check_flag);
 	cfg_set_validate_func(cfg, "class|reclaim_budget", check_reclaim);
+	cfg_set_validate_func(cfg, "class|advance", check_advance);
 	cfg_set_validate_func(cfg, "class|whole_gpu_ms", check_whole_gpu);
 
 	bool parsed = cfg_parse_buf(cfg, text) == CFG_SUCCESS;

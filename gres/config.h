@@ -42,6 +42,8 @@ struct ds_class {
 	bool lends;          /* while it is idle, others may use its groups */
 	bool borrows;        /* it may use others' groups, and those that nobody owns */
 	uint32_t reclaim_us; /* within what time it wants back what it lent, 1..DS_RECLAIM_US_MAX */
+	/* Of kind latency: how much more than its share it may have of neighbours who owe it, 0..1000. */
+	uint32_t advance_milli;
 };
 
 enum { DS_CLASSES_MAX = 16 };

@@ -83,6 +83,7 @@ void ds_grant_set_lending(struct ds_grant *grant, const struct ds_site_config *c
 	grant->lends = lend && class->lends;
 	grant->borrows = lend && class->borrows;
 	grant->reclaim_us = lend ? class->reclaim_us : 0;
+	grant->advance_milli = lend ? (uint16_t) class->advance_milli : 0;
 	grant->whole_ms = class->whole_ms;
 }
 
@@ -105,9 +106,12 @@ static bool share_in_range(uint32_t share_milli)
 static bool lending_in_range(const struct ds_grant *grant)
 {
 	if (grant->policy == DS_POLICY_STATIC)
-		return !grant->lends && !grant->borrows && !grant->reclaim_us;
+		return !grant->lends && !grant->borrows && !grant->reclaim_us &&
+		       !grant->advance_milli;
 	return grant->policy == DS_POLICY_LEND && grant->lends <= 1 && grant->borrows <= 1 &&
-	       grant->reclaim_us >= 1 && grant->reclaim_us <= DS_RECLAIM_US_MAX;
+	       grant->reclaim_us >= 1 && grant->reclaim_us <= DS_RECLAIM_US_MAX &&
+	       grant->advance_milli <= DS_SHARE_MILLI_MAX &&
+	       (!grant->advance_milli || grant->kind == DS_KIND_LATENCY);
 }
 
 int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struct ds_error *err)
@@ -115,7 +119,7 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 	const char *kind = ds_class_kind_name(grant->kind);
 	const char *isolation = ds_isolation_name(grant->isolation);
 	char memory[32] = "", memory_max[32] = "";
-	char lending[64] = "", whole[24] = "";
+	char lending[64] = "", advance[24] = "", whole[24] = "";
 	int length;
 
 	if (size)
@@ -139,12 +143,14 @@ int ds_grant_format(const struct ds_grant *grant, char *text, size_t size, struc
 		snprintf(lending, sizeof(lending), ",policy=lend,lend=%s,borrow=%s,reclaim=%u",
 			 grant->lends ? "yes" : "no", grant->borrows ? "yes" : "no",
 			 grant->reclaim_us);
+	if (grant->advance_milli)
+		snprintf(advance, sizeof(advance), ",advance=%u", grant->advance_milli);
 	if (grant->whole_ms)
 		snprintf(whole, sizeof(whole), ",whole=%" PRIu32, grant->whole_ms);
 	length =
-	    snprintf(text, size, "v=1,class=%s,kind=%s,share=%u,isolation=%s%s%s%s%s,config=%s",
+	    snprintf(text, size, "v=1,class=%s,kind=%s,share=%u,isolation=%s%s%s%s%s%s,config=%s",
 		     grant->class_name, kind, grant->share_milli, isolation, memory, memory_max,
-		     lending, whole, grant->config_digest);
+		     lending, advance, whole, grant->config_digest);
 	if (length < 0 || (size_t)length >= size)
 		return ds_fail(err, "cannot write a grant of class %s into %zu bytes",
 			       grant->class_name, size);
@@ -228,6 +234,22 @@ static int take_lending(const char **at, struct ds_grant *grant, const char **ke
 	return 0;
 }
 
+/* Take "advance=MILLI" if it is there. 0 or -1. */
+static int take_advance(const char **at, const char *key, struct ds_grant *grant)
+{
+	uint32_t milli;
+	char value[5];
+
+	if (strncmp(*at, "advance=", strlen("advance=")) != 0)
+		return 0;
+	if (grant->policy != DS_POLICY_LEND ||
+	    take_value(at, key, false, value, sizeof(value)) < 0 ||
+	    parse_number(value, DS_SHARE_MILLI_MAX, &milli) < 0 || !milli)
+		return -1;
+	grant->advance_milli = (uint16_t)milli;
+	return 0;
+}
+
 /* Take "whole=MS" if it is there. 0 or -1. */
 static int take_whole(const char **at, const char *key, struct ds_grant *grant)
 {
@@ -257,7 +279,9 @@ int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *er
 	    take_value(&at, key = "isolation", false, isolation, sizeof(isolation)) < 0 ||
 	    take_memory(&at, key = "memory", &parsed.memory_mib) < 0 ||
 	    take_memory(&at, key = "memory_max", &parsed.memory_max_mib) < 0 ||
-	    take_lending(&at, &parsed, &key) < 0 || take_whole(&at, key = "whole", &parsed) < 0 ||
+	    take_lending(&at, &parsed, &key) < 0 ||
+	    take_advance(&at, key = "advance", &parsed) < 0 ||
+	    take_whole(&at, key = "whole", &parsed) < 0 ||
 	    take_value(&at, key = "config", true, parsed.config_digest,
 		       sizeof(parsed.config_digest)) < 0)
 		return ds_fail(err, "grant \"%.80s\": '%s=' is missing, misplaced or malformed",
@@ -272,6 +296,8 @@ int ds_grant_parse(const char *text, struct ds_grant *grant, struct ds_error *er
 		return ds_fail(err, "grant \"%.80s\": no valid class name", text);
 	if (ds_class_kind_parse(kind, &parsed.kind) < 0)
 		return ds_fail(err, "grant \"%.80s\": unknown kind", text);
+	if (parsed.advance_milli && parsed.kind != DS_KIND_LATENCY)
+		return ds_fail(err, "grant \"%.80s\": an advance is for kind latency", text);
 	if (strspn(share, "0123456789") != strlen(share) || (share[0] == '0' && share[1]))
 		return ds_fail(err, "grant \"%.80s\": the share is not a number", text);
 	for (const char *digit = share; *digit; digit++)

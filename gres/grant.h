@@ -16,7 +16,7 @@
  * Text form, one line, keys in this order, all present but those in brackets: they say 0, or that the
  * policy is static, by not being there:
  *   v=1,class=NAME,kind=latency|throughput|besteffort,share=MILLI,isolation=user|none
- *   [,memory=MIB][,memory_max=MIB][,policy=lend,lend=yes|no,borrow=yes|no,reclaim=US]
+ *   [,memory=MIB][,memory_max=MIB][,policy=lend,lend=yes|no,borrow=yes|no,reclaim=US[,advance=MILLI]]
  *   [,whole=MS],config=HEX16
  */
 #define DS_GRANT_VARIABLE        "DETSHARE_GRANT"
@@ -35,9 +35,12 @@ struct ds_grant {
 	uint32_t whole_ms;   /* as in struct ds_class */
 	uint32_t reclaim_us; /* with DS_POLICY_LEND: wants back what it lent within this; else 0 */
 	char config_digest[17];
-	uint8_t lends;    /* with DS_POLICY_LEND; else 0 */
-	uint8_t borrows;  /* with DS_POLICY_LEND; else 0 */
-	char reserved[5]; /* no padding: see struct ds_ledger_state */
+	uint8_t lends;   /* with DS_POLICY_LEND; else 0 */
+	uint8_t borrows; /* with DS_POLICY_LEND; else 0 */
+	char reserved;   /* no padding: see struct ds_ledger_state */
+	/* With DS_POLICY_LEND, of kind latency: as in struct ds_class; else 0. */
+	uint16_t advance_milli;
+	char reserved_too[2];
 };
 
 /* Write the text form. Returns 0, or -1 when a field is out of range or `size` too small. */

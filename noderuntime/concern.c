@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "noderuntime/advance.h"
 #include "noderuntime/late.h"
 #include "noderuntime/terms.h"
 
@@ -39,6 +40,7 @@ static bool is_other_resident(const struct ds_ledger_resident *a,
 	c.held = a->held;
 	c.wish_milli = a->wish_milli;
 	c.demand = a->demand;
+	c.owing = a->owing;
 	return memcmp(a, &c, sizeof(c)) != 0;
 }
 
@@ -95,6 +97,7 @@ bool ds_concerns(const struct ds_ledger_state *before, const struct ds_ledger_st
 	       ds_groups_empty(&was->planned) != ds_groups_empty(&is->planned) ||
 	       memcmp(&was->demand, &is->demand, sizeof(is->demand)) != 0 ||
 	       others_are_late(before, after, i) ||
+	       (is->grant.advance_milli && ds_advance_differs(before, after, i)) ||
 	       (is->heeds_steps &&
 		ds_terms_neighbour_steps(before, was) != ds_terms_neighbour_steps(after, is));
 }

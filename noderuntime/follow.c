@@ -8,6 +8,7 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include "noderuntime/advance_follow.h"
 #include "noderuntime/concern.h"
 #include "noderuntime/deadline.h"
 #include "noderuntime/demand.h"
@@ -102,6 +103,7 @@ void ds_follow_saw(struct ds_runtime *rt, const struct ds_ledger_state *state)
 	if (ds_members_differ(&rt->seen, state))
 		rt->all_watched = false;
 	ds_ledger_copy(&rt->seen, state);
+	ds_advance_saw(rt);
 	rt->unwritten = true;
 }
 
@@ -164,6 +166,7 @@ int ds_follow_change(struct ds_runtime *rt,
 
 	if (rc >= 0)
 		rt->unwritten = false;
+	ds_advance_arm(rt);
 	return rc;
 }
 
@@ -244,8 +247,12 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 		}
 	}
 	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
-	if (self)
+	if (self) {
+		const bool was_active = self->demand.active;
+
 		self->demand = ds_wants_next(rt, &sum, &self->demand);
+		ds_advance_enter(rt, state, self, was_active);
+	}
 	/* What a window takes back, and who it goes to next, shows when that is settled. */
 	for (uint32_t before = state->whole.phase, round = 0; round < DS_WHOLE_PHASES; round++) {
 		if (!state->incomplete) /* who is missing would not be asked to make room */

@@ -44,6 +44,8 @@ struct ds_ledger_resident {
 	uint32_t ended;           /* programs of it that were ended since they were late: late.h */
 	uint32_t heeds_steps; /* 1: it is to know when neighbours of kind latency are in a step */
 	uint32_t reserved;
+	/* Whom it may take groups of, beyond its own, while it is active: bit i is residents[i]. advance.h */
+	uint64_t owing;
 	struct ds_demand demand; /* what its runtime knows of its programs */
 	struct ds_whole_asking whole;
 	struct ds_policy_id policy;

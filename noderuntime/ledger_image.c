@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#define MAGIC UINT64_C(0x343052474c445344) /* "DSDLGR04" */
+#define MAGIC UINT64_C(0x353052474c445344) /* "DSDLGR05" */
 enum { MAGIC_NAME_SIZE = 6 };              /* the rest says which */
 
 _Static_assert(sizeof(struct ds_ledger_header) <= DS_LEDGER_ACTIVE_OFFSET, "the header fits");
@@ -24,7 +24,7 @@ _Static_assert(sizeof(struct ds_whole_asking) == 4 * 8 + 6 * 4, "ds_whole_asking
 _Static_assert(sizeof(struct ds_whole_window) == DS_NAME_SIZE + 2 * 4 + 3 * 8, "ds_whole_window");
 _Static_assert(sizeof(struct ds_ledger_resident) ==
 		   DS_NAME_SIZE + 8 * 4 + sizeof(struct ds_grant) + sizeof(struct ds_process) +
-		       2 * 8 + 3 * sizeof(struct ds_groups) + sizeof(struct ds_demand) +
+		       3 * 8 + 3 * sizeof(struct ds_groups) + sizeof(struct ds_demand) +
 		       sizeof(struct ds_whole_asking) + sizeof(struct ds_policy_id),
 	       "ds_ledger_resident");
 _Static_assert(sizeof(struct ds_ledger_program) ==
@@ -115,7 +115,7 @@ static bool grant_is_valid(const struct ds_grant *grant)
 	       grant->kind <= DS_KIND_BESTEFFORT && grant->isolation <= DS_ISOLATION_NONE &&
 	       grant->share_milli >= 1 && grant->share_milli <= DS_SHARE_MILLI_MAX &&
 	       grant->policy <= DS_POLICY_LEND && grant->lends <= 1 && grant->borrows <= 1 &&
-	       grant->whole_ms <= DS_WHOLE_NEVER;
+	       grant->whole_ms <= DS_WHOLE_NEVER && grant->advance_milli <= DS_SHARE_MILLI_MAX;
 }
 
 /* "" is a policy, too: of a ledger that was just made, or of a test. */
@@ -130,6 +130,14 @@ static bool window_is_valid(const struct ds_whole_window *window)
 	if (window->phase == DS_WHOLE_NONE)
 		return !window->owner[0];
 	return window->phase <= DS_WHOLE_RETURNING && is_text(window->owner, sizeof(window->owner));
+}
+
+/* Only residents that there are owe something, and nobody to itself. */
+static bool owing_is_valid(const struct ds_ledger_state *state, uint32_t i)
+{
+	const uint64_t owing = state->residents[i].owing;
+
+	return !(owing >> i & 1) && (state->n_residents == 64 || !(owing >> state->n_residents));
 }
 
 int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *err)
@@ -157,7 +165,7 @@ int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *
 		    r->demand.active > 1 || r->demand.overlong > 1 || r->whole.opened > 1 ||
 		    r->demand.busy_milli > 1000 || !policy_is_valid(&r->policy) ||
 		    !within(&r->own, &state->shape) || !within(&r->planned, &state->shape) ||
-		    !within(&r->held, &state->shape))
+		    !within(&r->held, &state->shape) || !owing_is_valid(state, i))
 			return ds_fail(err, "its resident %" PRIu32 " makes no sense", i);
 		if ((i && r->arrival <= arrival) || r->arrival >= state->next_arrival)
 			return ds_fail(err, "its resident %" PRIu32 " is out of order", i);

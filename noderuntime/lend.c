@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "noderuntime/lend_advance.h"
 #include "noderuntime/plan.h"
 
 /*
@@ -239,4 +240,5 @@ void ds_lend(const struct ds_gpu_shape *shape, const struct ds_lend_resident *re
 	if (l.rest_is_lent)
 		give_rest(&l);
 	keep_unused(&l);
+	ds_lend_advance(shape, residents, n, planned);
 }

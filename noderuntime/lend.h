@@ -11,7 +11,8 @@
  * The second layer of planning: the plan (plan.h) says which groups are whose own, and this says where
  * each may work now. Pure and deterministic, like the plan.
  *
- * An active resident has all that it owns, always. An idle one that lends keeps its lowest full group,
+ * An active resident has all that it owns, always, but for what it owes to somebody who has it in advance
+ * (lend_advance.h, the last step). An idle one that lends keeps its lowest full group,
  * of those it holds if it holds any, and offers the rest, and keeps of that what nobody takes; groups
  * that nobody owns are offered, too. They go to active residents that may borrow and wish more than
  * their share:
@@ -44,6 +45,9 @@ struct ds_lend_resident {
 	bool in_time;        /* shares its group in time */
 	uint32_t reclaim_us; /* of kind latency: its budget */
 	uint32_t drain_us;   /* 0: not known */
+	/* Of kind latency: */
+	uint32_t advance_milli; /* what it may have in advance beyond its share, 0..1000 */
+	uint64_t owing;         /* of whom now: bit i stands for residents[i] */
 };
 
 /*

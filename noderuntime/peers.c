@@ -8,6 +8,7 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include "noderuntime/advance_follow.h"
 #include "noderuntime/follow.h"
 #include "noderuntime/mps_care.h"
 #include "noderuntime/notes.h"
@@ -66,6 +67,7 @@ static void serve_report(struct ds_runtime *rt, const struct ds_watch *connectio
 	}
 	report.memory_used = ds_quota_used(&rt->quota);
 	report.memory_peak = ds_quota_peak(&rt->quota);
+	ds_advance_report(rt, &report);
 	ds_port_answer_report(connection->fd, &report);
 }
 

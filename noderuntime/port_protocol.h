@@ -305,6 +305,14 @@ struct ds_port_reported {
 	struct ds_port_kernel kernels[DS_PORT_KERNELS]; /* names printable; key 0: none */
 };
 
+/* What another allocation owes for what it was lent, or, below 0, is owed. */
+struct ds_port_owing {
+	uint64_t arrival; /* in the ledger */
+	int64_t group_us; /* SM groups, times microseconds */
+};
+
+enum { DS_PORT_OWING_MAX = 64 };
+
 /* Sent as far as `n_programs` reaches. */
 struct ds_port_report {
 	uint32_t magic;
@@ -316,6 +324,10 @@ struct ds_port_report {
 	uint64_t memory_used, memory_peak; /* bytes */
 	/* Processes that use the GPU without having come to the port. */
 	int32_t strays[DS_PORT_STRAYS_MAX]; /* 0: no more */
+	/* Of kind latency, with an advance in detshare.conf: what others owe it. */
+	uint32_t n_owing;
+	uint32_t reserved;
+	struct ds_port_owing owing[DS_PORT_OWING_MAX];
 	struct ds_port_reported programs[DS_PORT_REPORTED_MAX];
 };
 

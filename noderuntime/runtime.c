@@ -14,6 +14,7 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include "noderuntime/advance_follow.h"
 #include "noderuntime/bell.h"
 #include "noderuntime/cgroup.h"
 #include "noderuntime/errand.h"
@@ -115,6 +116,9 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 		break;
 	case DS_WATCH_LATE:
 		ds_late_over(rt);
+		break;
+	case DS_WATCH_ADVANCE:
+		ds_advance_over(rt);
 		break;
 	case DS_WATCH_PEER:
 		ds_peer_said(rt, w);
@@ -306,6 +310,9 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 		return -1;
 	rt->late = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (ds_watch_or_fail(rt, DS_WATCH_LATE, rt->late, "a timer", err) < 0)
+		return -1;
+	rt->advance_timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (ds_watch_or_fail(rt, DS_WATCH_ADVANCE, rt->advance_timer, "a timer", err) < 0)
 		return -1;
 	if (ds_quota_of_grant(rt->config, rt->topology->memory_mib, &allocation->grant,
 			      &allocation->quota_mib, err) < 0 ||

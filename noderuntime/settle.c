@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "noderuntime/advance.h"
 #include "noderuntime/held.h"
 #include "noderuntime/lend.h"
 
@@ -61,6 +62,8 @@ static void remove_resident(struct ds_ledger_state *state, uint32_t index)
 	memmove(&state->residents[index], &state->residents[index + 1],
 		(state->n_residents - index) * sizeof(state->residents[0]));
 	memset(&state->residents[state->n_residents], 0, sizeof(state->residents[0]));
+	for (uint32_t i = 0; i < state->n_residents; i++)
+		state->residents[i].owing = ds_advance_without(state->residents[i].owing, index);
 }
 
 static void remove_program(struct ds_ledger_state *state, uint32_t index)
@@ -186,8 +189,10 @@ static void remove_dead(struct ds_ledger_state *state, ds_ledger_judge *alive, v
 			remove_program(state, i);
 	}
 	for (uint32_t i = state->n_residents; i-- > 0;) {
-		if (!alive(state, &state->residents[i].runtime, arg) &&
-		    !has_programs(state, state->residents[i].name))
+		if (alive(state, &state->residents[i].runtime, arg))
+			continue;
+		state->residents[i].owing = 0; /* nobody keeps its accounts */
+		if (!has_programs(state, state->residents[i].name))
 			remove_resident(state, i);
 	}
 }
@@ -350,6 +355,8 @@ static void set_planned(struct ds_ledger_state *state)
 		    .in_time = is_shared_in_time(r),
 		    .reclaim_us = r->grant.reclaim_us,
 		    .drain_us = r->demand.drain_us,
+		    .advance_milli = r->grant.advance_milli,
+		    .owing = r->owing,
 		};
 	}
 	ds_lend(&state->shape, residents, state->n_residents, planned);

@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "common/node_config.h"
 #include "common/process.h"
+#include "noderuntime/advance.h"
 #include "noderuntime/allocation.h"
 #include "noderuntime/gpu.h"
 #include "noderuntime/late.h"
@@ -37,6 +38,7 @@ enum ds_watch_kind {
 	DS_WATCH_RETRY,
 	DS_WATCH_WHOLE,     /* a whole-GPU window, or somebody's wait for one, may be over */
 	DS_WATCH_LATE,      /* the deadline of a program that does not acknowledge: late_follow.h */
+	DS_WATCH_ADVANCE,   /* a neighbour owes us nothing any more: advance_follow.h */
 	DS_WATCH_PEER,      /* a connection before its welcome */
 	DS_WATCH_PROGRAM,   /* a program's pidfd */
 	DS_WATCH_WELCOMED,  /* a program's connection: notices, and so that it notices our death */
@@ -112,6 +114,9 @@ struct ds_runtime {
 	int retry;    /* timer, armed only while there is a reason to look at the ledger again */
 	int whole;    /* timer, armed only while there is or may be a whole-GPU window */
 	int late; /* timer, armed only while a program of ours keeps what is guaranteed to others */
+	struct ds_advance advance;   /* what neighbours owe us */
+	int advance_timer;           /* armed only while we have something in advance, */
+	int64_t advance_ends_ns;     /* for this time of CLOCK_MONOTONIC; 0: not */
 	struct ds_whole_asking said; /* of us, as it was when it was written to the log last */
 	int state_fd;
 	/* Programs that have ended, and that MPS may still list: off_gpu.h */

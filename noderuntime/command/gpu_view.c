@@ -184,6 +184,31 @@ struct ds_groups ds_gpu_view_lent(const struct ds_ledger_state *state, uint32_t 
 	return ds_groups_difference(ds_groups_intersection(r->held, *own), r->own);
 }
 
+struct ds_groups ds_gpu_view_advance(const struct ds_ledger_state *state, uint32_t owner,
+				     uint32_t i)
+{
+	const struct ds_ledger_resident *r = &state->residents[i];
+	const struct ds_groups lent = ds_gpu_view_lent(state, owner, i);
+
+	if (!(r->owing >> owner & 1) || !state->residents[owner].demand.active)
+		return (struct ds_groups){{0, 0}};
+	return ds_groups_intersection(lent, r->planned);
+}
+
+bool ds_gpu_view_owed(const struct ds_gpu_view *view, uint32_t i, uint32_t debtor,
+		      int64_t *group_us)
+{
+	const struct ds_port_report *report = ds_gpu_view_report(view, i);
+
+	for (uint32_t o = 0; report && o < report->n_owing; o++) {
+		if (report->owing[o].arrival == view->state.residents[debtor].arrival) {
+			*group_us = report->owing[o].group_us;
+			return true;
+		}
+	}
+	return false;
+}
+
 struct ds_groups ds_gpu_view_found(const struct ds_ledger_state *state, uint32_t i)
 {
 	struct ds_groups found = state->residents[i].held;

@@ -66,6 +66,17 @@ struct ds_groups ds_gpu_view_blocked(const struct ds_ledger_state *state, uint32
 /* Groups of resident `owner` that resident `i`, another one, holds: lent, or not given back yet. */
 struct ds_groups ds_gpu_view_lent(const struct ds_ledger_state *state, uint32_t owner, uint32_t i);
 
+/*
+ * Of those, groups that it has in advance: the owner works, or would, and owes them for what it was lent. None
+ * that it is only still to give back.
+ */
+struct ds_groups ds_gpu_view_advance(const struct ds_ledger_state *state, uint32_t owner,
+				     uint32_t i);
+
+/* Whether the runtime of resident `i` said what resident `debtor` owes it, and what: in groups x us. */
+bool ds_gpu_view_owed(const struct ds_gpu_view *view, uint32_t i, uint32_t debtor,
+		      int64_t *group_us);
+
 /* Groups that resident `i` holds and nobody owns. */
 struct ds_groups ds_gpu_view_found(const struct ds_ledger_state *state, uint32_t i);
 

@@ -17,7 +17,7 @@ static bool is_whole(const struct ds_port_report *report, ssize_t size)
 
 	return size >= (ssize_t)head && report->magic == DS_PORT_MAGIC &&
 	       report->version == DS_PORT_VERSION && !report->refused &&
-	       report->n_programs <= DS_PORT_REPORTED_MAX &&
+	       report->n_programs <= DS_PORT_REPORTED_MAX && report->n_owing <= DS_PORT_OWING_MAX &&
 	       (size_t)size == head + report->n_programs * sizeof(report->programs[0]);
 }
 
@@ -56,7 +56,7 @@ bool ds_reported_read(const char *runtime_dir, const char *name, unsigned timeou
 						sizeof(hello), report, sizeof(*report)));
 
 	if (!whole)
-		report->n_programs = 0;
+		report->n_programs = report->n_owing = 0;
 	return whole;
 }
 

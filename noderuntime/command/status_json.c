@@ -123,6 +123,31 @@ static void add_loan(json_t *list, const char *key, const char *name, const stru
 		    list, json_pack("{s:s?, s:o}", key, name, "groups", groups(lent, shape)));
 }
 
+/* What resident `i` may have in advance, has, and is owed; null if its class has nothing of that. */
+static json_t *advance(const struct ds_gpu_view *view, uint32_t i)
+{
+	const struct ds_ledger_state *state = &view->state;
+	const struct ds_ledger_resident *r = &state->residents[i];
+	json_t *of = json_array(), *owed = json_array();
+
+	for (uint32_t other = 0; other < state->n_residents; other++) {
+		const char *name = state->residents[other].name;
+		const struct ds_groups taken = ds_gpu_view_advance(state, other, i);
+		int64_t group_us;
+
+		add_loan(of, "of", name, &taken, &state->shape);
+		if (ds_gpu_view_owed(view, i, other, &group_us))
+			json_array_append_new(owed, json_pack("{s:s, s:f}", "by", name, "group_s",
+							      (double)group_us / 1e6));
+	}
+	if (r->grant.advance_milli)
+		return json_pack("{s:f, s:o, s:o}", "share", r->grant.advance_milli / 1000.0, "has",
+				 of, "owed", owed);
+	json_decref(of);
+	json_decref(owed);
+	return json_null();
+}
+
 /* What is lent of what resident `i` owns, and what it borrows. */
 static void add_lending(json_t *object, const struct ds_ledger_state *state, uint32_t i)
 {
@@ -215,6 +240,7 @@ static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 	}
 	if (object) {
 		add_lending(object, state, i);
+		json_object_set_new(object, "advance", advance(view, i));
 		add_memory(object, view, i);
 		json_object_set_new(object, "whole_gpu", ds_status_whole_json(state, i));
 		json_object_set_new(object, "programs_ended", json_integer(r->ended));

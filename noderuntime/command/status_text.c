@@ -95,18 +95,41 @@ static int print_residents(const struct ds_gpu_view *view, struct ds_error *err)
 }
 
 static void print_loan(const struct ds_ledger_state *state, const struct ds_groups *lent,
-		       const char *owner, const char *borrower)
+		       const char *owner, const char *borrower, const char *how)
 {
 	char text[GROUPS_TEXT_SIZE];
 
 	if (!ds_groups_empty(lent))
-		printf("%s has groups %s of %s\n", borrower,
-		       ds_groups_format(lent, &state->shape, text, sizeof(text)), owner);
+		printf("%s has groups %s of %s%s\n", borrower,
+		       ds_groups_format(lent, &state->shape, text, sizeof(text)), owner, how);
+}
+
+/* What resident `i` has in advance of `owner`, and what it is owed, by its runtime's word. */
+static void print_advance(const struct ds_gpu_view *view, uint32_t i, uint32_t owner)
+{
+	const struct ds_ledger_state *state = &view->state;
+	const char *names[] = {state->residents[owner].name, state->residents[i].name};
+	const struct ds_groups lent = ds_gpu_view_lent(state, owner, i);
+	const struct ds_groups taken = ds_gpu_view_advance(state, owner, i);
+	const struct ds_groups rest = ds_groups_difference(lent, taken);
+	int64_t group_us;
+
+	print_loan(state, &rest, names[0], names[1], "");
+	print_loan(state, &taken, names[0], names[1], " in advance");
+	if (!ds_gpu_view_owed(view, i, owner, &group_us))
+		return;
+	if (group_us >= 0)
+		printf("%s owes %s %.3f group seconds for what it was lent\n", names[0], names[1],
+		       (double)group_us / 1e6);
+	else
+		printf("%s owes %s %.3f group seconds, which it had in advance for too long\n",
+		       names[1], names[0], (double)-group_us / 1e6);
 }
 
 /* Who works in whose groups, and what each says that it needs. */
-static void print_lending(const struct ds_ledger_state *state)
+static void print_lending(const struct ds_gpu_view *view)
 {
+	const struct ds_ledger_state *state = &view->state;
 	const struct ds_policy_id *policy = &state->residents[0].policy;
 
 	if (state->n_residents && policy->failed) {
@@ -125,12 +148,9 @@ static void print_lending(const struct ds_ledger_state *state)
 			printf(", and off a group within %" PRIu32 " us",
 			       state->residents[i].demand.drain_us);
 		putchar('\n');
-		for (uint32_t owner = 0; owner < state->n_residents; owner++) {
-			struct ds_groups lent = ds_gpu_view_lent(state, owner, i);
-			print_loan(state, &lent, state->residents[owner].name,
-				   state->residents[i].name);
-		}
-		print_loan(state, &found, "nobody", state->residents[i].name);
+		for (uint32_t owner = 0; owner < state->n_residents; owner++)
+			print_advance(view, i, owner);
+		print_loan(state, &found, "nobody", state->residents[i].name, "");
 	}
 }
 
@@ -327,7 +347,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 		       "or have ended, nobody gains groups and nobody can join\n");
 	if (state->n_residents && print_residents(view, err))
 		return -1;
-	print_lending(state);
+	print_lending(view);
 	ds_status_print_whole(state);
 	for (uint32_t i = 0; i < state->n_residents; i++)
 		print_waits(state, i);

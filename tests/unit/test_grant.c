@@ -129,6 +129,11 @@ static void lending(void **state)
 	    "policy=lend,lend=yes,borrow=no,reclaim=-1,",
 	    "policy=lends,lend=yes,borrow=no,reclaim=500,",
 	    "lend=yes,",
+	    "advance=250,",
+	    "policy=lend,lend=yes,borrow=no,reclaim=500,advance=0,",
+	    "policy=lend,lend=yes,borrow=no,reclaim=500,advance=1001,",
+	    "policy=lend,lend=yes,borrow=no,reclaim=500,advance=0250,",
+	    "policy=lend,lend=yes,borrow=no,reclaim=500,advance=,",
 	};
 	struct ds_site_config config;
 	struct ds_grant grant = {.share_milli = 7}, given;
@@ -150,11 +155,35 @@ static void lending(void **state)
 		if (ds_grant_parse(written, &given, &err) != -1)
 			fail_msg("accepted: %s", written);
 	}
+	/* An advance is for kind latency. */
+	assert_int_equal(grant.advance_milli, 0);
+	assert_int_equal(
+	    ds_grant_parse("v=1,class=a,kind=latency,share=5,isolation=user,policy=lend,"
+			   "lend=yes,borrow=yes,reclaim=10000000,advance=1000,"
+			   "whole=1000,config=0123456789abcdef",
+			   &grant, &err),
+	    0);
+	assert_int_equal(grant.advance_milli, 1000);
+	assert_int_equal(ds_grant_format(&grant, written, sizeof(written), &err), 0);
+	assert_non_null(strstr(written, ",reclaim=10000000,advance=1000,whole=1000,"));
+	grant.kind = DS_KIND_THROUGHPUT;
+	assert_int_equal(ds_grant_format(&grant, written, sizeof(written), &err), -1);
+	assert_int_equal(ds_grant_parse("v=1,class=a,kind=throughput,share=5,isolation=user,"
+					"policy=lend,lend=yes,borrow=yes,reclaim=1,advance=1,"
+					"config=0123456789abcdef",
+					&given, &err),
+			 -1);
+	grant.kind = DS_KIND_LATENCY;
+	ds_site_config_defaults(&config);
+	config.policy = DS_POLICY_LEND;
+	config.classes[0].advance_milli = 250;
+	ds_grant_set_lending(&grant, &config, &config.classes[0]);
+	assert_int_equal(grant.advance_milli, 250);
 	/* What the site says of a class, and nothing of it with the policy static. */
 	ds_site_config_defaults(&config);
 	ds_grant_set_lending(&grant, &config, ds_site_config_class(&config, "latency"));
 	assert_int_equal(grant.policy, DS_POLICY_STATIC);
-	assert_int_equal(grant.lends + grant.borrows + grant.reclaim_us, 0);
+	assert_int_equal(grant.lends + grant.borrows + grant.reclaim_us + grant.advance_milli, 0);
 	assert_int_equal(ds_grant_format(&grant, written, sizeof(written), &err), 0);
 	assert_null(strstr(written, "policy"));
 	grant.lends = 1;

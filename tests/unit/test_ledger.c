@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "common/process.h"
+#include "noderuntime/advance.h"
 #include "noderuntime/allocation.h"
 #include "noderuntime/concern.h"
 #include "noderuntime/late.h"
@@ -1171,7 +1172,22 @@ static void let_lend(struct ds_ledger_resident *r, uint32_t pick)
 	strcpy(r->policy.name, "lend");
 	r->demand.active = pick >> 8 & 1;
 	r->demand.drain_us = pick & 0x200 ? 400 : 600;
+	if (r->grant.kind == DS_KIND_LATENCY)
+		r->grant.advance_milli = (uint16_t)(pick & 1 ? 1000 : pick >> 3);
 	r->heeds_steps = pick >> 10 & 1;
+}
+
+/* Groups that others have in advance of resident `i`. */
+static struct ds_groups in_advance(const struct ds_ledger_state *state, uint32_t i)
+{
+	struct ds_groups taken = {{0, 0}};
+
+	for (uint32_t j = 0; j < state->n_residents; j++) {
+		const struct ds_ledger_resident *r = &state->residents[j];
+		if (j != i && r->demand.active && r->grant.advance_milli && (r->owing >> i & 1))
+			taken = ds_groups_union(taken, r->planned);
+	}
+	return ds_groups_intersection(taken, state->residents[i].own);
 }
 
 /* Nothing changes any more: whom a change does not concern does not look, so nobody else would settle the rest. */
@@ -1186,8 +1202,11 @@ static void check_settled(struct ds_ledger_state *state)
 		const struct ds_ledger_resident *r = &state->residents[i];
 
 		assert_true(ds_groups_has_full(&r->planned, &state->shape));
-		if (r->demand.active || !r->grant.lends)
-			assert_true(ds_groups_within(&r->own, &r->planned));
+		if (r->demand.active || !r->grant.lends) {
+			const struct ds_groups taken = in_advance(state, i);
+			const struct ds_groups all = ds_groups_union(r->planned, taken);
+			assert_true(ds_groups_within(&r->own, &all));
+		}
 		if (!r->grant.borrows || !r->demand.active)
 			assert_true(ds_groups_within(&r->planned, &r->own));
 		for (uint32_t j = 0; j < i; j++) {
@@ -1233,6 +1252,7 @@ static uint32_t check_unconcerned(const struct ds_ledger_state *before,
 			    ds_late_groups(after, is, &after->programs[p]);
 			assert_int_equal(ds_groups_empty(&late), ds_groups_empty(&keeps));
 		}
+		assert_true(!is->grant.advance_milli || !ds_advance_differs(before, after, i));
 		if (is->heeds_steps)
 			assert_int_equal(ds_terms_neighbour_steps(before, was),
 					 ds_terms_neighbour_steps(after, is));
@@ -1250,7 +1270,7 @@ static void settle_histories(void **unused)
 {
 	uint32_t random = 5;
 	int32_t next_pid = 1000;
-	uint32_t n_borrowed = 0, n_unconcerned = 0;
+	uint32_t n_borrowed = 0, n_unconcerned = 0, n_advanced = 0;
 	static struct ds_ledger_state before;
 
 	for (int history = 0; history < 400; history++) {
@@ -1265,6 +1285,9 @@ static void settle_histories(void **unused)
 			uint32_t pick = (random >> 8) & 0xfff;
 			char actor[DS_NAME_SIZE] = "";
 
+			/* Of those where all stay, an advance can come. */
+			if (history % 4 == 1 && kind == 1)
+				kind = 6;
 			before = *state;
 			if (state->n_residents)
 				memcpy(actor, state->residents[pick % state->n_residents].name,
@@ -1289,6 +1312,12 @@ static void settle_histories(void **unused)
 				    &state->residents[pick % state->n_residents];
 				r->demand.active = pick >> 8 & 1;
 				r->demand.drain_us = pick & 0x200 ? 400 : 600;
+				r->owing = 0;
+				for (uint32_t j = 0; r->demand.active && j < state->n_residents;
+				     j++)
+					r->owing |= (uint64_t)(&state->residents[j] != r &&
+							       (random >> (8 + j) & 3))
+						    << j;
 			} else if (kind >= 4) {
 				const struct ds_ledger_resident *r =
 				    &state->residents[pick % state->n_residents];
@@ -1301,6 +1330,11 @@ static void settle_histories(void **unused)
 			settle(state);
 			n_unconcerned += check_unconcerned(&before, state, actor);
 			check_settled(state);
+			for (uint32_t i = 0; i < state->n_residents; i++) {
+				const struct ds_groups taken = in_advance(state, i);
+				n_advanced +=
+				    state->residents[i].demand.active && !ds_groups_empty(&taken);
+			}
 			for (uint32_t i = 0; i < state->n_residents; i++)
 				n_borrowed += !ds_groups_within(&state->residents[i].held,
 								&state->residents[i].own);
@@ -1329,7 +1363,8 @@ static void settle_histories(void **unused)
 			assert_true(ds_groups_equal(&state->residents[j].held,
 						    &state->residents[j].planned));
 	}
-	assert_true(n_borrowed > 1000 && n_unconcerned > 1000); /* or it tested nothing */
+	assert_true(n_borrowed > 1000 && n_unconcerned > 1000 &&
+		    n_advanced > 100); /* or it tested nothing */
 }
 
 static void processes(void **state)

@@ -192,6 +192,7 @@ static void change_mind(struct ds_lend_resident *r)
 	r->active = below(2);
 	r->wish_milli = below(2) ? 1000 : below(1001);
 	r->drain_us = times_us[below(N(times_us))];
+	r->owing = (uint64_t)below(1 << 24) << 40 ^ (uint64_t)below(1 << 24) << 20 ^ below(1 << 24);
 }
 
 static void make_scene(struct scene *s)
@@ -222,7 +223,8 @@ static void make_scene(struct scene *s)
 					       .lends = below(4) != 0,
 					       .borrows = below(4) != 0,
 					       .in_time = partitions[i].weight_milli < 1000,
-					       .reclaim_us = below(8) ? 500 : 1 + below(1000)};
+					       .reclaim_us = below(8) ? 500 : 1 + below(1000),
+					       .advance_milli = below(2) ? below(1001) : 0};
 		change_mind(r);
 	}
 }
@@ -255,16 +257,70 @@ static const struct ds_lend_resident *owner_of(const struct scene *s, unsigned g
 	return NULL;
 }
 
+/* Whether `i` may have groups of `owner`, which works, in advance. */
+static bool may_have_in_advance(const struct scene *s, uint32_t i, uint32_t owner)
+{
+	const struct ds_lend_resident *r = &s->residents[i], *other = &s->residents[owner];
+
+	return i != owner && can_borrow(s, i) && r->lends && r->kind == DS_LEND_LATENCY &&
+	       r->advance_milli && (r->owing >> owner & 1) && other->active && other->lends &&
+	       other->borrows && !other->in_time && other->kind != DS_LEND_LATENCY &&
+	       ds_lend_fits(r, other->drain_us);
+}
+
+/* What others have of what `owner`, which works, owns. */
+static struct ds_groups taken_of(const struct scene *s, uint32_t owner)
+{
+	struct ds_groups taken = {{0, 0}};
+
+	for (uint32_t i = 0; i < s->n && s->residents[owner].active; i++) {
+		if (i != owner && !s->residents[owner].in_time)
+			taken = ds_groups_union(taken, s->planned[i]);
+	}
+	return ds_groups_intersection(taken, s->residents[owner].own);
+}
+
+/* Only of whom may be taken; not the last full group, nor the remainder; as much as may be, and no more. */
+static uint32_t check_advance(const struct scene *s, uint32_t i)
+{
+	const struct ds_lend_resident *r = &s->residents[i];
+	const uint32_t most = (r->share_milli + r->advance_milli) * s->shape.n_groups / 1000;
+	uint32_t n = 0;
+
+	for (uint32_t j = 0; j < s->n; j++) {
+		const struct ds_lend_resident *other = &s->residents[j];
+		const struct ds_groups left = ds_groups_intersection(s->planned[j], other->own);
+		struct ds_groups taken = ds_groups_intersection(s->planned[i], other->own);
+
+		if (j == i || !other->active || other->in_time)
+			continue;
+		if (!ds_groups_empty(&taken)) {
+			assert_true(may_have_in_advance(s, i, j));
+			assert_false(ds_groups_has(&taken, s->shape.n_groups));
+			assert_true(full(s, s->planned[i]) <= most);
+			n += ds_groups_count(&taken);
+		}
+		assert_true(ds_groups_has_full(&left, &s->shape));
+		if (may_have_in_advance(s, i, j) && full(s, s->planned[i]) < most &&
+		    full(s, s->planned[i]) < wished(s, r))
+			assert_int_equal(full(s, left), 1);
+	}
+	return n;
+}
+
 static void check_resident(const struct scene *s, uint32_t i)
 {
 	const struct ds_lend_resident *r = &s->residents[i];
 	struct ds_groups planned = s->planned[i];
 	struct ds_groups foreign = ds_groups_difference(planned, r->own);
 
-	/* Nobody is left without a full group; who is active has its own, all of it. */
+	/* Nobody is left without a full group; who is active has its own, all of it, but what it owes. */
 	assert_true(ds_groups_has_full(&planned, &s->shape));
-	if (r->active || !r->lends || r->in_time)
-		assert_true(ds_groups_within(&r->own, &planned));
+	if (r->active || !r->lends || r->in_time) {
+		const struct ds_groups all = ds_groups_union(planned, taken_of(s, i));
+
+		assert_true(ds_groups_within(&r->own, &all));
+	}
 	if (ds_groups_empty(&foreign))
 		return;
 	assert_true(can_borrow(s, i));
@@ -273,6 +329,8 @@ static void check_resident(const struct scene *s, uint32_t i)
 		const struct ds_lend_resident *owner = owner_of(s, g);
 
 		if (!ds_groups_has(&foreign, g) || !owner)
+			continue;
+		if (owner->active && may_have_in_advance(s, i, (uint32_t)(owner - s->residents)))
 			continue;
 		/* The owner is idle and lends; a latency resident's budget is kept. */
 		assert_false(owner->active || !owner->lends || owner->in_time);
@@ -367,7 +425,7 @@ static void properties(void **state)
 {
 	static struct scene s;
 	struct ds_groups again[DS_RESIDENTS_MAX];
-	uint32_t borrowed = 0;
+	uint32_t borrowed = 0, in_advance = 0;
 
 	for (int round = 0; round < 20000; round++) {
 		if (round % 8 == 0)
@@ -377,6 +435,7 @@ static void properties(void **state)
 		ds_lend(&s.shape, s.residents, s.n, s.planned);
 		for (uint32_t i = 0; i < s.n; i++) {
 			check_resident(&s, i);
+			in_advance += check_advance(&s, i);
 			borrowed += !ds_groups_within(&s.planned[i], &s.residents[i].own);
 		}
 		check_exclusive(&s);
@@ -394,7 +453,7 @@ static void properties(void **state)
 		ds_lend(&s.shape, s.residents, s.n, again);
 		assert_memory_equal(again, s.planned, s.n * sizeof(again[0]));
 	}
-	assert_true(borrowed > 1000); /* or it tested nothing */
+	assert_true(borrowed > 1000 && in_advance > 500); /* or it tested nothing */
 }
 
 /* One that becomes idle or active moves groups of its own, and no others between two of its kind. */

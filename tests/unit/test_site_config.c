@@ -58,7 +58,7 @@ static void everything_set(void **state)
 				      "class besteffort { borrow = off reclaim_budget = 10 "
 				      "whole_gpu_ms = 0 }\n"
 				      "class latency { lend = no max_share = 0.5 max_memory = 20G "
-				      "whole_gpu_ms = 50 }\n"
+				      "whole_gpu_ms = 50 advance = 0.25 }\n"
 				      "class batch {\n"
 				      "  kind = throughput\n"
 				      "  min_share = 100\n"
@@ -87,6 +87,8 @@ static void everything_set(void **state)
 	assert_int_equal(ds_site_config_class(&config, "latency")->whole_ms, 50);
 	assert_int_equal(ds_site_config_class(&config, "besteffort")->whole_ms, DS_WHOLE_NEVER);
 	assert_int_equal(ds_site_config_class(&config, "batch")->whole_ms, DS_WHOLE_USUAL);
+	assert_int_equal(ds_site_config_class(&config, "latency")->advance_milli, 250);
+	assert_int_equal(ds_site_config_class(&config, "batch")->advance_milli, 0);
 	const struct ds_class *batch = ds_site_config_class(&config, "batch");
 	assert_int_equal(batch->kind, DS_KIND_THROUGHPUT);
 	assert_int_equal(batch->min_share_milli, 100);
@@ -129,6 +131,13 @@ static void broken_files(void **state)
 	     "f:1: reclaim_budget = 0 is not within 1 to 10000000 microseconds"},
 	    {"class latency { reclaim_budget = 10000001 }\n", "f:1: reclaim_budget = 10000001"},
 	    {"class latency { reclaim_budget = soon }\n", "f:1: "},
+	    {"class latency { advance = -1 }\n", "f:1: advance: share \"-1\""},
+	    {"class latency { advance = 1.1 }\n", "f:1: advance: share \"1.1\" is more"},
+	    {"class latency { advance = 0.1\n advance = 0.1 }\n", "f:2: advance is set a second"},
+	    {"class throughput { advance = 0.1 }\n",
+	     "f:1: class throughput: advance is for classes of kind latency, and this one is of "
+	     "kind "
+	     "throughput"},
 	    {"class a { }\n", "f:1: class a: kind is missing"},
 	    {"class a { kind = fast }\n", "f:1: kind = \"fast\" is none of"},
 	    {"class latency { kind = throughput }\n", "f:1: class latency: its kind is built in"},
@@ -208,6 +217,9 @@ static void digests(void **state)
 	    "class a { kind = latency min_share = 0.5 }\nclass b { kind = besteffort }\n",
 	    "# other order\nclass b { kind = besteffort }\nclass a { min_share = 500 kind = "
 	    "latency }\n",
+	    "class latency { advance = 0 } class a { kind = latency min_share = .5 } class b { "
+	    "kind "
+	    "= besteffort }",
 	    "isolation = user class a { kind = latency min_share = .5 } class b { kind = "
 	    "besteffort }",
 	};
@@ -223,6 +235,8 @@ static void digests(void **state)
 	    "class latency { lend = no }",
 	    "class latency { borrow = no }",
 	    "class latency { reclaim_budget = 501 }",
+	    "class latency { advance = 0.25 }",
+	    "class latency { advance = 0.26 }",
 	    "class a { kind = latency }",
 	    "class a { kind = besteffort }",
 	};
