@@ -115,7 +115,7 @@ class Script:
         allocation = Allocation(self.name(), gpu, share)
         self.there[allocation.name] = allocation
         return self.event("begin", gpu=gpu, name=allocation.name,
-                          options={"share": share, "class": self.drawn.choice(CLASSES)})
+                          options={"share": share, "class": self.drawn.choice(CLASSES), "advance": self.drawn.choice((0, 0, 200, 1000))})
 
     def end(self, allocation=None, but=()):
         if allocation is None:

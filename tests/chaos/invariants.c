@@ -57,18 +57,36 @@ static const char *text_of(const struct look *look, const struct ds_groups *grou
 	return ds_groups_format(groups, &look->state->shape, text, sizeof(text));
 }
 
+/* What others have in advance of it, whom it owes something. */
+static struct ds_groups in_advance(const struct ds_ledger_state *state,
+				   const struct ds_ledger_resident *owner)
+{
+	const uint32_t index = (uint32_t)(owner - state->residents);
+	struct ds_groups taken = {{0, 0}};
+
+	for (uint32_t i = 0; i < state->n_residents; i++) {
+		const struct ds_ledger_resident *r = &state->residents[i];
+		if (i != index && r->grant.kind == DS_KIND_LATENCY && r->grant.advance_milli &&
+		    r->demand.active && (r->owing >> index & 1) &&
+		    owner->grant.kind != DS_KIND_LATENCY)
+			taken = ds_groups_union(taken, r->planned);
+	}
+	return taken;
+}
+
 static void check_resident(struct look *look, const struct ds_ledger_resident *r)
 {
 	const struct ds_gpu_shape *shape = &look->state->shape;
 	const unsigned floor_groups = r->grant.share_milli * shape->n_groups / 1000;
 	const struct ds_groups kept = ds_groups_intersection(r->own, r->planned);
+	const struct ds_groups there = ds_groups_union(r->planned, in_advance(look->state, r));
 	struct ds_groups full = r->own;
 
 	ds_groups_remove(&full, shape->n_groups);
 	if (ds_groups_count(&full) < floor_groups)
 		say(look, "%s has a share of %u thousandths and owns %s only", r->name,
 		    r->grant.share_milli, text_of(look, &r->own));
-	if (r->demand.active && !ds_groups_within(&r->own, &r->planned))
+	if (r->demand.active && !ds_groups_within(&r->own, &there))
 		say(look, "%s is active and is not planned to have all of its own %s", r->name,
 		    text_of(look, &r->own));
 	if (!ds_groups_has_full(&kept, shape) && !ds_ledger_is_suspended(look->state, r))

@@ -53,7 +53,7 @@ static uint64_t drawn;
 static unsigned long seed = 1, event, names;
 static int32_t pids;
 static const char *fault = "";
-static bool failed;
+static bool failed, resting;
 
 static uint64_t draw(void)
 {
@@ -135,6 +135,23 @@ static void settle(void)
 		wrong(&ledger, err.text);
 }
 
+/*
+ * Who owes it something: any of them when it becomes active, and later one after the other does not. Not at
+ * all times: what is not drawn changes nothing, or nothing would ever come to rest.
+ */
+static void enter_owing(struct ds_ledger_resident *self, bool was_active)
+{
+	const uint64_t all = (UINT64_C(2) << (ledger.n_residents - 1)) - 1;
+	const uint64_t others = all & ~(UINT64_C(1) << (self - ledger.residents));
+
+	if (!self->demand.active || !self->grant.advance_milli)
+		self->owing = 0;
+	else if (!was_active)
+		self->owing = (below(2) ? draw() : all) & others;
+	else if (!resting && below(4) == 0)
+		self->owing &= draw();
+}
+
 static void follow(struct runtime *rt, bool newcomer)
 {
 	struct ds_demand_sum sum = {.demand = {.active = newcomer}, .drain_unknown = newcomer};
@@ -147,8 +164,12 @@ static void follow(struct runtime *rt, bool newcomer)
 		ds_demand_add(&sum, &p->port);
 	}
 	struct ds_ledger_resident *self = ds_ledger_find(&ledger, rt->name);
-	if (self)
+	if (self) {
+		const bool was_active = self->demand.active;
+
 		self->demand = ds_demand_enter(&sum, &self->demand);
+		enter_owing(self, was_active);
+	}
 	settle();
 	self = ds_ledger_find(&ledger, rt->name);
 	for (uint32_t i = 0; self && i < ledger.n_programs && !is_broken("grant"); i++)
@@ -192,6 +213,8 @@ static void join(struct runtime *rt)
 		r.grant.lends = below(8) != 0;
 		r.grant.borrows = below(8) != 0;
 		r.grant.reclaim_us = 500;
+		if (r.grant.kind == DS_KIND_LATENCY && below(4))
+			r.grant.advance_milli = (uint16_t)(below(2) ? 1000 : 1 + below(1000));
 	}
 	settle();
 	bool fits = share_milli <= free_milli && ledger.n_residents < DS_RESIDENTS_MAX;
@@ -224,6 +247,8 @@ static void admit(struct runtime *rt)
 	if (!self || !ds_groups_has_full(&self->held, &shape))
 		return;
 	*p = (struct program){.alive = true, .runtime = (int)(rt - runtimes)};
+	p->port =
+	    (struct ds_port){.magic = DS_PORT_MAGIC, .version = DS_PORT_VERSION, .drain_us = 100};
 	p->process = (struct ds_process){.pid = ++pids, .start_ticks = 1};
 	memcpy(p->owner, rt->name, sizeof(p->owner));
 	if (ds_ledger_add_program(&ledger, rt->name, &p->process, &self->held, &err) < 0) {
@@ -233,6 +258,9 @@ static void admit(struct runtime *rt)
 	publish(rt);
 	p->epoch = rt->epoch;
 	p->target = rt->granted;
+	if (below(2)) /* it says at once how soon it is off a group */
+		follow(rt, false);
+	publish(rt);
 }
 
 /* ---- what programs do ---- */
@@ -311,6 +339,7 @@ static void rest(void)
 		    (!runtimes[programs[i].runtime].alive ||
 		     strcmp(runtimes[programs[i].runtime].name, programs[i].owner)))
 			end_program(&programs[i]);
+	resting = true;
 	/* What is acknowledged last in a round is heard of in the next one. */
 	for (int round = 0, quiet = 0; quiet < 2; round++) {
 		before = ledger;
@@ -331,9 +360,10 @@ static void rest(void)
 		quiet = ds_ledger_same(&before, &ledger) ? quiet + 1 : 0;
 		if (round == 200) {
 			wrong(&ledger, "it does not come to rest");
-			return;
+			break;
 		}
 	}
+	resting = false;
 	for (uint32_t i = 0; i < ledger.n_residents; i++) {
 		const struct ds_ledger_resident *r = &ledger.residents[i];
 		if (alive(&ledger, &r->runtime, NULL) && !ds_groups_equal(&r->held, &r->planned)) {
@@ -368,6 +398,7 @@ static void leave(struct runtime *rt)
 		if (programs[i].alive && !strcmp(programs[i].owner, rt->name))
 			end_program(&programs[i]);
 	ds_ledger_leave(&ledger, rt->name);
+	settle();
 	*rt = (struct runtime){.there = false};
 }
 
@@ -458,6 +489,7 @@ static void of_program(enum verb verb, struct program *p)
 		break;
 	default:
 		p->port.demand = below(3);
+		p->port.drain_us = below(16) ? 100 : 600; /* off in time, or not */
 	}
 }
 

@@ -82,7 +82,7 @@ class Node:
         getattr(self, "do_" + event.verb.replace(" ", "_"))(event)
 
     def do_begin(self, event):
-        self.begin_one(event.name, event.gpu, event.options["share"], event.options["class"])
+        self.begin_one(event.name, event.gpu, event.options["share"], event.options["class"], event.options.get("advance", 0))
 
     def do_end(self, event):
         self.end_one(event.name)
@@ -183,8 +183,10 @@ class Node:
 
     # What events are made of
 
-    def begin_raw(self, name, gpu, share, class_name):
+    def begin_raw(self, name, gpu, share, class_name, advance=0):
         lending = LENDING.get(class_name, "") if self.policy == "lend" else ""
+        if lending and class_name == "latency" and advance:
+            lending += f",advance={advance}"
         grant = f"v=1,class={class_name},kind={class_name},share={share},isolation=user{lending},config=0000000000000000"
         for _ in range(BEGIN_AGAIN):
             done = self.host.node("begin", "--allocation", name, "--job-id", name[4:], "--uid", os.getuid(), "--gpu", gpu, "--grant",
@@ -194,8 +196,8 @@ class Node:
                 break
         return done
 
-    def begin_one(self, name, gpu, share, class_name):
-        done = self.begin_raw(name, gpu, share, class_name)
+    def begin_one(self, name, gpu, share, class_name, advance=0):
+        done = self.begin_raw(name, gpu, share, class_name, advance)
         expect(done.returncode == 0, f"begin of {name}, share {share}: {done.stderr.strip()}")
         if share * GROUPS < 1000:
             self.small.add(name)
