@@ -154,14 +154,17 @@ static bool client_alive(const struct emu_map *map, int client)
 static void end_block(struct emu_gpu *gpu, struct emu_slot *slot, uint64_t end_ns, bool killed)
 {
 	struct emu_block *entry = &gpu->trace[gpu->n_trace % EMU_TRACE_MAX];
+	/* Whoever was killed in here left it half done, and so it is done once more. */
+	const bool again = slot->block.end_ns && slot->free_since_ns == slot->block.end_ns;
 
 	if (end_ns <= slot->block.begin_ns)
 		end_ns = slot->block.begin_ns + 1;
 	slot->block.end_ns = end_ns;
 	slot->block.killed = killed;
-	gpu->n_overlaps += slot->block.begin_ns < slot->free_since_ns;
+	gpu->n_overlaps += !again && slot->block.begin_ns < slot->free_since_ns;
 	*entry = slot->block;
 	gpu->n_trace++;
+	atomic_signal_fence(memory_order_seq_cst); /* or `again` would not be seen */
 	slot->free_since_ns = end_ns;
 	atomic_store(&slot->deadline_ns, 0);
 	slot->owner = 0;
