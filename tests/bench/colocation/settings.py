@@ -75,6 +75,10 @@ def lend(name, says, site=None, node=None, shares=()):
     return Row(name, "detshare", says, site={"policy": "lend"} | (site or {}), node=node or {}, latency_only=True, shares=shares)
 
 
+def advance(share):
+    return {"latency.advance": share}
+
+
 def hold_back(most, kernels="*"):
     return {"hold_back": "yes", "hold_back_kernels": kernels, "hold_back_most": most, "hold_back_us": 20000}
 
@@ -88,6 +92,8 @@ ROWS = {row.name: row for row in (
     Row("detshare static", "detshare", "policy = static: idle groups stay idle", site={"policy": "static"}),
     Row("detshare lend", "detshare", "policy = lend", site={"policy": "lend"}),
     lend("lend 500 us", "lend, to programs with short kernels only: the latency program has its groups back within 500 us", QUICK),
+    lend("lend advance 0.25", "lend, and up to a quarter of the GPU more while the latency program works, for what it lent", advance(0.25)),
+    lend("lend advance 0.4", "the same with two fifths", advance(0.4)),
     lend("hold back learnt", "lend, and kernels found to be bound by memory wait for a neighbour's step", node=hold_back(0.3, "")),
     lend("hold back named", "those, and kernels that are named", node=hold_back(0.3, BANDWIDTH_KERNELS)),
     lend("hold back 0.3", "every kernel waits for it, for three tenths of the time at most", node=hold_back(0.3)),
