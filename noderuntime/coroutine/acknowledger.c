@@ -23,17 +23,15 @@
 #include "noderuntime/coroutine/nap.h"
 #include "noderuntime/coroutine/occupied.h"
 #include "noderuntime/coroutine/remap.h"
-#include "noderuntime/coroutine/say.h"
 #include "noderuntime/coroutine/suspend.h"
+#include "noderuntime/coroutine/target.h"
 #include "noderuntime/coroutine/trial.h"
-#include "noderuntime/coroutine/vgraph.h"
 #include "noderuntime/coroutine/whole.h"
 
 enum {
 	STACK_BYTES = 1 << 20,
 	RETRY_US = 1000000,
-	GRAPHS_US = 5000, /* to make graphs ready for a new partition; the others are made later */
-	WHOLE_US = 200,   /* between two looks at launches on the whole GPU */
+	WHOLE_US = 200, /* between two looks at launches on the whole GPU */
 	EXIT_PATIENCE_S = 1,
 	SETTLE_US = 5000, /* between looks whether what was queued before a window is done */
 };
@@ -115,78 +113,6 @@ static bool wait_for_launchers(struct look *look)
 static bool quiesce(void *look)
 {
 	return wait_for_launchers(look);
-}
-
-/* ---- a new target ---- */
-
-/* A stream that has no shadow in `pctx` yet, kept from being freed; NULL: all have one. */
-static struct ds_vstream *next_unprepared(struct ds_vctx *vctx, const struct ds_pctx *pctx)
-{
-	struct ds_vstream *stream;
-
-	pthread_mutex_lock(&vctx->lock);
-	for (stream = vctx->all; stream; stream = stream->all_next) {
-		bool unprepared;
-
-		pthread_mutex_lock(&stream->lock);
-		unprepared = !stream->shadows[pctx->slot];
-		pthread_mutex_unlock(&stream->lock);
-		if (unprepared)
-			break;
-	}
-	if (stream)
-		stream->users++;
-	pthread_mutex_unlock(&vctx->lock);
-	return stream;
-}
-
-/* So that no launching thread has to make what it moves to. */
-static CUresult prepare_streams(struct ds_vctx *vctx, struct ds_pctx *pctx)
-{
-	CUresult result = CUDA_SUCCESS;
-	struct ds_vstream *stream;
-
-	while (result == CUDA_SUCCESS && (stream = next_unprepared(vctx, pctx))) {
-		result = ds_remap_prepare(stream, pctx);
-		pthread_mutex_lock(&vctx->lock);
-		stream->users--;
-		pthread_mutex_unlock(&vctx->lock);
-	}
-	return result;
-}
-
-static enum outcome move_to(struct ds_vctx *vctx, const struct ds_granted *granted)
-{
-	static atomic_flag said = ATOMIC_FLAG_INIT;
-	const bool whole = granted->flags & DS_PAGE_WHOLE;
-	struct ds_error err = {""};
-	struct ds_pctx *pctx = ds_remap_make(vctx, &granted->groups, &err);
-	CUresult result;
-
-	if (!pctx) {
-		ds_say_once(&said, "this program stays in the partition it has: %s", err.text);
-		return FAILED;
-	}
-	result = prepare_streams(vctx, pctx);
-	if (result != CUDA_SUCCESS) {
-		ds_say_once(&said,
-			    "this program stays in the partition it has: cannot make its "
-			    "streams in another one: %s",
-			    ds_cuda_error(result));
-		return FAILED;
-	}
-	if (whole)
-		ds_chaos_rest(vctx);
-	else
-		ds_chaos_choose(vctx, pctx);
-	if (ds_remap_target(vctx) != pctx) {
-		/* Others wait while it has the whole GPU, and graphs run in a part of it as well. */
-		if (!whole)
-			ds_vgraph_make_ready(pctx, GRAPHS_US);
-		ds_remap_publish(vctx, pctx);
-	}
-	ds_suspend_end(vctx);
-	return SETTLED;
 }
 
 /* ---- the page ---- */
@@ -286,7 +212,7 @@ static enum outcome follow(struct look *look)
 	ds_ahead_window(vctx, look->granted.flags & DS_PAGE_WINDOW, look->granted.window_us);
 	if (ds_groups_empty(&the.own))
 		the.own = ds_remap_target(vctx)->groups;
-	if (move_to(vctx, &look->granted) != SETTLED) {
+	if (!ds_target_move(vctx, &look->granted)) {
 		ds_session_immovable(session, true);
 		return FAILED;
 	}
@@ -331,7 +257,7 @@ static void move_within(struct ds_vctx *vctx, struct ds_groups groups)
 {
 	const struct ds_granted granted = {.groups = groups};
 
-	move_to(vctx, &granted);
+	ds_target_move(vctx, &granted);
 }
 
 /* How long until it is to be looked at again, in us; 0: nothing is to be learnt. With `moving` locked. */
@@ -463,7 +389,7 @@ static void go_on_alone(void)
 		ds_whole_close();
 	if (vctx && (trying || the.on_whole) && !the.resetting) {
 		ds_real.cuCtxSetCurrent(vctx->primary);
-		move_to(vctx, &own);
+		ds_target_move(vctx, &own);
 	}
 	the.on_whole = false;
 	if (ds_suspended(the.vctx))

@@ -357,7 +357,7 @@ CUresult ds_cuGraphExecDestroy(CUgraphExec hGraphExec)
 		return CUDA_ERROR_NOT_INITIALIZED;
 	if (atomic_load_explicit(&ds_vctx, memory_order_acquire))
 		graph = ds_vgraph_find(hGraphExec);
-	ds_pools_exec_destroyed(hGraphExec);
+	ds_graph_memory_gone(hGraphExec);
 	return graph ? ds_vgraph_destroy(graph) : ds_real.cuGraphExecDestroy(hGraphExec);
 }
 DS_EXPORT(cuGraphExecDestroy);

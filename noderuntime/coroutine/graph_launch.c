@@ -104,7 +104,7 @@ static CUresult end_making(const struct making *making, CUgraphExec *exec, CUgra
 {
 	if (!making->vctx) {
 		if (result == CUDA_SUCCESS)
-			ds_pools_instantiated(*exec, graph);
+			ds_graph_memory_made(*exec, graph);
 		return result;
 	}
 	if (result != CUDA_SUCCESS) {
@@ -122,7 +122,7 @@ static CUresult end_making(const struct making *making, CUgraphExec *exec, CUgra
 		ds_real.cuGraphExecDestroy(*exec);
 		return nowhere("cuGraphInstantiate");
 	}
-	ds_pools_instantiated(*exec, graph);
+	ds_graph_memory_made(*exec, graph);
 	make_at_target(making->vctx, *exec);
 	return CUDA_SUCCESS;
 }
@@ -371,8 +371,8 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 	struct ds_sample *sample;
 	struct ds_vgraph *graph;
 
-	if (ds_unlikely(ds_pools_any_graph()))
-		result = ds_pools_launch_begin(handle, &memory);
+	if (ds_unlikely(ds_graph_memory_any()))
+		result = ds_graph_memory_launch_begin(handle, &memory);
 	else
 		result = CUDA_SUCCESS;
 	if (ds_likely(result == CUDA_SUCCESS))
@@ -381,7 +381,7 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 	if (ds_unlikely(ds_whole_watched() & DS_WHOLE_HOLD) && result == CUDA_SUCCESS)
 		result = ds_hold_launch(&op, stream, per_thread, NULL);
 	if (ds_unlikely(result != CUDA_SUCCESS)) {
-		ds_pools_launch_end(&memory);
+		ds_graph_memory_launch_end(&memory);
 		return result;
 	}
 	sample = ds_measure_launch(NULL, 0, 0, 0, 0, 0, 0, op.stream != NULL, op.target);
@@ -397,7 +397,7 @@ static CUresult launch(CUgraphExec handle, CUstream stream, bool per_thread,
 	}
 	ds_measure_launched(sample, op.target, result);
 	ds_op_launched(&op, DS_LAUNCHED_GRAPH, result);
-	ds_pools_launch_end(&memory);
+	ds_graph_memory_launch_end(&memory);
 	return result;
 }
 

@@ -38,6 +38,7 @@ void ds_memory_forked(void)
 	account.book = NULL;
 	ds_holdings_forget();
 	ds_pools_forget();
+	ds_graph_memory_forget();
 }
 
 static bool is_open(void)

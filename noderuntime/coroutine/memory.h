@@ -112,7 +112,7 @@ bool ds_memory_over(void);
 /* limits.c: the driver's cuCtxSetLimit, and what that takes of the GPU's memory is counted. */
 CUresult ds_memory_set_limit(CUlimit limit, size_t value);
 
-/* -- pools.c: pools and graphs --------------------------------------------------------------- */
+/* -- pools.c ------------------------------------------------------------------------------------ */
 
 /* Give the driver back what pools and graphs of this process do not use. */
 void ds_pools_trim(void);
@@ -126,18 +126,26 @@ void ds_pools_forget(void);
 /* A DS_HOLD_FROM_POOL is free. */
 void ds_pools_freed(const struct ds_holding *holding);
 
+/* -- graph_memory.c: what memory nodes want --------------------------------------------------------- */
+
 /* Whether an executable was made whose memory counts. */
-bool ds_pools_any_graph(void);
+bool ds_graph_memory_any(void);
 
 /* An executable was made of `graph`; one is destroyed. */
-void ds_pools_instantiated(CUgraphExec exec, CUgraph graph);
-void ds_pools_exec_destroyed(CUgraphExec exec);
+void ds_graph_memory_made(CUgraphExec exec, CUgraph graph);
+void ds_graph_memory_gone(CUgraphExec exec);
 
 /*
  * About to run an executable: want what its memory nodes will. CUDA_SUCCESS, or what the launch must fail
  * with. Afterwards see what it took.
  */
-CUresult ds_pools_launch_begin(CUgraphExec exec, struct ds_payment *payment);
-void ds_pools_launch_end(const struct ds_payment *payment);
+CUresult ds_graph_memory_launch_begin(CUgraphExec exec, struct ds_payment *payment);
+void ds_graph_memory_launch_end(const struct ds_payment *payment);
+
+/* Give the driver back what graphs that ran do not use. In relaxed capture mode. */
+void ds_graph_memory_trim(void);
+
+/* In a forked child: it has no graphs. */
+void ds_graph_memory_forget(void);
 
 #endif

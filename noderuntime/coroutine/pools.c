@@ -32,26 +32,12 @@ static struct pool *pools;
 static uint64_t next_id = 1;
 static atomic_bool any_pool;
 
-/* The memory of graphs is of one pool per device, which is asked in another way. */
-static atomic_bool any_graph;
-static uint64_t graphs_counted; /* under the lock */
-static CUdevice graphs_device;
-
 static uint64_t attribute(CUmemoryPool pool, CUmemPool_attribute what, uint64_t otherwise)
 {
 	cuuint64_t value = otherwise;
 
 	return ds_real.cuMemPoolGetAttribute(pool, what, &value) == CUDA_SUCCESS ? value
 										 : otherwise;
-}
-
-static uint64_t graph_attribute(CUgraphMem_attribute what, uint64_t otherwise)
-{
-	cuuint64_t value = otherwise;
-
-	return ds_real.cuDeviceGetGraphMemAttribute(graphs_device, what, &value) == CUDA_SUCCESS
-		   ? value
-		   : otherwise;
 }
 
 /* The pool, noted at its first use. NULL: no memory. Under the lock. */
@@ -83,14 +69,6 @@ static void recount(struct pool *pool, uint64_t wanted)
 	pool->counted = now;
 }
 
-static void recount_graphs(uint64_t wanted)
-{
-	uint64_t now = graph_attribute(CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, graphs_counted);
-
-	ds_memory_changed(graphs_counted, now, wanted);
-	graphs_counted = now;
-}
-
 void ds_pools_synchronised(void)
 {
 	if (!atomic_load_explicit(&any_pool, memory_order_relaxed))
@@ -106,7 +84,7 @@ void ds_pools_trim(void)
 {
 	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
 
-	if (!atomic_load(&any_pool) && !atomic_load(&any_graph))
+	if (!atomic_load(&any_pool) && !ds_graph_memory_any())
 		return;
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	pthread_mutex_lock(&lock);
@@ -116,11 +94,8 @@ void ds_pools_trim(void)
 		ds_real.cuMemPoolTrimTo(pool->handle, 0);
 		recount(pool, 0);
 	}
-	if (atomic_load(&any_graph)) {
-		ds_real.cuDeviceGraphMemTrim(graphs_device);
-		recount_graphs(0);
-	}
 	pthread_mutex_unlock(&lock);
+	ds_graph_memory_trim();
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 }
 
@@ -445,111 +420,9 @@ CUresult ds_cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 }
 DS_EXPORT(cuMemPoolTrimTo);
 
-/* -- graphs ------------------------------------------------------------------------------------ */
-
-/* What the memory nodes of a graph want together. */
-static uint64_t bytes_of(CUgraph graph)
-{
-	CUgraphNode *nodes;
-	uint64_t sum = 0;
-	size_t n = 0;
-
-	if (ds_real.cuGraphGetNodes(graph, NULL, &n) != CUDA_SUCCESS || !n)
-		return 0;
-	nodes = calloc(n, sizeof(*nodes));
-	if (!nodes || ds_real.cuGraphGetNodes(graph, nodes, &n) != CUDA_SUCCESS)
-		n = 0;
-	for (size_t i = 0; i < n; i++) {
-		CUDA_MEM_ALLOC_NODE_PARAMS params;
-		CUgraphNodeType type;
-
-		if (ds_real.cuGraphNodeGetType(nodes[i], &type) == CUDA_SUCCESS &&
-		    type == CU_GRAPH_NODE_TYPE_MEM_ALLOC &&
-		    ds_real.cuGraphMemAllocNodeGetParams(nodes[i], &params) == CUDA_SUCCESS)
-			sum += ds_memory_rounded(params.bytesize);
-	}
-	free(nodes);
-	return sum;
-}
-
-void ds_pools_instantiated(CUgraphExec exec, CUgraph graph)
-{
-	CUdevice device;
-	uint64_t bytes;
-
-	if (!ds_memory_counts() || ds_real.cuCtxGetDevice(&device) != CUDA_SUCCESS)
-		return;
-	bytes = bytes_of(graph);
-	if (!bytes)
-		return;
-	ds_holdings_put(
-	    &(struct ds_holding){.kind = DS_HOLD_GRAPH, .key = (uintptr_t)exec, .bytes = bytes});
-	pthread_mutex_lock(&lock);
-	graphs_device = device;
-	pthread_mutex_unlock(&lock);
-	atomic_store(&any_graph, true);
-}
-
-bool ds_pools_any_graph(void)
-{
-	return atomic_load_explicit(&any_graph, memory_order_relaxed);
-}
-
-void ds_pools_exec_destroyed(CUgraphExec exec)
-{
-	struct ds_holding gone;
-
-	if (atomic_load_explicit(&any_graph, memory_order_relaxed))
-		ds_holdings_take(DS_HOLD_GRAPH, (uintptr_t)exec, &gone);
-}
-
-CUresult ds_pools_launch_begin(CUgraphExec exec, struct ds_payment *payment)
-{
-	struct ds_holding graph;
-	uint64_t has, used, idle;
-
-	*payment = (struct ds_payment){.counted = false};
-	if (!atomic_load_explicit(&any_graph, memory_order_relaxed) || !ds_memory_counts() ||
-	    !ds_holdings_find(DS_HOLD_GRAPH, (uintptr_t)exec, &graph))
-		return CUDA_SUCCESS;
-	/* Memory of earlier runs, its own or others', is used again. */
-	has = graph_attribute(CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, 0);
-	used = graph_attribute(CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT, 0);
-	idle = has > used ? has - used : 0;
-	return ds_memory_want(payment, graph.bytes > idle ? graph.bytes - idle : 0)
-		   ? CUDA_SUCCESS
-		   : CUDA_ERROR_OUT_OF_MEMORY;
-}
-
-void ds_pools_launch_end(const struct ds_payment *payment)
-{
-	if (!payment->counted)
-		return;
-	pthread_mutex_lock(&lock);
-	recount_graphs(payment->wanted);
-	pthread_mutex_unlock(&lock);
-}
-
-CUresult ds_cuDeviceGraphMemTrim(CUdevice device)
-{
-	CUresult result;
-
-	if (!ds_driver_ready())
-		return CUDA_ERROR_NOT_INITIALIZED;
-	result = ds_real.cuDeviceGraphMemTrim(device);
-	if (atomic_load(&any_graph)) {
-		pthread_mutex_lock(&lock);
-		recount_graphs(0);
-		pthread_mutex_unlock(&lock);
-	}
-	return result;
-}
-DS_EXPORT(cuDeviceGraphMemTrim);
-
 void ds_pools_forget(void)
 {
 	pthread_mutex_init(&lock, NULL);
 	pools = NULL;
 	atomic_store(&any_pool, false);
-	atomic_store(&any_graph, false);
 }
