@@ -63,7 +63,7 @@ static bool ledger_changed(struct ds_runtime *rt, int fd)
 		struct inotify_event event; /* for its alignment */
 		char bytes[4096];
 	} buffer;
-	bool replaced = false, written = false;
+	bool replaced = false, written = false, opened = false;
 	ssize_t n;
 
 	while ((n = read(fd, buffer.bytes, sizeof(buffer.bytes))) > 0) {
@@ -74,9 +74,13 @@ static bool ledger_changed(struct ds_runtime *rt, int fd)
 			replaced |= (event->mask & IN_Q_OVERFLOW) ||
 				    (ledger && !(event->mask & (IN_ATTRIB | IN_CLOSE_WRITE)));
 			written |= ledger;
+			opened |= rt->device_wd &&
+				  ((event->mask & IN_Q_OVERFLOW) || event->wd == rt->device_wd);
 			at += (ssize_t)(sizeof(*event) + event->len);
 		}
 	}
+	if (opened)
+		ds_strays_opened(rt);
 	if (replaced || written)
 		ds_ledger_doubt(rt->ledger); /* whoever it was */
 	return replaced || (written && is_news(rt));
@@ -129,9 +133,6 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 	case DS_WATCH_WELCOMED:
 		ds_program_said(rt, w);
 		break;
-	case DS_WATCH_DEVICE:
-		ds_strays_opened(rt, w);
-		break;
 	case DS_WATCH_STRAYS:
 		ds_strays_look(rt);
 		break;
@@ -167,6 +168,12 @@ static int watch_ledger(struct ds_runtime *rt, struct ds_error *err)
 {
 	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 
+	if (fd < 0 && errno == EMFILE)
+		return ds_fail(err,
+			       "cannot watch %s: no inotify instance is left, of which each node "
+			       "runtime needs one: raise fs.inotify.max_user_instances (sysctl)",
+			       rt->gpu_dir);
+	rt->inotify = fd;
 	/*
 	 * The directory, not the file, so that a ledger that is lost or made anew is noticed, too. Changes that
 	 * concern all end with IN_ATTRIB; IN_MODIFY would come with every one. Whoever cuts it or
@@ -177,7 +184,7 @@ static int watch_ledger(struct ds_runtime *rt, struct ds_error *err)
 					     IN_MOVE | IN_ONLYDIR) < 0) {
 		int reason = errno;
 		close(fd);
-		fd = -1;
+		rt->inotify = fd = -1;
 		errno = reason;
 	}
 	return ds_watch_or_fail(rt, DS_WATCH_LEDGER, fd, rt->gpu_dir, err);

@@ -32,34 +32,28 @@ void ds_strays_begin(struct ds_runtime *rt)
 
 	if (ds_gpu_files_find(rt->config, rt->allocation->gpu_uuid, &files) < 0)
 		return;
-	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	rt->strays_timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	struct ds_error reason = {""};
 	/* CUDA's memory device, if there is one: monitoring opens the GPU itself every second or so. */
 	const char *opened = *files.uvm ? files.uvm : files.device;
-	if (fd < 0 || inotify_add_watch(fd, opened, IN_OPEN) < 0) {
+	rt->device_wd = inotify_add_watch(rt->inotify, opened, IN_OPEN);
+	if (rt->device_wd < 0) {
 		syslog(LOG_WARNING,
 		       "%s: cannot watch %s: %s; programs without a port are not found",
 		       rt->allocation->name, opened, strerror(errno));
-		if (fd >= 0)
-			close(fd);
+		rt->device_wd = 0;
 		if (rt->strays_timer >= 0)
 			close(rt->strays_timer);
 		return;
 	}
-	if (ds_watch_or_fail(rt, DS_WATCH_DEVICE, fd, opened, &reason) < 0 ||
-	    ds_watch_or_fail(rt, DS_WATCH_STRAYS, rt->strays_timer, "a timer", &reason) < 0)
+	if (ds_watch_or_fail(rt, DS_WATCH_STRAYS, rt->strays_timer, "a timer", &reason) < 0)
 		ds_complain(rt, &reason);
 }
 
-void ds_strays_opened(struct ds_runtime *rt, const struct ds_watch *device)
+void ds_strays_opened(struct ds_runtime *rt)
 {
 	const struct itimerspec soon = {.it_value = {.tv_nsec = GRACE_MS * 1000000L}};
 	struct itimerspec armed;
-	char bytes[4096];
-
-	while (read(device->fd, bytes, sizeof(bytes)) > 0)
-		;
 	/* The first to open it must not wait for the last. */
 	if (timerfd_gettime(rt->strays_timer, &armed) == 0 && !armed.it_value.tv_sec &&
 	    !armed.it_value.tv_nsec)

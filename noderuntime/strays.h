@@ -17,8 +17,8 @@
 /* Begin to watch. A node without that device file is fine. */
 void ds_strays_begin(struct ds_runtime *rt);
 
-/* DS_WATCH_DEVICE: somebody opened the device file. */
-void ds_strays_opened(struct ds_runtime *rt, const struct ds_watch *device);
+/* Somebody opened the device file. */
+void ds_strays_opened(struct ds_runtime *rt);
 
 /* DS_WATCH_STRAYS: it is time to look. */
 void ds_strays_look(struct ds_runtime *rt);

@@ -30,7 +30,7 @@ enum { DS_LEDGER_MS = 1000 }; /* other runtimes hold the ledger for microseconds
 /* What epoll watches: every descriptor belongs to one of these. */
 enum ds_watch_kind {
 	DS_WATCH_SIGNALS,
-	DS_WATCH_LEDGER,
+	DS_WATCH_LEDGER, /* inotify: on the ledger's directory, and on the GPU's device file (strays.h) */
 	DS_WATCH_BELL, /* somebody changed the ledger, and it concerns us */
 	DS_WATCH_LISTENER,
 	DS_WATCH_OWNER,
@@ -42,7 +42,6 @@ enum ds_watch_kind {
 	DS_WATCH_PEER,      /* a connection before its welcome */
 	DS_WATCH_PROGRAM,   /* a program's pidfd */
 	DS_WATCH_WELCOMED,  /* a program's connection: notices, and so that it notices our death */
-	DS_WATCH_DEVICE,    /* inotify on the GPU's device file: strays.h */
 	DS_WATCH_STRAYS,    /* timer, armed when somebody has opened it */
 	DS_WATCH_MPS,       /* pidfd of the GPU's MPS daemon: mps_care.h */
 	DS_WATCH_ERRAND,    /* a child of ours that is out on something that may take long */
@@ -126,6 +125,8 @@ struct ds_runtime {
 	} gone[DS_PROGRAMS_MAX];
 	uint32_t n_gone;
 	bool gone_asked; /* an errand is out for some of them */
+	int inotify; /* that of DS_WATCH_LEDGER: the kernel gives a user few, so each runtime has one */
+	int device_wd; /* of the device file in it; 0: it is not watched */
 	int strays_timer;
 	/* Processes that use the GPU without having come to the port, and were named. */
 	struct ds_process strays[DS_STRAYS_MAX];

@@ -23,7 +23,7 @@ LENDING = ",policy=lend,lend=yes,borrow=yes,reclaim={}"
 OWN, MORE, OTHERS, LESS, ALL_BUT_ONE = 0xff, 0x2ff, 0xff00, 0xfd00, 0xfffe
 
 
-def wait_for(condition, seconds=40):
+def wait_for(condition, seconds=60):
     return runtime_host.wait_for(condition, seconds)
 
 

@@ -26,7 +26,7 @@ FIXED, WINDOW, TELL_IDLE = 1, 2, 4
 UNSAID, ACTIVE, IDLE = 0, 1, 2
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, condition

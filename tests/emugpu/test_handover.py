@@ -77,7 +77,7 @@ def test_a_group_comes_and_goes_under_a_running_program(host, busy):
 
 def test_what_new_work_may_use_shrinks_at_once_and_what_is_held_when_that_is_acknowledged(host, busy):
     host.begin("job-2", share=50)
-    epoch = busy.ask("notice", 5)
+    epoch = busy.ask("notice", 30)
     seen = busy.ask("page")
     assert seen["epoch"] == epoch == 4 and seen["groups"] == BESIDE
     assert busy.ask("notice", 0.1) is None, "one change, one notice"
@@ -98,7 +98,7 @@ def test_every_program_of_an_allocation_must_acknowledge(host, busy):
     host.begin("job-2", share=50)
     for program in other, busy:
         stays(lambda: held(host, "job-2") == "none")
-        program.ask("acknowledge", program.ask("notice", 5), BESIDE)
+        program.ask("acknowledge", program.ask("notice", 30), BESIDE)
     wait_for(lambda: held(host, "job-2") == "14")
 
 
@@ -106,7 +106,7 @@ def test_a_program_that_dies_instead_gives_its_groups_back(host, busy):
     other = host.program("job-1")
     other.ask("obey", 0)
     host.begin("job-2", share=50)
-    assert busy.ask("notice", 5) == 4
+    assert busy.ask("notice", 30) == 4
     stays(lambda: held(host, "job-2") == "none")
     busy.kill()
     wait_for(lambda: held(host, "job-2") == "14")
@@ -128,7 +128,7 @@ def test_a_stopped_program_is_waited_for_and_nobody_else_is_held_up(host, busy):
 
 def test_work_that_cannot_be_moved_keeps_its_group_until_it_is_over(host, busy):
     host.begin("job-2", share=50)
-    epoch = busy.ask("notice", 5)
+    epoch = busy.ask("notice", 30)
     busy.ask("acknowledge", epoch, ALONE & ~1 | REST)  # pinned on 14 still, and off 0, which is granted
     stays(lambda: held(host, "job-2") == "none")
     assert groups_of(host, busy) == ["0-14+rest"]
@@ -139,7 +139,7 @@ def test_work_that_cannot_be_moved_keeps_its_group_until_it_is_over(host, busy):
 
 def test_lies_are_as_if_nothing_were_said(host, busy):
     host.begin("job-2", share=50)
-    epoch = busy.ask("notice", 5)
+    epoch = busy.ask("notice", 30)
     lies = [(epoch + 2, 1), (1 << 63, 1), (epoch - 2, 1), (0, 1), (epoch, 1 << 100), (epoch, ALONE | 1 << 20)]
     for lie in lies:
         busy.ask("acknowledge", *lie)
@@ -176,7 +176,7 @@ def test_one_that_reads_late_holds_nobody_up(host, busy):
         host.begin("job-3", share=25)
         host.end("job-3")
     assert busy.ask("page")["epoch"] >= 4
-    assert busy.ask("notice", 5) == 4
+    assert busy.ask("notice", 30) == 4
     seen = busy.ask("page")
     busy.ask("acknowledge", seen["epoch"], seen["groups"])
     wait_for(lambda: held(host, "job-2") == "14")
@@ -184,13 +184,13 @@ def test_one_that_reads_late_holds_nobody_up(host, busy):
 
 def test_a_late_acknowledgement_is_no_acknowledgement_of_what_came_after(host, busy):
     host.begin("job-2", share=25)
-    first = busy.ask("notice", 5)
+    first = busy.ask("notice", 30)
     host.end("job-2")  # it gets the group back
-    second = busy.ask("notice", 5)
+    second = busy.ask("notice", 30)
     assert second > first and busy.ask("page")["groups"] == ALONE
     busy.ask("acknowledge", first, BESIDE)
     host.begin("job-3", share=50)
-    third = busy.ask("notice", 5)
+    third = busy.ask("notice", 30)
     stays(lambda: held(host, "job-3") == "none")
     busy.ask("acknowledge", third, BESIDE)
     wait_for(lambda: held(host, "job-3") == "14")
@@ -241,7 +241,7 @@ def test_reports_are_for_the_user_and_root(host):
 
 def test_a_killed_runtimes_programs_keep_what_they_have(host, busy):
     host.begin("job-2", share=50)
-    epoch = busy.ask("notice", 5)
+    epoch = busy.ask("notice", 30)
     os.kill(host.runtime_pid("job-1"), signal.SIGKILL)
     wait_for(lambda: not host.resident("job-1")["runtime_alive"])
     busy.ask("acknowledge", epoch, BESIDE)
@@ -256,7 +256,7 @@ def test_a_stopped_runtime_loses_no_acknowledgement(host, busy):
     host.begin("job-2", share=50)
     stays(lambda: held(host, "job-2") == "none" and busy.ask("page")["groups"] == ALONE)
     os.kill(pid, signal.SIGCONT)
-    epoch = busy.ask("notice", 5)
+    epoch = busy.ask("notice", 30)
     stop(pid)
     busy.ask("acknowledge", epoch, BESIDE)
     os.kill(pid, signal.SIGCONT)
@@ -265,14 +265,14 @@ def test_a_stopped_runtime_loses_no_acknowledgement(host, busy):
 
 def test_a_newcomer_that_dies_waiting_leaves_the_group_where_it_was(host, busy):
     host.begin("job-2", share=50)
-    busy.ask("notice", 5)
+    busy.ask("notice", 30)
     os.kill(host.runtime_pid("job-2"), signal.SIGKILL)
     wait_for(lambda: busy.ask("page")["groups"] == ALONE)
 
 
 def test_a_ledger_that_could_not_be_had_is_looked_at_again(host, busy):
     host.begin("job-2", share=50)
-    epoch = busy.ask("notice", 5)
+    epoch = busy.ask("notice", 30)
     ledger, = (host.run_dir / f"gpu-{host.gpu()['uuid']}").glob("ledger")
     with ledger.open("r+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)

@@ -214,6 +214,13 @@ def test_a_runtime_that_was_killed_is_accounted_for(host):
     host.assert_clean()
 
 
+def test_a_runtime_has_one_inotify_instance(host):
+    """The kernel gives a user, root here, 128 of them by default."""
+    host.begin()
+    folder = Path(f"/proc/{host.runtime_pid()}/fd")
+    assert [os.readlink(fd) for fd in folder.iterdir()].count("anon_inode:inotify") == 1
+
+
 # End, in whatever state the runtime is
 
 def test_end_of_what_never_began(host):
