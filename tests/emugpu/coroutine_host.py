@@ -158,7 +158,7 @@ class Runtime:
                 except OSError:
                     pass
 
-    def wait_for(self, epoch, timeout=20):
+    def wait_for(self, epoch, timeout=60):
         """Wait until a program acknowledged this epoch; returns the groups it said it uses."""
         def found():
             return [groups for one, groups in self.acknowledged if one == epoch]

@@ -37,7 +37,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=60):
     """Wait until the condition holds; returns what it gave."""
     end = time.monotonic() + seconds
     while not (value := condition()):

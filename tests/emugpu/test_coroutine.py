@@ -382,7 +382,7 @@ def test_a_program_may_exit_while_it_gives_groups_back(host, runtime):
             while not granter.ports or not granter.port().launches:
                 time.sleep(0.001)
             granter.grant({0})
-            assert program.wait(timeout=20) == 0
+            assert program.wait(timeout=60) == 0
 
 
 def test_the_thread_that_follows_the_page(host, runtime):
@@ -413,9 +413,14 @@ def test_kernels_that_may_overlap_do(host, runtime, experiment):
     """Nothing of the library comes between them (programmatic dependent launch)."""
     granter = runtime(groups=(1, 3))
     assert host.experiment(experiment, granter).stdout == host.experiment(experiment, preload=False).stdout == "6 pairs\n"
-    host.clear()
-    host.experiment(experiment, granter)
-    assert all(second["begin_ns"] < first["end_ns"] for first, second in pairs(host))
+
+    def overlap():
+        host.clear()
+        host.experiment(experiment, granter)
+        return all(second["begin_ns"] < first["end_ns"] for first, second in pairs(host))
+
+    # On a busy machine the second kernel may be launched when the first has ended, but not each time.
+    wait_for(overlap, 60)
 
 
 def test_kernels_that_may_overlap_do_not_across_a_move(host, runtime):

@@ -66,7 +66,7 @@ def test_another_grant_is_nothing_to_a_program_that_runs(host, runtime):
         for groups in [(0, 1, 2, 3, 4), (3, 4), (1,)]:
             granter.grant(groups)
             host.clear()
-            wait_for(host.sms, 30)
+            wait_for(host.sms, 60)
         assert host.sms() <= sms_of(HALF)
         assert "detshare" not in " ".join(threads_of(program.program.pid))
         assert_stayed(granter)
@@ -131,23 +131,23 @@ def groups_of(node, program):
 def test_groups_follow_when_programs_end(node):
     node.begin("job-1", share=950)
     first = spin(node, "job-1")
-    wait_for(lambda: groups_of(node, first) == ["0-14"], 30)
+    wait_for(lambda: groups_of(node, first) == ["0-14"], 60)
     node.begin("job-2", share=50)
-    wait_for(lambda: f"job-2 waits for groups 14 of job-1, whose process {first.pid} still runs there" in node.status_text(), 30)
+    wait_for(lambda: f"job-2 waits for groups 14 of job-1, whose process {first.pid} still runs there" in node.status_text(), 60)
     assert "job-1: its programs are not moved" in node.status_text()
     assert node.resident("job-1")["programs_are_moved"] is False
     used = {block["sm"] for block in node.trace(0)}
     assert any(sm >= 14 * 8 for sm in used), "it is on the last group, and stays"
     first.kill()
     first.wait()
-    wait_for(lambda: held(node, "job-2") == "14", 30)
+    wait_for(lambda: held(node, "job-2") == "14", 60)
     second = spin(node, "job-1")
-    wait_for(lambda: groups_of(node, second) == ["0-13+rest"], 30)
-    wait_for(lambda: node.resident("job-1")["programs"][0].get("reported_by_program", {}).get("launches"), 30)
+    wait_for(lambda: groups_of(node, second) == ["0-13+rest"], 60)
+    wait_for(lambda: node.resident("job-1")["programs"][0].get("reported_by_program", {}).get("launches"), 60)
     # What becomes free is entered for nobody who runs, so nobody is waited for.
     node.end("job-2")
-    wait_for(lambda: held(node, "job-1") == "0-14", 30)
+    wait_for(lambda: held(node, "job-1") == "0-14", 60)
     assert groups_of(node, second) == ["0-13+rest"]
     node.begin("job-3", share=50)
-    wait_for(lambda: held(node, "job-3") == "14", 30)
+    wait_for(lambda: held(node, "job-3") == "14", 60)
     assert groups_of(node, second) == ["0-13+rest"]

@@ -82,7 +82,7 @@ def test_a_graph_follows_its_partition(host, runtime, endless):
         assert granter.port().groups == set(groups)
         host.clear()
         time.sleep(0.2)
-        assert wait_for(host.sms, 30) <= sms_of(groups)
+        assert wait_for(host.sms, 60) <= sms_of(groups)
     program.end()
     assert granter.port().pinned == set()
 
@@ -104,7 +104,7 @@ def test_a_larger_partition_is_used_once_prepared(host, runtime, endless):
     granter = runtime(groups=(0,))
     program = endless(granter, "endless")
     granter.wait_for(granter.grant((0, 1, 2)))
-    wait_for(lambda: host.sms() & sms_of((1, 2)), 30)
+    wait_for(lambda: host.sms() & sms_of((1, 2)), 60)
     assert host.sms() <= sms_of((0, 1, 2))
     program.end()
 
@@ -117,7 +117,7 @@ def test_graphs_are_uploaded_where_the_program_goes(host, runtime):
     for groups in [(1,), (3, 4), (2,), (0, 1)]:
         granter.wait_for(granter.grant(groups))
         host.clear()
-        wait_for(host.sms, 30)
+        wait_for(host.sms, 60)
     out, err = program.communicate(timeout=60)
     assert out == "right 1\n"
     # Where it began, as alone. A busy machine may come to a launch before an upload is over, but not at every move.

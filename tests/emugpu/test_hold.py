@@ -295,7 +295,7 @@ def test_what_was_held_back_is_counted(node):
             training.stdin.flush()
             return training.stdout.readline()
 
-        wait_for(lambda: spin() and reported()["held_back"] >= 10, 30)
+        wait_for(lambda: spin() and reported()["held_back"] >= 10, 60)
         assert reported()["held_back_s"] >= 10 * 200e-6
         assert "launches held back for a neighbour, " in node.status_text()
         training.communicate("", timeout=60)

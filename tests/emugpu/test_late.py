@@ -21,7 +21,7 @@ pytestmark = [
 EAGER = ",policy=lend,lend=yes,borrow=yes,reclaim=500"
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=60):
     return runtime_host.wait_for(condition, seconds)
 
 

@@ -30,7 +30,7 @@ def host():
     made.close()
 
 
-def wait_for(condition, seconds=25):
+def wait_for(condition, seconds=60):
     return runtime_host.wait_for(condition, seconds)
 
 

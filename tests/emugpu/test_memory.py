@@ -226,7 +226,7 @@ def test_two_programs_race_at_the_edge_and_are_killed_there(host):
             shell.send(f"grab {piece} 1000")
         for shell in shells:
             shell.kill()
-        wait_for(lambda: host.resident().get("memory_used_mib") == 0, 30)
+        wait_for(lambda: host.resident().get("memory_used_mib") == 0, 60)
     shell = host.shell()
     assert shell.take("linear", QUOTA) is not None
     assert host.resident()["memory_peak_mib"] == QUOTA
@@ -381,7 +381,7 @@ def test_usage_record_status_and_run(host):
     assert (resident["memory_quota_mib"], resident["memory_used_mib"], resident["memory_peak_mib"]) == (QUOTA, 512, 512)
     assert "1G" in host.status_text()
     shell.end()
-    wait_for(lambda: host.resident().get("memory_used_mib") == 0, 30)
+    wait_for(lambda: host.resident().get("memory_used_mib") == 0, 60)
     host.end("job-1")
     assert host.record()["reported_by_program"]["memory_peak_mib"] == 512
 

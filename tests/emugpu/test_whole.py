@@ -52,7 +52,7 @@ def test_nothing_begins_while_suspended_and_all_goes_on_after(host, runtime, cha
             assert cpu(running.program.pid) - spent <= 3, "who waits sleeps"
             host.clear()
             settled(granter, granter.grant(groups), groups)
-            wait_for(lambda: len(blocks(host)) > 40, 30)
+            wait_for(lambda: len(blocks(host)) > 40, 60)
             assert host.sms() <= sms_of(OWN) | sms_of((2, 3)) | sms_of(groups)
         assert running.end() == ("wrong 0\n", "")
 
@@ -107,7 +107,7 @@ def test_who_has_lost_its_runtime_is_not_suspended_any_more(host, runtime):
         assert granter.wait_for(granter.grant((), SUSPENDED)) == set()
         granter.go_away()
         host.clear()
-        wait_for(lambda: len(blocks(host)) > 40, 30)
+        wait_for(lambda: len(blocks(host)) > 40, 60)
         assert host.sms() <= sms_of(OWN)
         assert running.end() == ("wrong 0\n", "")
 
@@ -144,7 +144,7 @@ def test_a_program_that_begins_suspended_waits(host, runtime):
     granter.flags(SUSPENDED, tell=False)
     with subprocess.Popen([GPU / "coroutine_program", "work"], stdout=subprocess.PIPE,
                           env=host.environment(granter)) as program:
-        wait_for(lambda: granter.hellos, 30)
+        wait_for(lambda: granter.hellos, 60)
         time.sleep(0.3)
         assert program.poll() is None and not blocks(host)
         granter.grant((2,))
@@ -171,7 +171,7 @@ class Windows:
 
     def _grant(self, *what):
         epoch = self.granter.grant(*what)
-        wait_for(lambda: self.granter.open == 0 or [one for one, _ in self.granter.acknowledged if one == epoch], 30)
+        wait_for(lambda: self.granter.open == 0 or [one for one, _ in self.granter.acknowledged if one == epoch], 60)
 
     def _serve(self):
         while not self.ends.wait(0.001):
@@ -212,7 +212,7 @@ def asking(host, granter, us=0):
                           stdout=subprocess.PIPE, text=True, env=host.environment(granter)) as program:
         program.stdin.write("\n")
         program.stdin.flush()
-        wait_for(lambda: wants(granter), 30)
+        wait_for(lambda: wants(granter), 60)
         yield program
 
 
@@ -310,7 +310,7 @@ def test_the_runtime_goes_while_it_has_the_gpu(host, runtime):
     granter = runtime(groups=OWN)
     with asking(host, granter, 400000) as program:
         granter.wait_for(granter.grant(ALL, WHOLE))
-        wait_for(lambda: granter.port().launches == 1, 30)
+        wait_for(lambda: granter.port().launches == 1, 60)
         granter.go_away()
         assert "error 0" in program.communicate(timeout=60)[0]
 

@@ -47,8 +47,8 @@ def ask(host, *arguments, share=0.5, **options):
 def spin(host, share, seconds, block_us=5000, blocks=60):
     run = host.run("--share", str(share), "--gpu", "0", "--", host.gpuwork, "spin", "--blocks", str(blocks),
                    "--block-us", str(block_us), "--seconds", str(seconds))
-    wait_for(lambda: host.resident(f"run-{run.pid}") and host.resident(f"run-{run.pid}")["programs"], 30)
-    wait_for(lambda: (host.resident(f"run-{run.pid}")["programs"][0].get("reported_by_program") or {}).get("launches"), 30)
+    wait_for(lambda: host.resident(f"run-{run.pid}") and host.resident(f"run-{run.pid}")["programs"], 60)
+    wait_for(lambda: (host.resident(f"run-{run.pid}")["programs"][0].get("reported_by_program") or {}).get("launches"), 60)
     return run
 
 
@@ -140,7 +140,7 @@ def test_who_does_not_give_it_back_gets_it_no_more(hasty):
     seen = whole(hasty, name)
     assert (seen["windows"], seen["refused"], seen["waits"]) == (1, True, False)
     assert "did not give the whole GPU back in time, 1 times" in hasty.status_text()
-    wait_for(lambda: not hasty.resident(name)["programs"], 30)
+    wait_for(lambda: not hasty.resident(name)["programs"], 60)
     slow.send_signal(signal.SIGTERM)
     assert slow.communicate(timeout=30)[0].splitlines()[-1].endswith(f"error 720, sum {SMS * (SMS + 1) // 2}")
     output(neighbour)
@@ -155,11 +155,11 @@ def window(host):
 def test_the_owners_runtime_is_killed_in_its_window(host):
     neighbour = spin(host, 0.5, 2)
     run = ask(host, "cooperative", 1, 0, 300000)
-    wait_for(lambda: window(host) and window(host)["phase"] == "open", 30)
+    wait_for(lambda: window(host) and window(host)["phase"] == "open", 60)
     os.kill(host.runtime_pid(f"run-{run.pid}"), signal.SIGKILL)
     run.communicate(timeout=60)
     output(neighbour)
-    wait_for(lambda: not host.resident(f"run-{neighbour.pid}"), 30)
+    wait_for(lambda: not host.resident(f"run-{neighbour.pid}"), 60)
 
 
 def test_an_owner_that_is_stopped_in_its_window_is_ended_and_its_neighbour_goes_on():
@@ -169,15 +169,15 @@ def test_an_owner_that_is_stopped_in_its_window_is_ended_and_its_neighbour_goes_
         neighbour = spin(host, 0.5, 600)
         name = f"run-{neighbour.pid}"
         run = ask(host, "cooperative", 2, 0, 1000000)
-        wait_for(lambda: window(host) and window(host)["phase"] == "open", 30)
+        wait_for(lambda: window(host) and window(host)["phase"] == "open", 60)
         (program,) = host.resident(f"run-{run.pid}")["programs"]
         stop(program["pid"])
         said = run.communicate(timeout=60)[1]
         assert run.returncode == 128 + signal.SIGKILL
         assert f"detshare run: process {program['pid']}, which is stopped, has not left SM groups" in said, said
-        wait_for(lambda: not window(host), 30)
+        wait_for(lambda: not window(host), 60)
         before = host.resident(name)["programs"][0]["reported_by_program"]["launches"]
-        wait_for(lambda: host.resident(name)["programs"][0]["reported_by_program"]["launches"] > before, 30)
+        wait_for(lambda: host.resident(name)["programs"][0]["reported_by_program"]["launches"] > before, 60)
         neighbour.send_signal(signal.SIGTERM)
         neighbour.communicate(timeout=30)
         host.assert_clean()
@@ -188,7 +188,7 @@ def test_an_owner_that_is_stopped_in_its_window_is_ended_and_its_neighbour_goes_
 def test_who_waits_for_a_window_is_killed(host):
     neighbour = spin(host, 0.5, 3, block_us=400000)
     run = ask(host, "cooperative", 1, 0, 1000)
-    pid = wait_for(lambda: window(host) and [p["pid"] for p in host.resident(f"run-{run.pid}")["programs"]], 30)[0]
+    pid = wait_for(lambda: window(host) and [p["pid"] for p in host.resident(f"run-{run.pid}")["programs"]], 60)[0]
     os.kill(pid, signal.SIGKILL)
     run.communicate(timeout=60)
     assert json.loads(output(neighbour))["launches"] > 2
@@ -205,16 +205,16 @@ def assert_none_could_meet(host):
 def test_the_runtime_of_a_suspended_neighbour_is_killed(host):
     neighbour = spin(host, 0.5, 2)
     run = ask(host, "cooperative", 1, 0, 300000)
-    wait_for(lambda: window(host) and window(host)["phase"] == "open", 30)
+    wait_for(lambda: window(host) and window(host)["phase"] == "open", 60)
     pid, = [p["pid"] for p in host.resident(f"run-{neighbour.pid}")["programs"]]
     os.kill(host.runtime_pid(f"run-{neighbour.pid}"), signal.SIGKILL)
     assert ALL_MET in output(run)
     assert_none_could_meet(host)
     # It goes on, although nobody tells it to.
     seen = len([block for block in host.trace(0) if block["pid"] == pid])
-    wait_for(lambda: len([block for block in host.trace(0) if block["pid"] == pid]) > seen, 30)
+    wait_for(lambda: len([block for block in host.trace(0) if block["pid"] == pid]) > seen, 60)
     neighbour.communicate(timeout=60)
-    wait_for(lambda: window(host) is None, 30)
+    wait_for(lambda: window(host) is None, 60)
 
 
 def test_nobody_has_the_gpu_beside_a_program_without_a_runtime(hasty):
@@ -222,7 +222,7 @@ def test_nobody_has_the_gpu_beside_a_program_without_a_runtime(hasty):
     orphan = hasty.run("--share", "0.3", "--gpu", "0", "--", "sh", "-c", f"{hasty.gpuwork} spin --blocks 8 --block-us 2000 "
                        "--seconds 8")
     name = f"run-{orphan.pid}"
-    wait_for(lambda: hasty.resident(name) and hasty.resident(name)["programs"], 30)
+    wait_for(lambda: hasty.resident(name) and hasty.resident(name)["programs"], 60)
     os.kill(hasty.runtime_pid(name), signal.SIGKILL)
     line = output(ask(hasty, "cooperative", 1, 0, 0, share=0.3)).splitlines()[-1]
     assert line.endswith("error 720, sum 0")
@@ -234,7 +234,7 @@ def test_one_that_joins_in_a_window_begins_after_it(host):
     run = ask(host, "cooperative", 1, 0, 500000, share=0.4)
     beside = spin(host, 0.3, 2)
     run = ask(host, "cooperative", 1, 0, 500000, share=0.4) if run.wait(60) == 0 else None
-    wait_for(lambda: window(host) and window(host)["phase"] == "open", 30)
+    wait_for(lambda: window(host) and window(host)["phase"] == "open", 60)
     late = host.run("--share", "0.3", "--gpu", "0", "--", host.gpuwork, "add")
     assert ALL_MET in output(run)
     output(late)
