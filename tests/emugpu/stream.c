@@ -201,59 +201,32 @@ CUresult CUDAAPI cuStreamQuery(CUstream handle)
 }
 EMU_TWIN(cuStreamQuery_ptsz, (CUstream s), cuStreamQuery(emu_per_thread(s)))
 
-CUresult CUDAAPI cuStreamGetFlags(CUstream handle, unsigned *flags)
-{
-	struct CUstream_st *s;
-	CUresult rc = flags ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
+/* What a stream is asked, here of one fact about it. */
+#define GET(name, type, value)                                                               \
+	CUresult CUDAAPI name(CUstream handle, type *out)                                    \
+	{                                                                                    \
+		struct CUstream_st *s;                                                       \
+		CUresult rc = out ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE; \
+                                                                                             \
+		if (rc)                                                                      \
+			return rc;                                                           \
+		*out = (value);                                                              \
+		emu_exit();                                                                  \
+		return CUDA_SUCCESS;                                                         \
+	}
+#define GET_AND_TWIN(name, type, value) \
+	GET(name, type, value)          \
+	EMU_TWIN(name##_ptsz, (CUstream s, type * out), name(emu_per_thread(s), out))
 
-	if (rc)
-		return rc;
-	*flags = s->flags;
-	emu_exit();
-	return CUDA_SUCCESS;
-}
-EMU_TWIN(cuStreamGetFlags_ptsz, (CUstream s, unsigned *f), cuStreamGetFlags(emu_per_thread(s), f))
-
-CUresult CUDAAPI cuStreamGetPriority(CUstream handle, int *priority)
-{
-	struct CUstream_st *s;
-	CUresult rc = priority ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
-
-	if (rc)
-		return rc;
-	*priority = s->priority;
-	emu_exit();
-	return CUDA_SUCCESS;
-}
-EMU_TWIN(cuStreamGetPriority_ptsz, (CUstream s, int *p), cuStreamGetPriority(emu_per_thread(s), p))
-
-CUresult CUDAAPI cuStreamGetId(CUstream handle, unsigned long long *id)
-{
-	struct CUstream_st *s;
-	CUresult rc = id ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
-
-	if (rc)
-		return rc;
-	*id = s->id;
-	emu_exit();
-	return CUDA_SUCCESS;
-}
-EMU_TWIN(cuStreamGetId_ptsz, (CUstream s, unsigned long long *i),
-	 cuStreamGetId(emu_per_thread(s), i))
-
-/* For a stream of a green context the first form gives that context, the second the primary one. */
-CUresult CUDAAPI cuStreamGetCtx(CUstream handle, CUcontext *ctx)
-{
-	struct CUstream_st *s;
-	CUresult rc = ctx ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
-
-	if (rc)
-		return rc;
-	*ctx = s->ctx;
-	emu_exit();
-	return CUDA_SUCCESS;
-}
-EMU_TWIN(cuStreamGetCtx_ptsz, (CUstream s, CUcontext *c), cuStreamGetCtx(emu_per_thread(s), c))
+GET_AND_TWIN(cuStreamGetFlags, unsigned, s->flags)
+GET_AND_TWIN(cuStreamGetPriority, int, s->priority)
+GET_AND_TWIN(cuStreamGetId, unsigned long long, s->id)
+/* For a stream of a green context this gives that context, the second form the primary one. */
+GET_AND_TWIN(cuStreamGetCtx, CUcontext, s->ctx)
+GET(cuStreamGetGreenCtx, CUgreenCtx, s->ctx->green ? (CUgreenCtx)s->ctx : NULL)
+#if CUDA_VERSION >= 12080
+GET_AND_TWIN(cuStreamGetDevice, CUdevice, emu_device_number(s->ctx->dev))
+#endif
 
 CUresult CUDAAPI cuStreamGetCtx_v2(CUstream handle, CUcontext *ctx, CUgreenCtx *green)
 {
@@ -269,33 +242,6 @@ CUresult CUDAAPI cuStreamGetCtx_v2(CUstream handle, CUcontext *ctx, CUgreenCtx *
 }
 EMU_TWIN(cuStreamGetCtx_v2_ptsz, (CUstream s, CUcontext *c, CUgreenCtx *g),
 	 cuStreamGetCtx_v2(emu_per_thread(s), c, g))
-
-CUresult CUDAAPI cuStreamGetGreenCtx(CUstream handle, CUgreenCtx *green)
-{
-	struct CUstream_st *s;
-	CUresult rc = green ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
-
-	if (rc)
-		return rc;
-	*green = s->ctx->green ? (CUgreenCtx)s->ctx : NULL;
-	emu_exit();
-	return CUDA_SUCCESS;
-}
-
-#if CUDA_VERSION >= 12080
-CUresult CUDAAPI cuStreamGetDevice(CUstream handle, CUdevice *device)
-{
-	struct CUstream_st *s;
-	CUresult rc = device ? emu_begin_stream(handle, &s) : CUDA_ERROR_INVALID_VALUE;
-
-	if (rc)
-		return rc;
-	*device = emu_device_number(s->ctx->dev);
-	emu_exit();
-	return CUDA_SUCCESS;
-}
-EMU_TWIN(cuStreamGetDevice_ptsz, (CUstream s, CUdevice *d), cuStreamGetDevice(emu_per_thread(s), d))
-#endif
 
 /* ---- ordering between streams ---- */
 
