@@ -84,6 +84,16 @@ static uint32_t next_drain(struct ds_runtime *rt, int64_t now_ns, uint32_t drain
 	return rt->shorter_us;
 }
 
+/* How soon we are off a group, by what our programs say of themselves in what they have. */
+static uint32_t own_drain(struct ds_runtime *rt, uint32_t said_us, int64_t now_ns)
+{
+	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
+
+	if (self)
+		ds_squeeze_note(&rt->squeeze, &rt->seen, self, now_ns);
+	return ds_squeeze_drain_us(&rt->squeeze, said_us, now_ns);
+}
+
 struct ds_demand ds_wants_next(struct ds_runtime *rt, const struct ds_demand_sum *sum,
 			       const struct ds_demand *entered)
 {
@@ -95,7 +105,8 @@ struct ds_demand ds_wants_next(struct ds_runtime *rt, const struct ds_demand_sum
 		next.active = 1;
 		rt->look_again = true;
 	}
-	next.drain_us = next_drain(rt, now_ns, next.drain_us, entered->drain_us);
+	next.drain_us =
+	    next_drain(rt, now_ns, own_drain(rt, next.drain_us, now_ns), entered->drain_us);
 	if (rt->site.table &&
 	    (next.active != entered->active || next.drain_us != entered->drain_us))
 		measure(rt, now_ns, &next);
@@ -121,6 +132,7 @@ bool ds_wants_differ(struct ds_runtime *rt, const struct ds_watch *program,
 		whole |= ds_whole_is_wanted(said);
 	}
 	struct ds_demand next = ds_demand_enter(&sum, &self->demand);
+	next.drain_us = own_drain(rt, next.drain_us, ds_now_ns(CLOCK_BOOTTIME));
 	if (ds_whole_asks_anew(rt, self, whole))
 		return true;
 	return memcmp(&next, &self->demand, sizeof(next)) != 0;

@@ -17,6 +17,7 @@
 #include "noderuntime/port.h"
 #include "noderuntime/quota.h"
 #include "noderuntime/recall.h"
+#include "noderuntime/squeeze.h"
 
 /*
  * What the runtime of an allocation is made of, for the files that are its rooms: watch (descriptors),
@@ -105,6 +106,7 @@ struct ds_runtime {
 	int64_t
 	    shorter_ns; /* than what is entered, and how long it was at most since: see wants.c */
 	uint32_t shorter_us;
+	struct ds_squeeze squeeze; /* neighbours have groups of ours in advance, or had of late */
 	bool look_again;
 	struct ds_watch *watches;
 	unsigned n_peers;

@@ -147,6 +147,20 @@ def test_status_says_so(host, pair):
     assert host.resident("job-2")["advance"] is None
 
 
+def test_kernels_that_are_longer_for_it_are_lent_to_all_the_same(host, pair):
+    """With less than its own a neighbour is off a group later; but it is in more when it has to leave what it was lent."""
+    training = pair[1]
+    for _ in range(10):
+        burst(host, pair)
+        training.ask("demand", ACTIVE, 510, 0)  # 512 when it is rounded, which is more than is allowed; it has 60 of 68 SMs
+        entered = wait_for(lambda: (us := host.resident("job-2")["drain_us"]) != 112 and us)
+        if entered != 512:
+            break
+        training.ask("demand", ACTIVE, 100, 0)  # the advance had been over for seconds
+        wait_for(lambda: host.resident("job-2")["drain_us"] == 112)
+    assert entered == 452
+
+
 def test_one_that_is_stopped_has_it_to_make_up_for(host, pair):
     latency, training = pair
     for _ in range(10):

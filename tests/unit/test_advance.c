@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "noderuntime/advance.h"
+#include "noderuntime/squeeze.h"
 
 #define N(array) (sizeof(array) / sizeof((array)[0]))
 #define MS       INT64_C(1000000)
@@ -232,6 +233,46 @@ static void who_goes_leaves_no_gap(void **unused)
 	assert_int_equal(ds_advance_without(UINT64_MAX, 0), INT64_MAX);
 }
 
+/* What programs say in less than their own is not what is entered. */
+static void how_soon_it_is_off_is_of_all_its_own(void **unused)
+{
+	struct ds_ledger_state *state = new_state();
+	struct ds_ledger_resident *r = &state->residents[1];
+	struct ds_squeeze squeeze = {.until_ns = 0};
+	const int64_t memory_ns = DS_SQUEEZE_MS * MS;
+
+	r->demand.drain_us = 4000;
+	ds_squeeze_note(&squeeze, state, r, MS);
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 6000, MS), 6000);
+	/* Of six groups it has two for a while. */
+	r->planned.bits[0] = r->held.bits[0] = G(7, 8);
+	ds_squeeze_note(&squeeze, state, r, 100 * MS);
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 12000, 100 * MS), 4000);
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 18000, 100 * MS),
+			 6000); /* longer ones came */
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 5000, 100 * MS),
+			 4000); /* few SMs are enough */
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 300, 100 * MS), 300);
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 0, 100 * MS), 0);
+	r->demand.drain_us = 6000; /* is another matter */
+	r->planned.bits[0] = r->held.bits[0] = G(7, 9);
+	ds_squeeze_note(&squeeze, state, r, 200 * MS);
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 12000, 200 * MS), 4000);
+	/* And for as long as they remember that. */
+	r->planned = r->held = r->own;
+	ds_squeeze_note(&squeeze, state, r, 300 * MS);
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 12000, 200 * MS + memory_ns - 1), 4000);
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 12000, 200 * MS + memory_ns), 12000);
+	/* Who is idle lends, and that is nothing of the kind; nor is waiting for what is planned. */
+	r->planned.bits[0] = r->held.bits[0] = G(7, 7);
+	r->demand.active = 0;
+	ds_squeeze_note(&squeeze, state, r, 9000 * MS);
+	r->demand.active = 1;
+	r->planned = r->own;
+	ds_squeeze_note(&squeeze, state, r, 9000 * MS);
+	assert_int_equal(ds_squeeze_drain_us(&squeeze, 12000, 9000 * MS), 12000);
+}
+
 static uint32_t seed = 1;
 
 static uint32_t below(uint32_t n)
@@ -331,6 +372,7 @@ int main(void)
 	    cmocka_unit_test(neighbours_come_and_go),
 	    cmocka_unit_test(what_nobody_saw_counts_against_us),
 	    cmocka_unit_test(who_goes_leaves_no_gap),
+	    cmocka_unit_test(how_soon_it_is_off_is_of_all_its_own),
 	    cmocka_unit_test(over_any_time_a_neighbour_had_its_share),
 	};
 

@@ -94,6 +94,7 @@ ROWS = {row.name: row for row in (
     lend("lend 500 us", "lend, to programs with short kernels only: the latency program has its groups back within 500 us", QUICK),
     lend("lend advance 0.25", "lend, and up to a quarter of the GPU more while the latency program works, for what it lent", advance(0.25)),
     lend("lend advance 0.4", "the same with two fifths", advance(0.4)),
+    lend("lend advance 20 ms", "the same of neighbours that are off within 20 ms: kernels are longer in a smaller share", advance(0.4) | PATIENT),
     lend("hold back learnt", "lend, and kernels found to be bound by memory wait for a neighbour's step", node=hold_back(0.3, "")),
     lend("hold back named", "those, and kernels that are named", node=hold_back(0.3, BANDWIDTH_KERNELS)),
     lend("hold back 0.3", "every kernel waits for it, for three tenths of the time at most", node=hold_back(0.3)),
