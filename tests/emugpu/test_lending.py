@@ -339,6 +339,11 @@ def test_a_program_with_kernels_of_many_lengths_borrows(host):
             training.kill()
 
 
+def remaps(host):
+    """How often job 2's program says that it was moved: it may be twice while a busy machine lets it launch once."""
+    return sum(p.get("reported_by_program", {}).get("remaps", 0) for p in host.resident("job-2")["programs"])
+
+
 def test_a_real_program_borrows_and_gives_back_while_it_launches(host):
     host.begin("job-1", share=500, kind="latency", lending=LENDING.format("yes", "yes", 100000))
     host.begin("job-2", share=500, kind="throughput", lending=EAGER)
@@ -347,12 +352,13 @@ def test_a_real_program_borrows_and_gives_back_while_it_launches(host):
     # A program that does not come to launching on a busy machine may be taken for idle meanwhile.
     wait_for(lambda: host.resident("job-2")["drain_us"] and held(host, "job-2") == "8-14+rest")
     for _ in range(3):
+        before = remaps(host)
         latency.ask("demand", IDLE, 100, 0)
         wait_for(lambda: held(host, "job-2") == "1-14+rest")
+        moved = wait_for(lambda before=before: (now := remaps(host)) > before and now)
         latency.ask("demand", ACTIVE, 100, 0)
         wait_for(lambda: held(host, "job-1") == "0-7")
-    remaps = host.resident("job-2")["programs"][0]["reported_by_program"]["remaps"]
-    assert remaps >= 6
+        wait_for(lambda moved=moved: remaps(host) > moved)
     training.kill()
     training.communicate()
     check(host)
