@@ -40,8 +40,8 @@ static struct ds_groups kept_by(const struct ds_ledger_state *state,
 	return kept;
 }
 
-struct ds_advance_flow ds_advance_flow(const struct ds_ledger_state *state, uint32_t self,
-				       uint32_t i)
+static struct ds_advance_flow flow_of(const struct ds_ledger_state *state, uint32_t self,
+				      uint32_t i, const struct ds_groups *kept)
 {
 	const struct ds_ledger_resident *r = &state->residents[self];
 	const struct ds_ledger_resident *other = &state->residents[i];
@@ -55,17 +55,28 @@ struct ds_advance_flow ds_advance_flow(const struct ds_ledger_state *state, uint
 		flow.lent = full(lent, &state->shape);
 	if (!other->demand.active)
 		return flow;
-	taken = ds_groups_intersection(kept_by(state, r), ds_groups_difference(other->own, r->own));
+	taken = ds_groups_intersection(*kept, ds_groups_difference(other->own, r->own));
 	flow.taken = full(ds_groups_difference(taken, other->held), &state->shape);
 	return flow;
+}
+
+struct ds_advance_flow ds_advance_flow(const struct ds_ledger_state *state, uint32_t self,
+				       uint32_t i)
+{
+	const struct ds_groups kept = kept_by(state, &state->residents[self]);
+
+	return flow_of(state, self, i, &kept);
 }
 
 bool ds_advance_differs(const struct ds_ledger_state *before, const struct ds_ledger_state *after,
 			uint32_t self)
 {
+	const struct ds_groups kept = kept_by(before, &before->residents[self]);
+	const struct ds_groups keeps = kept_by(after, &after->residents[self]);
+
 	for (uint32_t i = 0; i < after->n_residents; i++) {
-		const struct ds_advance_flow was = ds_advance_flow(before, self, i);
-		const struct ds_advance_flow is = ds_advance_flow(after, self, i);
+		const struct ds_advance_flow was = flow_of(before, self, i, &kept);
+		const struct ds_advance_flow is = flow_of(after, self, i, &keeps);
 
 		if (was.lent != is.lent || was.taken != is.taken)
 			return true;
@@ -97,13 +108,14 @@ static struct ds_advance_flow lesser(const struct ds_advance_flow *a,
 void ds_advance_look(struct ds_advance *advance, const struct ds_ledger_state *state, uint32_t self,
 		     int64_t now_ns)
 {
+	const struct ds_groups kept = kept_by(state, &state->residents[self]);
 	struct ds_advance next = {.looked_ns = now_ns};
 
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		const struct ds_ledger_resident *r = &state->residents[i];
 		const struct ds_advance_account *old = find(advance, r);
 		struct ds_advance_account *account = &next.accounts[next.n];
-		const struct ds_advance_flow now = ds_advance_flow(state, self, i);
+		const struct ds_advance_flow now = flow_of(state, self, i, &kept);
 
 		if (i == self)
 			continue;
@@ -122,12 +134,14 @@ void ds_advance_look(struct ds_advance *advance, const struct ds_ledger_state *s
 
 void ds_advance_note(struct ds_advance *advance, const struct ds_ledger_state *state, uint32_t self)
 {
+	const struct ds_groups kept = kept_by(state, &state->residents[self]);
+
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		const struct ds_advance_account *account = find(advance, &state->residents[i]);
 
 		if (account)
 			advance->accounts[account - advance->accounts].flow =
-			    ds_advance_flow(state, self, i);
+			    flow_of(state, self, i, &kept);
 	}
 }
 

@@ -40,18 +40,22 @@ void ds_advance_enter(struct ds_runtime *rt, const struct ds_ledger_state *state
 
 void ds_advance_saw(struct ds_runtime *rt)
 {
+	if (!has_advance(rt))
+		return;
 	const uint32_t self = our_index(rt);
 
-	if (has_advance(rt) && self < rt->seen.n_residents)
+	if (self < rt->seen.n_residents)
 		ds_advance_note(&rt->advance, &rt->seen, self);
 }
 
 void ds_advance_arm(struct ds_runtime *rt)
 {
-	const uint32_t self = our_index(rt);
 	int64_t at_ns = 0;
 
-	if (has_advance(rt) && self < rt->seen.n_residents)
+	if (!has_advance(rt))
+		return;
+	const uint32_t self = our_index(rt);
+	if (self < rt->seen.n_residents)
 		at_ns = ds_advance_ends_ns(&rt->advance, &rt->seen, self);
 	if (at_ns == rt->advance_ends_ns)
 		return;

@@ -62,7 +62,7 @@ def pair(host):
 
 
 def owed(host):
-    """What job 2 owes job 1, in group seconds."""
+    """What job 2 owes job 1, in group seconds; 0 also if job 1's runtime does not come to answer."""
     return sum(entry["group_s"] for entry in host.resident("job-1")["advance"]["owed"] if entry["by"] == "job-2")
 
 
@@ -138,7 +138,7 @@ def test_status_says_so(host, pair):
     for _ in range(10):
         burst(host, pair)
         resident, text = host.resident("job-1"), host.status_text()
-        if resident["advance"]["has"] and " in advance\n" in text:
+        if resident["advance"]["has"] and " in advance\n" in text and " owes " in text:
             break
     assert resident["advance"]["has"] == [{"of": "job-2", "groups": "9"}] and resident["advance"]["share"] == 0.1
     assert resident["borrows_from"] == [{"from": "job-2", "groups": "9"}]
@@ -172,11 +172,10 @@ def test_one_that_is_stopped_has_it_to_make_up_for(host, pair):
         os.kill(latency.pid, signal.SIGCONT)  # it was over before it was stopped
     stays(lambda: groups(training) == LESS)
     wait_for(lambda: owed(host) < -0.1)
-    assert "which it had in advance for too long\n" in host.status_text()
+    wait_for(lambda: "which it had in advance for too long\n" in host.status_text())
     os.kill(latency.pid, signal.SIGCONT)
     wait_for(lambda: groups(training) == OTHERS)
-    debt = owed(host)
-    assert debt < -0.1
+    debt = wait_for(lambda: (now := owed(host)) < -0.1 and now)
     latency.ask("demand", IDLE, 100, 0)
     wait_for(lambda: owed(host) > debt)
 
@@ -196,6 +195,11 @@ def test_nothing_is_kept_for_one_whose_runtime_died(host, pair):
     wait_for(lambda: groups(training) & OTHERS == OTHERS)
 
 
+def remaps(host):
+    """How often job 2's program says that it was moved."""
+    return sum(p.get("reported_by_program", {}).get("remaps", 0) for p in host.resident("job-2")["programs"])
+
+
 def test_a_real_program_gives_and_gets_back_while_it_launches(host):
     latency = begin(host, reclaim=100000)
     training = subprocess.Popen([host.gpuwork, "spin", "--block-us", "200", "--seconds", "100"], env=host.env | host.task_env("job-2"),
@@ -203,12 +207,13 @@ def test_a_real_program_gives_and_gets_back_while_it_launches(host):
     try:
         wait_for(lambda: host.resident("job-2")["drain_us"])
         for _ in range(3):
+            before = remaps(host)
             latency.ask("demand", IDLE, 100, 0)
             wait_for(lambda: host.resident("job-2")["groups_held"] == "1-14+rest" and owed(host) > 1.5)
+            moved = wait_for(lambda before=before: (now := remaps(host)) > before and now)
             latency.ask("demand", ACTIVE, 100, 0)
             wait_for(lambda: groups(latency) & OWN == OWN)
-        remaps = host.resident("job-2")["programs"][0]["reported_by_program"]["remaps"]
-        assert remaps >= 6
+            wait_for(lambda moved=moved: remaps(host) > moved)
     finally:
         training.kill()
         training.communicate()
