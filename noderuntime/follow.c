@@ -227,6 +227,27 @@ bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
 	return false;
 }
 
+/*
+ * Neighbours that have groups of their own back: enter their programs for those, so that their runtimes have nothing to
+ * write before they grant them. Only what is their own: nobody else waits for that while such a runtime is stopped,
+ * and its program has not heard of it.
+ */
+static void enter_neighbours(struct ds_runtime *rt, struct ds_ledger_state *state)
+{
+	for (uint32_t i = 0; i < state->n_programs && state->whole.phase == DS_WHOLE_NONE; i++) {
+		struct ds_ledger_program *program = &state->programs[i];
+		const struct ds_ledger_resident *r = ds_ledger_find(state, program->resident);
+
+		/* Who neither lends nor borrows may be one whose programs stay where they are. */
+		if (!r || ds_is_self(rt, &r->runtime) ||
+		    !(ds_ledger_lends(r) || ds_ledger_borrows(r)) ||
+		    ds_ledger_is_suspended(state, r) || !ds_lives(rt, &r->runtime))
+			continue;
+		const struct ds_groups back = ds_groups_intersection(r->held, r->own);
+		program->groups = ds_groups_union(program->groups, back);
+	}
+}
+
 int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool newcomer,
 		     struct ds_error *err)
 {
@@ -281,6 +302,7 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 		     !(ds_port_copy(ours->port_fd, &port) == 0 && has_its_place(rt, &port))))
 			program->groups = ds_groups_union(program->groups, self->held);
 	}
+	enter_neighbours(rt, state);
 	return 0;
 }
 

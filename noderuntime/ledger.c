@@ -417,6 +417,17 @@ uint64_t ds_ledger_generation(const struct ds_ledger *ledger)
 	return ledger->state.generation;
 }
 
+const struct ds_ledger_state *ds_ledger_glance(struct ds_ledger *ledger)
+{
+	const uint64_t known = ledger->state.generation;
+
+	if (!ledger->loaded || ledger->fd < 0 || ledger->fd_owner != getpid())
+		return NULL;
+	/* Else the next change begins with the whole of it. */
+	ledger->loaded = knows(ledger) && has_the_name(ledger);
+	return ledger->loaded && ledger->state.generation != known ? &ledger->state : NULL;
+}
+
 int ds_ledger_peek(const struct ds_ledger *ledger, uint64_t *generation)
 {
 	struct stat file;

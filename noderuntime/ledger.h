@@ -171,6 +171,13 @@ void ds_ledger_doubt(struct ds_ledger *ledger);
  * without a lock (-1: it cannot be, or the file was cut). A file that was set aside has another one's place: see inotify.
  */
 uint64_t ds_ledger_generation(const struct ds_ledger *ledger);
+
+/*
+ * The state that is in the file now, if it is a newer one than the last change left or found, and can be read at
+ * once, without the lock that somebody may have. NULL if not. It is valid until the next call, and old as soon as
+ * somebody makes the next change.
+ */
+const struct ds_ledger_state *ds_ledger_glance(struct ds_ledger *ledger);
 int ds_ledger_peek(const struct ds_ledger *ledger, uint64_t *generation);
 
 /* Copy what is in use; a state is mostly empty. */

@@ -19,6 +19,7 @@
 #include "noderuntime/cgroup.h"
 #include "noderuntime/errand.h"
 #include "noderuntime/follow.h"
+#include "noderuntime/glance.h"
 #include "noderuntime/late_follow.h"
 #include "noderuntime/leave.h"
 #include "noderuntime/mps.h"
@@ -100,6 +101,7 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 		break;
 	case DS_WATCH_BELL:
 		ds_bell_hear(w->fd);
+		ds_glance(rt);
 		ds_follow(rt);
 		break;
 	case DS_WATCH_LISTENER:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Idle groups at work elsewhere, and back when they are wanted: the real node runtimes, programs that speak to the port."""
+import contextlib
+import fcntl
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -124,6 +127,47 @@ def test_the_owner_works_in_what_it_has_until_the_rest_is_back(host, pair):
     second.kill()
     os.kill(training.pid, signal.SIGCONT)
     wait_for(lambda: held(host, "job-1") == "0-7")
+
+
+def entered(host, name):
+    """The groups that its programs are entered for in the ledger."""
+    return [program["groups"] for program in host.resident(name)["programs"]]
+
+
+@contextlib.contextmanager
+def locked(path):
+    """The ledger is somebody's, who takes his time."""
+    with open(path, "r+b") as file:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, struct.pack("@hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        yield
+
+
+def test_who_gives_back_has_all_written_and_the_owners_page_waits_for_no_lock(host, pair):
+    latency, training = lend(host, pair)
+    owner = host.runtime_pid("job-1")
+    stop(training.pid)
+    latency.ask("demand", ACTIVE, 100, 0)
+    wait_for(lambda: planned(host, "job-1") == "0-7")
+    stop(owner)
+    os.kill(training.pid, signal.SIGCONT)
+    wait_for(lambda: held(host, "job-1") == "0-7" and entered(host, "job-1") == ["0-7"])
+    assert latency.ask("page")["groups"] == 1
+    with locked(host.run_dir / f"gpu-{host.uuid()}" / "ledger"):
+        os.kill(owner, signal.SIGCONT)
+        wait_for(lambda: latency.ask("page")["groups"] == 0xff)
+
+
+def test_what_a_stopped_runtime_was_lent_is_back_at_once(host, pair):
+    """Its program has not heard of it, and is not entered for it by anybody else."""
+    latency, _ = pair
+    borrower = host.runtime_pid("job-2")
+    stop(borrower)
+    latency.ask("demand", IDLE, 100, 0)
+    wait_for(lambda: held(host, "job-2") == "1-14+rest")
+    assert entered(host, "job-2") == ["8-14+rest"]
+    latency.ask("demand", ACTIVE, 100, 0)
+    wait_for(lambda: held(host, "job-1") == "0-7")
+    os.kill(borrower, signal.SIGCONT)
 
 
 def test_a_borrower_that_dies_gives_back(host, pair):

@@ -29,6 +29,7 @@
  *  14 tell nobody that others may be on a group no more
  *  15 do not look when a neighbour's runtime has died, which may have told nobody of its last change
  *  16 never wait for an acknowledgement
+ *  17 grant at a glance what the ledger does not know the programs to be on, entered by nobody else
  *
  * With WINDOWS, both allocations run from the start, and programs of the first one (1) or of both (2)
  * ask for the GPU as a whole (whole_gpu.c). A window's deadline may pass once, at any time, and with an
@@ -108,8 +109,10 @@ byte own[P];	     /* granted last, and not as a window */
 bit alone[P];	     /* it knows that its runtime is dead */
 bit deadline_passed = !DEADLINES; /* of a window: once is enough */
 #define SUSPENDS(r) (phase != NONE && window_of != (r))
+#define IS_PLAIN    (phase == NONE)
 #else
 #define SUSPENDS(r) 0
+#define IS_PLAIN    1
 #endif
 
 /* Processes */
@@ -369,6 +372,9 @@ inline look(r)
 		:: OWNER(p) == r && listed[p] && (held[r] & ~may_be_on[p]) ->
 			may_be_on[p] = may_be_on[p] | held[r];
 			differs = differs | (OF_WINDOW >= 16)
+		/* enter_neighbours() */
+		:: OWNER(p) != r && listed[p] && present[1 - r] && runtime_lives[1 - r] && IS_PLAIN && FAULT != 17 ->
+			may_be_on[p] = may_be_on[p] | held[1 - r]
 #endif
 		:: else
 		fi
@@ -447,6 +453,16 @@ inline publish(r)
 #define CANNOT_STOP (CANNOT(0) || CANNOT(P - 1) || CANNOT(P - 2))
 #endif
 
+#if WINDOWS
+#define IS_STOPPED(r) suspended[r]
+#define CLEAR_STOP    stop = 0
+#else
+#define IS_STOPPED(r) 0
+#define CLEAR_STOP    skip
+#endif
+#define UNENTERED(r, p) (OWNER(p) == r && listed[p] && (OF_QUIET(p) || (FAULT != 17 && (held[r] & ~may_be_on[p]))))
+#define BEYOND(r, p)	(OWNER(p) == r && listed[p] && (may_be_on[p] & ~held[r]))
+
 proctype Runtime(bit r)
 {
 	byte i, j, k, p, seen;
@@ -472,6 +488,18 @@ proctype Runtime(bit r)
 		:: changed[r] || PROGRAM_DEAD(r) || NEIGHBOUR_DEAD(r) ->
 follow:			/* follow(); its events are read before the ledger is */
 			skip;
+			/* ds_glance(): without the lock, and nothing is written */
+			if
+			:: d_step {
+				changed[r] && IS_PLAIN && present[r] && !UNENTERED(r, 0) && !UNENTERED(r, P - 1) &&
+					!UNENTERED(r, P - 2) && !IS_STOPPED(r) && !IS_OPEN_FOR(r) && held[r] != granted[r] ->
+				seen = held[r];
+				calm = !BEYOND(r, 0) && !BEYOND(r, P - 1) && !BEYOND(r, P - 2);
+				CLEAR_STOP
+			   }
+			   publish(r)
+			:: else
+			fi;
 			d_step {
 				changed[r] = 0;
 				look(r)
