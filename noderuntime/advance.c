@@ -7,6 +7,7 @@ static const int64_t MS = 1000000;
 
 /* Far below anything that could be paid back, and far from where integers end. */
 static const int64_t LEAST_OWED_NS = INT64_MIN / 4;
+static const int64_t MOST_PASSED_NS = INT64_C(1000000000000000); /* days */
 
 static uint32_t full(struct ds_groups set, const struct ds_gpu_shape *shape)
 {
@@ -21,7 +22,7 @@ int64_t ds_advance_pass(int64_t owed_ns, const struct ds_advance_flow *flow, uin
 	const int64_t rate = (int64_t)flow->lent - flow->taken;
 
 	if (passed_ns > 0)
-		owed_ns += rate * passed_ns;
+		owed_ns += rate * (passed_ns < MOST_PASSED_NS ? passed_ns : MOST_PASSED_NS);
 	if (owed_ns < LEAST_OWED_NS)
 		return LEAST_OWED_NS;
 	return owed_ns < bound_ns ? owed_ns : bound_ns;

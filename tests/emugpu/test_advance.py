@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
-from runtime_host import ACTIVE, BUILD, IDLE, Host, asleep, stop  # noqa: E402
+from runtime_host import ACTIVE, BUILD, IDLE, WINDOW, Host, asleep, stop  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -99,6 +99,7 @@ def test_it_takes_while_it_works_and_gives_back(host, pair):
     for _ in range(3):
         burst(host, pair)
         assert groups(training) in (LESS, OTHERS)  # OTHERS: it is over already
+        assert training.ask("page")["flags"] & WINDOW  # or nobody would know how soon it is off
         latency.ask("demand", IDLE, 100, 0)
         wait_for(lambda: groups(training) == ALL_BUT_ONE)
         assert groups(latency) == 1

@@ -56,11 +56,11 @@ static void an_account_rises_and_falls(void **unused)
 	    {10 * MS, 0, 3, 7, 2 * MS, 4 * MS},
 	    {10 * MS, 3, 3, 7, 2 * MS, 10 * MS},
 	    {10 * MS, 0, 3, 7, 5 * MS, -5 * MS},
-	    {10 * MS, 1, 0, 7, -5 * MS, 10 * MS},               /* no clock goes back */
-	    {0, 7, 0, 7, 1000 * MS, 7 * 250 * MS},              /* the bound */
-	    {1000 * MS, 0, 0, 2, 0, 500 * MS},                  /* it owns less than it did */
-	    {0, 0, 127, 7, INT64_MAX / 128, INT64_MIN / 4},     /* what is never paid back */
-	    {INT64_MIN / 4, 0, 1, 7, 1000 * MS, INT64_MIN / 4}, /* does not become less */
+	    {10 * MS, 1, 0, 7, -5 * MS, 10 * MS},                     /* no clock goes back */
+	    {0, 7, 0, 7, 1000 * MS, 7 * 250 * MS},                    /* the bound */
+	    {1000 * MS, 0, 0, 2, 0, 500 * MS},                        /* it owns less than it did */
+	    {INT64_MIN / 4 + 1, 0, 127, 7, INT64_MAX, INT64_MIN / 4}, /* what is never paid back */
+	    {INT64_MIN / 4, 0, 1, 7, 1000 * MS, INT64_MIN / 4},       /* does not become less */
 	};
 
 	for (size_t i = 0; i < N(rows); i++) {
