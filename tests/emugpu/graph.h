@@ -80,6 +80,11 @@ void emu_node_drop(CUgraphNode node);
 bool emu_nodes_add(struct emu_nodes *nodes, CUgraphNode node);
 bool emu_nodes_add_edge(struct emu_nodes *nodes, CUgraphNode node, const CUgraphEdgeData *data);
 bool emu_nodes_have(const struct emu_nodes *nodes, CUgraphNode node);
+void emu_nodes_remove(struct emu_nodes *nodes, CUgraphNode node);
+/* Where it is among them; it is. */
+size_t emu_node_index(const struct emu_nodes *nodes, CUgraphNode node);
+/* An edge that waits until all is done; NULL is one, too. */
+bool emu_edge_is_full(const CUgraphEdgeData *data);
 /* Whether node i of them is waited for only until it has begun. */
 bool emu_edge_is_programmatic(const struct emu_nodes *nodes, size_t i);
 /* What the edges to a new node are. */
