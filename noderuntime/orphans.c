@@ -6,6 +6,7 @@
 #include <string.h>
 #include <syslog.h>
 
+#include "noderuntime/deadline.h"
 #include "noderuntime/errand.h"
 #include "noderuntime/follow.h"
 #include "noderuntime/neighbours.h"
@@ -76,16 +77,19 @@ struct claim {
 	char keeper[DS_NAME_SIZE];
 	struct ds_groups kept;
 	uint32_t late_s;
+	bool others; /* act on it, or it was shown */
 };
 
-/* 1: there is nothing to do any more, or another one does it. */
+/* 1: there is nothing to do. */
 static int change_claim(struct ds_ledger_state *state, void *arg, struct ds_error *err)
 {
 	struct claim *claim = arg;
 	struct ds_ledger_program *program = ds_ledger_find_program(state, &claim->orphan->process);
 
 	(void)err;
-	if (!program || !ds_late_may_act(&claim->orphan->late, program->late_s, claim->ends))
+	claim->others =
+	    program && !ds_late_may_act(&claim->orphan->late, program->late_s, claim->ends);
+	if (!program || claim->others)
 		return 1;
 	claim->kept = kept_from_us(claim->rt, state, program);
 	if (ds_groups_empty(&claim->kept))
@@ -131,16 +135,27 @@ static size_t say_and_end(const struct ds_runtime *rt, const void *arg,
 	return sizeof(made);
 }
 
+/* It could not be done: again, a deadline later. */
+static void once_more(struct ds_watch *orphan)
+{
+	orphan->late.over = false;
+	orphan->late.since_ns = ds_now_ns(CLOCK_BOOTTIME);
+}
+
 static void done(struct ds_runtime *rt, struct ds_watch *errand, const void *brought, size_t size)
 {
 	struct brought made;
 
-	(void)errand;
-	if (size != sizeof(made))
-		return;
-	memcpy(&made, brought, sizeof(made));
-	if (made.off_gpu)
-		ds_off_gpu_forget(rt, &made.process);
+	if (size != sizeof(made)) {
+		struct ds_watch *orphan = ds_watch_find(rt, DS_WATCH_NEIGHBOUR, &errand->process);
+
+		if (orphan)
+			once_more(orphan);
+	} else {
+		memcpy(&made, brought, sizeof(made));
+		if (made.off_gpu)
+			ds_off_gpu_forget(rt, &made.process);
+	}
 	ds_follow(rt);
 }
 
@@ -162,26 +177,31 @@ static void describe(const struct ds_runtime *rt, const struct claim *claim, str
 	    claim->ends ? "; it is ended if it is still on the GPU" : "");
 }
 
-static void act(struct ds_runtime *rt, struct ds_watch *orphan, int64_t now_ns)
+static void act(struct ds_runtime *rt, struct ds_watch *orphan)
 {
 	struct claim claim = {
 	    .rt = rt, .orphan = orphan, .ends = !strcmp(rt->config->on_no_acknowledgement, "end")};
 	struct last_word word;
 	struct ds_error reason;
+	struct ds_watch *errand = NULL;
 	int rc = ds_ledger_change(rt->ledger, DS_LEDGER_MS, change_claim, &claim, &reason);
 
 	orphan->late.over = true; /* until the ledger says anything else of it */
+	if (rc == 1 && !claim.others)
+		orphan->late = (struct ds_late){.since_ns = 0}; /* keeps nothing, just now */
 	if (rc == 0) {
 		orphan->late.said_s = claim.late_s;
 		describe(rt, &claim, &word);
 		syslog(LOG_WARNING, "%s: %s", word.keeper, word.text);
-		if (!ds_errand_start(rt, say_and_end, &word, done, -1, &reason))
+		errand = ds_errand_start(rt, say_and_end, &word, done, -1, &reason);
+		if (errand)
+			errand->process = word.process;
+		else
 			rc = -1;
 	}
 	if (rc < 0) {
 		ds_complain(rt, &reason);
-		orphan->late.over = false; /* once more, a deadline later */
-		orphan->late.since_ns = now_ns;
+		once_more(orphan);
 	}
 }
 
@@ -191,6 +211,6 @@ void ds_orphans_over(struct ds_runtime *rt, int64_t now_ns)
 		const int64_t at_ns = ds_late_at_ns(&w->late, rt->config->acknowledge_deadline_s);
 
 		if (w->kind == DS_WATCH_NEIGHBOUR && at_ns && at_ns <= now_ns)
-			act(rt, w, now_ns);
+			act(rt, w);
 	}
 }
