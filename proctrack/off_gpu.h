@@ -12,7 +12,7 @@ bool ds_off_gpu_wanted(void);
 
 /*
  * Ask the job's node runtime to have MPS end the GPU work of these processes, and wait for that at most
- * half a second. 0, or -1 with what kept it from it. Thread-safe.
+ * two seconds. 0, or -1 with what kept it from it. Thread-safe.
  */
 int ds_off_gpu(const pid_t *pids, int n, struct ds_error *err);
 
