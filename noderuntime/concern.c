@@ -30,7 +30,7 @@ bool ds_members_differ(const struct ds_ledger_state *a, const struct ds_ledger_s
 	return false;
 }
 
-/* All but what lending moves: where each is to work, what it holds, what it says of its demand. */
+/* All but what lending and turns move: where each is to work, what it holds, what it says of its demand. */
 static bool is_other_resident(const struct ds_ledger_resident *a,
 			      const struct ds_ledger_resident *b)
 {
@@ -41,6 +41,7 @@ static bool is_other_resident(const struct ds_ledger_resident *a,
 	c.wish_milli = a->wish_milli;
 	c.demand = a->demand;
 	c.owing = a->owing;
+	c.turn = a->turn;
 	return memcmp(a, &c, sizeof(c)) != 0;
 }
 
@@ -52,10 +53,6 @@ bool ds_concerns_all(const struct ds_ledger_state *before, const struct ds_ledge
 		return true;
 	for (uint32_t i = 0; i < after->n_residents; i++) {
 		if (is_other_resident(&before->residents[i], &after->residents[i]))
-			return true;
-	}
-	for (uint32_t i = 0; i < after->n_programs; i++) {
-		if (before->programs[i].quiet != after->programs[i].quiet)
 			return true;
 	}
 	return after->n_residents && after->residents[0].policy.digest;
@@ -85,6 +82,18 @@ static bool others_are_late(const struct ds_ledger_state *before,
 	return false;
 }
 
+/* Whether others have lost their patience with a program of it, or are about to have it again: see turns.h. */
+static bool others_wait_otherwise(const struct ds_ledger_state *before,
+				  const struct ds_ledger_state *after, uint32_t i)
+{
+	for (uint32_t p = 0; p < after->n_programs; p++) {
+		if (before->programs[p].stays != after->programs[p].stays &&
+		    !strcmp(after->programs[p].resident, after->residents[i].name))
+			return true;
+	}
+	return false;
+}
+
 bool ds_concerns(const struct ds_ledger_state *before, const struct ds_ledger_state *after,
 		 uint32_t i)
 {
@@ -94,9 +103,12 @@ bool ds_concerns(const struct ds_ledger_state *before, const struct ds_ledger_st
 	const struct ds_groups keeps = ds_groups_intersection(is->planned, is->own);
 
 	return !ds_groups_equal(&was->held, &is->held) || !ds_groups_equal(&kept, &keeps) ||
+	       ds_ledger_is_suspended(before, was) != ds_ledger_is_suspended(after, is) ||
+	       (was->turn.state == DS_TURN_ALONE) != (is->turn.state == DS_TURN_ALONE) ||
+	       was->turn.until_ns != is->turn.until_ns ||
 	       ds_groups_empty(&was->planned) != ds_groups_empty(&is->planned) ||
 	       memcmp(&was->demand, &is->demand, sizeof(is->demand)) != 0 ||
-	       others_are_late(before, after, i) ||
+	       others_are_late(before, after, i) || others_wait_otherwise(before, after, i) ||
 	       (is->grant.advance_milli && ds_advance_differs(before, after, i)) ||
 	       (is->heeds_steps &&
 		ds_terms_neighbour_steps(before, was) != ds_terms_neighbour_steps(after, is));

@@ -13,7 +13,7 @@
 
 /*
  * True if a change from `before` to `after` may concern everybody: who is there, what is whose own, the
- * policy, anything about a whole-GPU window. And true where a site's own policy has a say, for not all
+ * policy, anything about a whole-GPU window, as long as there is one. And true where a site's own policy has a say, for not all
  * runtimes can ask it.
  */
 bool ds_concerns_all(const struct ds_ledger_state *before, const struct ds_ledger_state *after);

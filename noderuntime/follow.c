@@ -18,6 +18,7 @@
 #include "noderuntime/orphans.h"
 #include "noderuntime/peers.h"
 #include "noderuntime/terms.h"
+#include "noderuntime/turns_follow.h"
 #include "noderuntime/wants.h"
 #include "noderuntime/whole_follow.h"
 
@@ -41,6 +42,7 @@ static struct ds_ledger_resident as_resident(const struct ds_runtime *rt)
 	resident.policy = rt->policy;
 	if (!rt->config->move_programs)
 		resident.grant.lends = resident.grant.borrows = 0; /* which is to move */
+	resident.turn.fixed = !rt->config->move_programs;
 	resident.heeds_steps = rt->config->hold_back;
 	return resident;
 }
@@ -85,7 +87,11 @@ static int may_use_gpu(const struct ds_ledger_state *state, const struct ds_proc
 
 static int settle_ledger(struct ds_runtime *rt, struct ds_ledger_state *state, struct ds_error *err)
 {
-	return ds_ledger_settle(state, may_use_gpu, rt, &rt->site, err);
+	if (ds_ledger_settle(state, may_use_gpu, rt, &rt->site, err) < 0)
+		return -1;
+	ds_turns_step(state, (uint64_t)ds_now_ns(CLOCK_BOOTTIME), may_use_gpu, rt,
+		      ds_process_stopped);
+	return 0;
 }
 
 /* A ledger that was made anew is complete again when all that live are in it. */
@@ -204,6 +210,7 @@ bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
 {
 	static const struct ds_groups none;
 	struct ds_groups in_use;
+	bool changed;
 	const struct ds_groups *granted = &rt->page.page->granted;
 	uint64_t epoch = ds_page_epoch(&rt->page);
 
@@ -216,13 +223,15 @@ bool ds_note_acknowledged(const struct ds_runtime *rt, struct ds_watch *ours,
 	switch (ds_port_understand(port, epoch, &program->groups, &in_use)) {
 	case DS_PORT_SAID:
 		if (suspended)
-			return ds_whole_note_quiet(rt, port, &in_use, program);
-		return ds_ledger_shrink_program(program, &in_use, granted);
+			changed = ds_whole_note_quiet(rt, port, &in_use, program);
+		else
+			changed = ds_ledger_shrink_program(program, &in_use, granted);
+		return ds_turns_note_said(rt, &in_use, program) || changed;
 	case DS_PORT_UNFIT:
 		ours->unfit++;
 		return false;
 	case DS_PORT_SILENT:
-		return false;
+		return ds_turns_note_silent(rt, port, program);
 	}
 	return false;
 }
@@ -265,6 +274,7 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 		} else if (!strcmp(state->programs[i].resident, rt->allocation->name) &&
 			   !ds_off_gpu_awaits(rt, &state->programs[i].process)) {
 			ds_demand_add(&sum, &unheard); /* of a runtime before us, for example */
+			state->programs[i].stays |= DS_STAYS_ORPHAN;
 		}
 	}
 	struct ds_ledger_resident *self = ds_ledger_find(state, rt->allocation->name);
@@ -289,15 +299,18 @@ int ds_follow_settle(struct ds_runtime *rt, struct ds_ledger_state *state, bool 
 	if (self)
 		self->ended = rt->allocation->ended_programs;
 	ds_orphans_settle(rt, state);
+	const bool suspended = self && ds_ledger_is_suspended(state, self);
+	/* Of one that waits for its turn the page grants nothing. */
+	const bool waits = suspended && ds_turns_suspend(state, self);
 	for (uint32_t i = 0; self && i < state->n_programs; i++) {
 		struct ds_ledger_program *program = &state->programs[i];
 		struct ds_watch *ours = find_ours(rt, program);
 		if (ours)
 			ds_late_enter(state, self, ours, program);
 		/* Before the page lets it begin again. */
-		if (ours && !ds_ledger_is_suspended(state, self))
-			program->quiet = 0;
-		if (ours &&
+		if (ours && !suspended)
+			ds_turns_wake(state, self, ours, program);
+		if (ours && !waits &&
 		    (rt->config->move_programs ||
 		     !(ds_port_copy(ours->port_fd, &port) == 0 && has_its_place(rt, &port))))
 			program->groups = ds_groups_union(program->groups, self->held);
@@ -500,6 +513,7 @@ void ds_follow(struct ds_runtime *rt)
 	else if (rt->seen.incomplete)
 		follow_in(rt, RETRY_MS); /* of who is not in it, nobody hears when it ends */
 	ds_whole_arm(rt);
+	ds_turns_arm(rt);
 	ds_late_look(rt);
 	ds_greet_waiting(rt);
 }

@@ -16,17 +16,9 @@ static void find_owners(struct ds_ledger_state *state, const struct ds_ledger_re
 }
 
 /*
- * Less than a group is guaranteed to it: it shares one in time with others of its kind, or is alone in
- * one as long as there is room.
- */
-static bool is_small(const struct ds_ledger_state *state, const struct ds_ledger_resident *r)
-{
-	return r->grant.share_milli * state->shape.n_groups < DS_SHARE_MILLI_MAX;
-}
-
-/*
- * Groups that programs of others than `resident` may use. Small ones do not wait for each other: two that
- * change places, each with its programs where the other is to go, would wait for ever.
+ * Groups that programs of others than `resident` may use. Small ones do not wait for each other to hold what is
+ * their own: who of them may use it when is a matter of turns (turns.h), and two that change places, each with its
+ * programs where the other is to go, would wait for ever.
  */
 static struct ds_groups used_by_others(const struct ds_ledger_state *state,
 				       const struct ds_ledger_resident *const *owners,
@@ -35,10 +27,14 @@ static struct ds_groups used_by_others(const struct ds_ledger_state *state,
 	struct ds_groups used = {{0, 0}};
 
 	for (uint32_t i = 0; i < state->n_programs; i++) {
-		if (owners[i] == resident ||
-		    (owners[i] && is_small(state, resident) && is_small(state, owners[i])))
+		struct ds_groups theirs = state->programs[i].groups;
+
+		if (owners[i] == resident)
 			continue;
-		used = ds_groups_union(used, state->programs[i].groups);
+		if (owners[i] && ds_ledger_is_small(state, resident) &&
+		    ds_ledger_is_small(state, owners[i]))
+			theirs = ds_groups_difference(theirs, resident->own);
+		used = ds_groups_union(used, theirs);
 	}
 	return used;
 }
@@ -142,10 +138,11 @@ static struct ds_groups contested(const struct ds_ledger_state *state,
 				  const struct ds_ledger_resident *r,
 				  const struct ds_ledger_resident *other)
 {
-	const struct ds_groups both = ds_groups_intersection(r->held, other->held);
+	struct ds_groups both = ds_groups_intersection(r->held, other->held);
 
-	if (r == other || ds_groups_empty(&both) ||
-	    (is_small(state, r) && is_small(state, other)) || ds_whole_is_open_for(state, r) ||
+	if (ds_ledger_is_small(state, r) && ds_ledger_is_small(state, other))
+		both = ds_groups_difference(both, ds_groups_union(r->own, other->own));
+	if (r == other || ds_groups_empty(&both) || ds_whole_is_open_for(state, r) ||
 	    ds_whole_is_open_for(state, other))
 		return (struct ds_groups){{0, 0}};
 	return ds_groups_intersection(both, used_by(state, owners, r));

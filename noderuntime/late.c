@@ -12,11 +12,6 @@ static uint32_t floor_of(const struct ds_ledger_state *state, const struct ds_le
 	return groups ? groups : 1;
 }
 
-static bool is_small(const struct ds_ledger_state *state, const struct ds_ledger_resident *r)
-{
-	return r->grant.share_milli * state->shape.n_groups < DS_SHARE_MILLI_MAX;
-}
-
 /* What of its own one waits for. */
 static struct ds_groups missing(const struct ds_ledger_state *state,
 				const struct ds_ledger_resident *self,
@@ -35,7 +30,19 @@ static struct ds_groups missing(const struct ds_ledger_state *state,
 	return ds_groups_difference(wanted, other->held);
 }
 
-/* What the program of `self` keeps from `other`. Small ones share a group, and do not wait for each other. */
+/*
+ * It is the other one's turn, or it needs none, and it has a use for that; and the program, which is to leave, is
+ * what it waits for. In a window nobody's turn is.
+ */
+static bool is_awaited_in_turn(const struct ds_ledger_state *state,
+			       const struct ds_ledger_program *program,
+			       const struct ds_ledger_resident *other)
+{
+	return state->whole.phase == DS_WHOLE_NONE && other->demand.active &&
+	       ds_turns_wait_for(state, other, program);
+}
+
+/* What the program of `self` keeps from `other`. Small ones that share a group hold it, and wait for their turns in it. */
 static struct ds_groups kept_from(const struct ds_ledger_state *state,
 				  const struct ds_ledger_resident *self,
 				  const struct ds_ledger_program *program,
@@ -44,7 +51,14 @@ static struct ds_groups kept_from(const struct ds_ledger_state *state,
 	const struct ds_groups kept = ds_groups_difference(program->groups, self->held);
 	struct ds_groups wanted = {{0, 0}};
 
-	if (other != self && !(is_small(state, self) && is_small(state, other)))
+	if (other == self)
+		return wanted;
+	if (is_awaited_in_turn(state, program, other)) {
+		wanted = ds_groups_intersection(other->held, other->own);
+		return ds_groups_intersection(program->groups, wanted);
+	}
+	if (!(ds_ledger_is_small(state, self) && ds_ledger_is_small(state, other)) ||
+	    state->whole.phase == DS_WHOLE_RETURNING)
 		wanted = missing(state, self, other);
 	return ds_groups_intersection(kept, wanted);
 }
@@ -53,10 +67,9 @@ struct ds_groups ds_late_groups(const struct ds_ledger_state *state,
 				const struct ds_ledger_resident *self,
 				const struct ds_ledger_program *program)
 {
-	const struct ds_groups kept = ds_groups_difference(program->groups, self->held);
 	struct ds_groups late = {{0, 0}};
 
-	if (ds_groups_empty(&kept) || program->quiet || state->incomplete)
+	if (program->quiet || state->incomplete)
 		return late;
 	for (uint32_t i = 0; i < state->n_residents; i++) {
 		const struct ds_groups more = kept_from(state, self, program, &state->residents[i]);

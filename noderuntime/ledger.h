@@ -12,8 +12,9 @@
 #include "gres/grant.h"
 #include "noderuntime/demand.h"
 #include "noderuntime/plan.h"
-#include "noderuntime/whole_gpu.h"
 #include "noderuntime/policy.h"
+#include "noderuntime/turns.h"
+#include "noderuntime/whole_gpu.h"
 
 /*
  * The ledger: one file per GPU, RUNTIME_DIR/gpu-UUID/ledger, the record of its allocations and
@@ -48,6 +49,7 @@ struct ds_ledger_resident {
 	uint64_t owing;
 	struct ds_demand demand; /* what its runtime knows of its programs */
 	struct ds_whole_asking whole;
+	struct ds_turn turn; /* of one with less than a group: turns.h */
 	struct ds_policy_id policy;
 };
 
@@ -65,6 +67,9 @@ struct ds_ledger_program {
 	uint32_t quiet;
 	/* CLOCK_BOOTTIME: since when it is late, of one whose deadline to leave has come; else 0. */
 	uint32_t late_s;
+	uint32_t
+	    stays; /* enum ds_stays: of one with less than a group, for what it is not waited for */
+	uint32_t long_s; /* CLOCK_BOOTTIME: with DS_STAYS_LONG */
 };
 
 /*
@@ -200,7 +205,8 @@ typedef int ds_ledger_judge(const struct ds_ledger_state *state, const struct ds
  * or gone; what it held already and is still planned stays, as long as no program of another one is there
  * but those of the owner of a window; what is no longer planned goes at once,
  * though its programs may still be there, except that one with programs is never left without a full
- * group. Residents with less than a group, which share one in time, do not wait for each other; and of
+ * group. Residents with less than a group do not wait for each other to hold what is their own: who of them may use
+ * it when is for ds_turns_step() to say, which is next; and of
  * two others that are in each other's place, each gets the one that it is in.
  * The owner of an open whole-GPU window (whole_gpu.h) holds all groups, and when that is over what is
  * planned for it again. One of kind besteffort for which nothing is planned is suspended: it holds
@@ -224,7 +230,10 @@ int ds_ledger_may_use_gpu(const struct ds_ledger_state *state, const struct ds_p
 /* The resident of that name, or NULL. */
 struct ds_ledger_resident *ds_ledger_find(struct ds_ledger_state *state, const char *name);
 
-/* Whether its programs may begin nothing now: for somebody's window, or since nothing is planned for it. */
+/*
+ * Whether its programs may begin nothing now: for somebody's window, or since nothing is planned for it, or while it
+ * is another one's turn.
+ */
 bool ds_ledger_is_suspended(const struct ds_ledger_state *state,
 			    const struct ds_ledger_resident *resident);
 
@@ -261,6 +270,10 @@ int ds_ledger_add_program(struct ds_ledger_state *state, const char *resident,
  */
 bool ds_ledger_shrink_program(struct ds_ledger_program *program, const struct ds_groups *in_use,
 			      const struct ds_groups *granted);
+
+/* Whether less than a group is guaranteed to it: it shares one in time with others, unless there is room. */
+bool ds_ledger_is_small(const struct ds_ledger_state *state,
+			const struct ds_ledger_resident *resident);
 
 /* True if the policy of this GPU, which is that of its earliest resident, may lend anything. */
 bool ds_ledger_is_lending(const struct ds_ledger_state *state);

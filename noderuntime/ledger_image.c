@@ -21,14 +21,16 @@ _Static_assert(sizeof(struct ds_grant) == DS_CLASS_NAME_SIZE + 8 * 4 + 17 + 7, "
 _Static_assert(sizeof(struct ds_demand) == 6 * 4, "ds_demand");
 _Static_assert(sizeof(struct ds_policy_id) == DS_POLICY_NAME_SIZE + 8 + 2 * 4, "ds_policy_id");
 _Static_assert(sizeof(struct ds_whole_asking) == 4 * 8 + 6 * 4, "ds_whole_asking");
+_Static_assert(sizeof(struct ds_turn) == 6 * 4 + 3 * 8, "ds_turn");
 _Static_assert(sizeof(struct ds_whole_window) == DS_NAME_SIZE + 2 * 4 + 3 * 8, "ds_whole_window");
 _Static_assert(sizeof(struct ds_ledger_resident) ==
 		   DS_NAME_SIZE + 8 * 4 + sizeof(struct ds_grant) + sizeof(struct ds_process) +
 		       3 * 8 + 3 * sizeof(struct ds_groups) + sizeof(struct ds_demand) +
-		       sizeof(struct ds_whole_asking) + sizeof(struct ds_policy_id),
+		       sizeof(struct ds_whole_asking) + sizeof(struct ds_turn) +
+		       sizeof(struct ds_policy_id),
 	       "ds_ledger_resident");
 _Static_assert(sizeof(struct ds_ledger_program) ==
-		   DS_NAME_SIZE + sizeof(struct ds_process) + sizeof(struct ds_groups) + 2 * 4,
+		   DS_NAME_SIZE + sizeof(struct ds_process) + sizeof(struct ds_groups) + 4 * 4,
 	       "ds_ledger_program");
 _Static_assert(offsetof(struct ds_ledger_state, residents) ==
 		   48 + sizeof(struct ds_gpu_shape) + 4 + 2 * 8 + sizeof(struct ds_whole_window) +
@@ -140,6 +142,12 @@ static bool owing_is_valid(const struct ds_ledger_state *state, uint32_t i)
 	return !(owing >> i & 1) && (state->n_residents == 64 || !(owing >> state->n_residents));
 }
 
+static bool turn_is_valid(const struct ds_turn *turn, const struct ds_gpu_shape *shape)
+{
+	return turn->state < DS_TURN_STATES && turn->why < DS_TURN_WHYS &&
+	       turn->set <= shape->n_groups && turn->active <= 1 && turn->fixed <= 1;
+}
+
 int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *err)
 {
 	uint64_t arrival = 0;
@@ -164,8 +172,9 @@ int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *
 		    r->weight_milli > 1000 || r->wish_milli > 1000 || r->heeds_steps > 1 ||
 		    r->demand.active > 1 || r->demand.overlong > 1 || r->whole.opened > 1 ||
 		    r->demand.busy_milli > 1000 || !policy_is_valid(&r->policy) ||
-		    !within(&r->own, &state->shape) || !within(&r->planned, &state->shape) ||
-		    !within(&r->held, &state->shape) || !owing_is_valid(state, i))
+		    !turn_is_valid(&r->turn, &state->shape) || !within(&r->own, &state->shape) ||
+		    !within(&r->planned, &state->shape) || !within(&r->held, &state->shape) ||
+		    !owing_is_valid(state, i))
 			return ds_fail(err, "its resident %" PRIu32 " makes no sense", i);
 		if ((i && r->arrival <= arrival) || r->arrival >= state->next_arrival)
 			return ds_fail(err, "its resident %" PRIu32 " is out of order", i);
@@ -175,7 +184,7 @@ int ds_ledger_state_check(const struct ds_ledger_state *state, struct ds_error *
 		const struct ds_ledger_program *p = &state->programs[i];
 
 		if (!is_text(p->resident, sizeof(p->resident)) || p->process.pid <= 0 ||
-		    p->quiet > 1 || !within(&p->groups, &state->shape))
+		    p->quiet > 1 || p->stays > DS_STAYS_ALL || !within(&p->groups, &state->shape))
 			return ds_fail(err, "its program %" PRIu32 " makes no sense", i);
 	}
 	return 0;

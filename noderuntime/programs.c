@@ -56,11 +56,16 @@ static int change_admit(struct ds_ledger_state *state, void *arg, struct ds_erro
 			       "began before it: start it again when they have ended",
 			       rt->allocation->name, state->gpu_uuid);
 	}
+	const bool is_new = !ds_ledger_find_program(state, &admission->peer->process);
 	if (ds_ledger_add_program(state, rt->allocation->name, &admission->peer->process,
 				  &self->held, err) < 0)
 		return -1;
-	/* The page says that it is to wait, and goes on to say so until the ledger says otherwise. */
-	if (ds_ledger_is_suspended(state, self) && rt->page.page->flags & DS_PAGE_SUSPENDED)
+	/*
+	 * The page says that it is to wait, or will before a new one sees it, and goes on to say so until the
+	 * ledger says otherwise.
+	 */
+	if (ds_ledger_is_suspended(state, self) && rt->config->move_programs &&
+	    (is_new || rt->page.page->flags & DS_PAGE_SUSPENDED))
 		ds_ledger_find_program(state, &admission->peer->process)->quiet = 1;
 	ds_follow_saw(rt, state);
 	return 0;

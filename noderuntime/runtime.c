@@ -29,6 +29,7 @@
 #include "noderuntime/programs.h"
 #include "noderuntime/realtime.h"
 #include "noderuntime/strays.h"
+#include "noderuntime/turns_follow.h"
 
 enum {
 	LEAVE_MS = 1500, /* `end` waits longer before it does it itself */
@@ -119,6 +120,9 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 		break;
 	case DS_WATCH_WHOLE:
 		on_timer(rt, rt->whole);
+		break;
+	case DS_WATCH_TURN:
+		ds_turns_over(rt);
 		break;
 	case DS_WATCH_LATE:
 		ds_late_over(rt);
@@ -316,6 +320,9 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 		return -1;
 	rt->whole = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (ds_watch_or_fail(rt, DS_WATCH_WHOLE, rt->whole, "a timer", err) < 0)
+		return -1;
+	rt->turn = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (ds_watch_or_fail(rt, DS_WATCH_TURN, rt->turn, "a timer", err) < 0)
 		return -1;
 	rt->late = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (ds_watch_or_fail(rt, DS_WATCH_LATE, rt->late, "a timer", err) < 0)

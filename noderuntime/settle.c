@@ -249,6 +249,12 @@ static bool is_shared_in_time(const struct ds_ledger_resident *r)
 	return r->weight_milli < 1000;
 }
 
+bool ds_ledger_is_small(const struct ds_ledger_state *state,
+			const struct ds_ledger_resident *resident)
+{
+	return resident->grant.share_milli * state->shape.n_groups < DS_SHARE_MILLI_MAX;
+}
+
 bool ds_ledger_lends(const struct ds_ledger_resident *resident)
 {
 	return resident->grant.lends && !is_shared_in_time(resident);
@@ -367,7 +373,8 @@ static void set_planned(struct ds_ledger_state *state)
 bool ds_ledger_is_suspended(const struct ds_ledger_state *state,
 			    const struct ds_ledger_resident *resident)
 {
-	return ds_whole_suspends(state, resident) || ds_held_is_to_stop(resident);
+	return ds_whole_suspends(state, resident) || ds_held_is_to_stop(resident) ||
+	       (ds_turns_suspend(state, resident) && !ds_whole_is_open_for(state, resident));
 }
 
 struct places {

@@ -7,6 +7,9 @@ enum { UNOWNED_RECLAIM_US = 5000 };
 /* More in flight would not make a program faster, but its groups come back later. */
 enum { WINDOW_MOST_US = 250 };
 
+/* Of one that shares its group in time: a tenth of a turn is what the others may wait for beyond its end. */
+enum { TURN_WINDOW_US = 2000 };
+
 static bool has_to_lend(const struct ds_ledger_resident *r)
 {
 	return ds_ledger_lends(r) && ds_groups_count(&r->own) > 1;
@@ -19,7 +22,7 @@ void ds_terms(const struct ds_ledger_state *state, const struct ds_ledger_reside
 	uint32_t reclaim_us = UNOWNED_RECLAIM_US;
 	bool lending = ds_ledger_is_lending(state);
 	bool window = lending && !ds_groups_empty(&foreign);
-	bool told = false;
+	bool shares = self->turn.state != DS_TURN_ALONE, told = shares;
 
 	for (uint32_t i = 0; i < state->n_residents && lending; i++) {
 		const struct ds_ledger_resident *other = &state->residents[i];
@@ -43,6 +46,9 @@ void ds_terms(const struct ds_ledger_state *state, const struct ds_ledger_reside
 		terms->window_us = reclaim_us / 2 > WINDOW_MOST_US ? WINDOW_MOST_US
 				   : reclaim_us > 1                ? reclaim_us / 2
 								   : 1;
+	} else if (shares) {
+		terms->flags |= DS_PAGE_WINDOW;
+		terms->window_us = TURN_WINDOW_US;
 	}
 }
 

@@ -13,7 +13,8 @@
  *
  * The window is half of the time within which others want back what they lent, since what the GPU
  * works on when they ask comes on top of it. It holds already before a latency resident lends:
- * without it nobody could tell how soon a borrower would be off its groups.
+ * without it nobody could tell how soon a borrower would be off its groups. Who shares a group in time has a window,
+ * too, and is asked when it is idle: turns.h.
  */
 void ds_terms(const struct ds_ledger_state *state, const struct ds_ledger_resident *self,
 	      struct ds_page_terms *terms);

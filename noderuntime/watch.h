@@ -38,6 +38,7 @@ enum ds_watch_kind {
 	DS_WATCH_PATIENCE,
 	DS_WATCH_RETRY,
 	DS_WATCH_WHOLE,     /* a whole-GPU window, or somebody's wait for one, may be over */
+	DS_WATCH_TURN,      /* the end of a turn: turns_follow.h */
 	DS_WATCH_LATE,      /* the deadline of a program that does not acknowledge: late_follow.h */
 	DS_WATCH_ADVANCE,   /* a neighbour owes us nothing any more: advance_follow.h */
 	DS_WATCH_PEER,      /* a connection before its welcome */
@@ -96,8 +97,9 @@ struct ds_runtime {
 	} to_ring;
 	/* All who are in `seen` live, since we watch them or whoever looks after them. */
 	bool all_watched;
-	bool has_orphans;  /* among those that we watch, programs that have lost their runtime */
-	bool whole_is_set; /* the timer `whole`, at our last look */
+	bool has_orphans;    /* among those that we watch, programs that have lost their runtime */
+	bool whole_is_set;   /* the timer `whole`, at our last look */
+	uint64_t turn_at_ns; /* what the timer `turn` is set to */
 	struct ds_published page;
 	struct ds_quota quota;
 	struct ds_policy_id policy; /* whose wishes hold for us */
@@ -114,6 +116,7 @@ struct ds_runtime {
 	int patience; /* timer, armed only while a program waits for groups */
 	int retry;    /* timer, armed only while there is a reason to look at the ledger again */
 	int whole;    /* timer, armed only while there is or may be a whole-GPU window */
+	int turn;     /* timer, armed only while somebody waits for a turn, we or beside us */
 	int late; /* timer, armed only while a program of ours keeps what is guaranteed to others */
 	struct ds_advance advance;   /* what neighbours owe us */
 	int advance_timer;           /* armed only while we have something in advance, */

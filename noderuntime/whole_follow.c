@@ -46,8 +46,11 @@ bool ds_whole_note_quiet(const struct ds_runtime *rt, const struct ds_port *port
 	const struct ds_groups kept = ds_groups_union(*in_use, port->pinned);
 	bool shrunk = false;
 
-	/* What nothing is planned for gives its groups away, but those that it has to come back to. */
-	if (self && ds_groups_empty(&self->planned))
+	/*
+	 * What nothing is planned for gives its groups away, but those that it has to come back to; and who takes
+	 * turns where it is not any more.
+	 */
+	if (self && (ds_groups_empty(&self->planned) || ds_turns_suspend(&rt->seen, self)))
 		shrunk = ds_ledger_shrink_program(program, &kept, &self->held);
 	program->quiet = ds_groups_empty(in_use);
 	return shrunk || program->quiet != was;

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "noderuntime/command/status_turns.h"
 #include "noderuntime/command/status_whole.h"
 #include "noderuntime/coroutine/bound.h"
 #include <stdint.h>
@@ -105,6 +106,10 @@ static json_t *waits(const struct ds_gpu_view *view, uint32_t i)
 		struct ds_groups blocked = ds_gpu_view_blocked(state, i, &missing, p);
 		json_t *wait;
 
+		if (ds_groups_empty(&blocked) && state->residents[i].turn.active &&
+		    ds_turns_wait_for(state, &state->residents[i], &state->programs[p]))
+			blocked = ds_groups_intersection(state->residents[i].held,
+							 state->programs[p].groups);
 		if (ds_groups_empty(&blocked))
 			continue;
 		wait = program(view, p);
@@ -243,6 +248,7 @@ static json_t *resident(const struct ds_gpu_view *view, uint32_t i)
 		json_object_set_new(object, "advance", advance(view, i));
 		add_memory(object, view, i);
 		json_object_set_new(object, "whole_gpu", ds_status_whole_json(state, i));
+		json_object_set_new(object, "turn", ds_status_turn_json(state, i));
 		json_object_set_new(object, "programs_ended", json_integer(r->ended));
 	}
 	return object;

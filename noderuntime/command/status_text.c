@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "common/size.h"
+#include "noderuntime/command/status_turns.h"
 #include "noderuntime/command/status_whole.h"
 #include "noderuntime/command/table.h"
 
@@ -349,6 +350,7 @@ static int print_gpu(const struct ds_gpu_view *view, struct ds_error *err)
 		return -1;
 	print_lending(view);
 	ds_status_print_whole(state);
+	ds_status_print_turns(state);
 	for (uint32_t i = 0; i < state->n_residents; i++)
 		print_waits(state, i);
 	print_unled(state);

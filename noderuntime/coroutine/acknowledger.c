@@ -495,6 +495,9 @@ void ds_acknowledger_start(struct ds_session *session, struct ds_vctx *vctx)
 		ds_session_immovable(session, true);
 	if (started && !atomic_flag_test_and_set(&registered))
 		atexit(end);
+	/* Others wait to hear that it begins nothing; of later pages there are notices. */
+	if (started && session->page->flags & DS_PAGE_SUSPENDED)
+		ds_acknowledger_look();
 }
 
 void ds_acknowledger_forked(void)

@@ -21,6 +21,7 @@ static struct {
 	struct ds_session *session;
 	atomic_bool tell;
 	struct ds_quiet quiet;
+	bool begins;                   /* a thread waits for groups to begin with; under `moving` */
 	const struct ds_vstream *busy; /* only compared */
 } the;
 
@@ -43,6 +44,15 @@ static void say(enum ds_port_demand demand)
 {
 	if (atomic_load(&the.tell))
 		ds_session_demand(the.session, demand);
+}
+
+/* Unsaid is as good as active. */
+static void say_anew(enum ds_port_demand demand)
+{
+	const bool idle = atomic_load(&the.session->port->demand) == DS_DEMAND_IDLE;
+
+	if (idle != (demand == DS_DEMAND_IDLE))
+		say(demand);
 }
 
 /* Under the context's lock. One that is captured is as good as busy: its program is about to do something. */
@@ -111,8 +121,8 @@ void ds_demand_tell(struct ds_vctx *vctx, bool tell)
 {
 	const bool told = atomic_exchange(&the.tell, tell);
 
-	if (!vctx && tell && atomic_load(&the.session->port->demand) != DS_DEMAND_IDLE)
-		say(DS_DEMAND_IDLE);
+	if (!vctx && tell)
+		say_anew(the.begins ? DS_DEMAND_ACTIVE : DS_DEMAND_IDLE);
 	if (tell == told)
 		return;
 	if (vctx)
@@ -121,6 +131,18 @@ void ds_demand_tell(struct ds_vctx *vctx, bool tell)
 	if (vctx || !tell)
 		atomic_store(&the.session->port->demand,
 			     tell ? DS_DEMAND_ACTIVE : DS_DEMAND_UNSAID);
+}
+
+void ds_demand_wait(bool begins)
+{
+	the.begins = begins;
+	if (!the.session) /* of one that is not moved: it says nothing */
+		return;
+	/* Else it has its groups, and says so when it begins. */
+	if (begins && the.session->page->flags & DS_PAGE_SUSPENDED)
+		say_anew(DS_DEMAND_ACTIVE);
+	else if (!begins && !atomic_load(&ds_vctx))
+		say(DS_DEMAND_IDLE);
 }
 
 void ds_demand_begin(struct ds_vctx *vctx)

@@ -35,6 +35,12 @@ void ds_demand_start(struct ds_session *session);
 /* The page wants to know, or not any more. vctx NULL: there is no work. With `moving` locked. */
 void ds_demand_tell(struct ds_vctx *vctx, bool tell);
 
+/*
+ * A thread waits, or does not any more, for the groups that it is to begin with: the program is active although it has
+ * nothing yet. With `moving` locked.
+ */
+void ds_demand_wait(bool begins);
+
 /* The program begins to use the device: whatever was said, it is active. With `moving` locked. */
 void ds_demand_begin(struct ds_vctx *vctx);
 

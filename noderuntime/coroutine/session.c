@@ -19,7 +19,7 @@
 
 enum {
 	ANSWER_TIMEOUT_S = 10,
-	POLL_MS = 5,
+	POLL_MS = 1,   /* turns are some milliseconds */
 	HIGH_FD = 900, /* below the usual limit of 1024, above what programs count on */
 };
 

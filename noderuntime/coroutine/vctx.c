@@ -295,6 +295,13 @@ fail:
 	return -1;
 }
 
+static void wait_to_begin(bool waits)
+{
+	pthread_mutex_lock(&the_vctx.moving);
+	ds_demand_wait(waits);
+	pthread_mutex_unlock(&the_vctx.moving);
+}
+
 /* Under decide_lock, with the allocation's standing WELCOME and `current` the current context. */
 static CUresult first_use(CUcontext current)
 {
@@ -307,6 +314,8 @@ static CUresult first_use(CUcontext current)
 	    !is_primary(current, device))
 		return CUDA_SUCCESS;
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	wait_to_begin(
+	    true); /* others may have their turn first, as long as nobody here wants one */
 	do {
 		struct ds_granted granted;
 
@@ -317,6 +326,7 @@ static CUresult first_use(CUcontext current)
 		rc = set_up(&the_vctx, device, current, &err);
 		pthread_mutex_unlock(&the_vctx.moving);
 	} while (rc > 0);
+	wait_to_begin(false);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	if (rc == 0)
 		return CUDA_SUCCESS;

@@ -107,7 +107,9 @@ class Script:
     def begin(self, gpu=None, share=None):
         gpu = self.drawn.randrange(self.gpus) if gpu is None else gpu
         least = 10 if gpu == self.small_gpu else SMALLEST_WHOLE
-        most = min(self.free(gpu), self.drawn.choice((100, 300, 600, 1000)))
+        # On one of the GPUs many that share a group.
+        most = min(self.free(gpu), self.drawn.choice((25, 50) if gpu == self.small_gpu and self.drawn.random() < 0.5 else
+                                                     (100, 300, 600, 1000)))
         if share is None:
             if most < least:
                 return None

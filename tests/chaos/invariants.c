@@ -118,8 +118,12 @@ static void check_two(struct look *look, const struct ds_ledger_resident *a,
 {
 	if (!strcmp(a->name, b->name))
 		say(look, "%s is there twice", a->name);
-	if (invariants_in_time(a->name) && invariants_in_time(b->name))
+	if (invariants_in_time(a->name) && invariants_in_time(b->name)) {
+		/* All who share a group in time hold it; but nobody what neither owns. */
+		check_both(look, a, b, "hold",
+			   ds_groups_difference(a->held, ds_groups_union(a->own, b->own)), b->held);
 		return;
+	}
 	check_both(look, a, b, "own", a->own, b->own);
 	check_both(look, a, b, "are planned to have", a->planned, b->planned);
 	if (owns_window(look, a->name) || owns_window(look, b->name))
@@ -139,6 +143,40 @@ static bool is_suspended(const struct look *look, const struct ds_ledger_program
 	return true;
 }
 
+static const struct ds_ledger_resident *owner_of(const struct look *look,
+						 const struct ds_ledger_program *p)
+{
+	for (uint32_t i = 0; i < look->state->n_residents; i++)
+		if (!strcmp(look->state->residents[i].name, p->resident))
+			return &look->state->residents[i];
+	return NULL;
+}
+
+/* It was told to leave these groups, or to stop. */
+static bool is_leaving(const struct look *look, const struct ds_ledger_resident *r,
+		       const struct ds_groups *groups)
+{
+	const struct ds_groups kept = ds_groups_intersection(*groups, r->held);
+
+	return ds_groups_empty(&kept) || ds_ledger_is_suspended(look->state, r);
+}
+
+/*
+ * Both of allocations with less than a group: one of them is quiet, unless they cannot take turns; and when they can
+ * again, or are to be elsewhere, both are told first.
+ */
+static bool take_turns(const struct look *look, const struct ds_ledger_program *a,
+		       const struct ds_ledger_program *b, const struct ds_groups *both)
+{
+	const struct ds_ledger_resident *of_a = owner_of(look, a), *of_b = owner_of(look, b);
+
+	if (a->quiet || b->quiet || a->stays || b->stays || !of_a || !of_b)
+		return true;
+	if (of_a->turn.state == DS_TURN_BESIDE && of_b->turn.state == DS_TURN_BESIDE)
+		return of_a->turn.set == of_b->turn.set;
+	return is_leaving(look, of_a, both) && is_leaving(look, of_b, both);
+}
+
 static void check_two_programs(struct look *look, const struct ds_ledger_program *a,
 			       const struct ds_ledger_program *b)
 {
@@ -149,7 +187,8 @@ static void check_two_programs(struct look *look, const struct ds_ledger_program
 	if (!strcmp(a->resident, b->resident) || ds_groups_empty(&both) ||
 	    ((owns_window(look, a->resident) || owns_window(look, b->resident)) &&
 	     (is_suspended(look, a) || is_suspended(look, b))) ||
-	    (invariants_in_time(a->resident) && invariants_in_time(b->resident)))
+	    (invariants_in_time(a->resident) && invariants_in_time(b->resident) &&
+	     take_turns(look, a, b, &both)))
 		return;
 	say(look, "process %d of %s and process %d of %s may both be on %s", a->process.pid,
 	    a->resident, b->process.pid, b->resident, text_of(look, &both));

@@ -8,7 +8,8 @@
  *
  * --break puts a fault into a party, which must be found: "ack" (a program acknowledges before its old work is
  * off), "grant" (a runtime publishes what its programs are not entered for yet), "late" (a runtime takes a late
- * acknowledgement for one of the present epoch).
+ * acknowledgement for one of the present epoch), "turn" (a runtime's page grants what it holds in another one's turn),
+ * "quiet" (a runtime takes one for quiet that has only been told to stop).
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -31,6 +32,8 @@ struct runtime {
 	/* Its page, and what it is going to publish. */
 	uint64_t epoch;
 	struct ds_groups granted, next;
+	bool suspended, next_suspended;
+	bool beside, next_beside; /* made when nobody took turns in its group */
 };
 
 /* A program, and where its work is. */
@@ -43,13 +46,17 @@ struct program {
 	uint64_t epoch;          /* of the page, as it saw it last */
 	struct ds_groups target; /* where new work goes */
 	struct ds_groups old;    /* where old work still is */
+	struct ds_groups place;  /* where it was before it was suspended */
+	bool suspended;          /* by the page, as it saw it last */
+	/* Where new work goes it was, or was let in, while nobody took turns there; and where old work is. */
+	bool beside, old_beside;
 };
 
 static const struct ds_gpu_shape shape = {.n_groups = 15, .group_sms = 8, .rest_sms = 12};
 static struct ds_ledger_state ledger;
 static struct runtime runtimes[RUNTIMES];
 static struct program programs[PROGRAMS];
-static uint64_t drawn;
+static uint64_t drawn, now_ns = 1;
 static unsigned long seed = 1, event, names;
 static int32_t pids;
 static const char *fault = "";
@@ -97,6 +104,13 @@ static int alive(const struct ds_ledger_state *state, const struct ds_process *p
 	return 0;
 }
 
+/* Of a program that does not stop: with some seeds one waits on for it, with others not for ever. */
+static int is_stopped(const struct ds_process *process)
+{
+	(void)process;
+	return seed % 3 != 0;
+}
+
 /* ---- what runtimes do: follow.c's steps, without its files and sockets ---- */
 
 static struct program *process_of(const struct ds_ledger_program *entry)
@@ -118,13 +132,22 @@ static bool has_programs(const struct runtime *rt)
 static void note_acknowledged(const struct runtime *rt, const struct ds_port *port,
 			      struct ds_ledger_program *entry)
 {
+	const struct ds_ledger_resident *self = ds_ledger_find(&ledger, rt->name);
 	struct ds_groups in_use;
 	struct ds_port copy = *port;
 
 	if (is_broken("late") && copy.acknowledged_epoch)
 		copy.acknowledged_epoch = rt->epoch;
-	if (ds_port_understand(&copy, rt->epoch, &entry->groups, &in_use) == DS_PORT_SAID)
+	if (rt->suspended && is_broken("quiet"))
+		entry->quiet = 1;
+	if (ds_port_understand(&copy, rt->epoch, &entry->groups, &in_use) != DS_PORT_SAID)
+		return;
+	if (!rt->suspended) {
 		ds_ledger_shrink_program(entry, &in_use, &rt->granted);
+		return;
+	}
+	ds_ledger_shrink_program(entry, &in_use, self ? &self->held : &rt->granted);
+	entry->quiet = ds_groups_empty(&in_use);
 }
 
 static void settle(void)
@@ -133,6 +156,7 @@ static void settle(void)
 
 	if (ds_ledger_settle(&ledger, alive, NULL, NULL, &err) < 0)
 		wrong(&ledger, err.text);
+	ds_turns_step(&ledger, now_ns, alive, NULL, is_stopped);
 }
 
 /*
@@ -172,25 +196,35 @@ static void follow(struct runtime *rt, bool newcomer)
 	}
 	settle();
 	self = ds_ledger_find(&ledger, rt->name);
-	for (uint32_t i = 0; self && i < ledger.n_programs && !is_broken("grant"); i++)
-		if (!strcmp(ledger.programs[i].resident, rt->name) &&
-		    process_of(&ledger.programs[i]))
-			ledger.programs[i].groups =
-			    ds_groups_union(ledger.programs[i].groups, self->held);
+	const bool suspended = self && ds_ledger_is_suspended(&ledger, self) && !is_broken("turn");
+	for (uint32_t i = 0; self && i < ledger.n_programs && !is_broken("grant") && !suspended;
+	     i++) {
+		if (strcmp(ledger.programs[i].resident, rt->name) != 0 ||
+		    !process_of(&ledger.programs[i]))
+			continue;
+		if (ledger.programs[i].quiet)
+			ledger.programs[i].groups = self->held;
+		ledger.programs[i].quiet = 0;
+		ledger.programs[i].groups = ds_groups_union(ledger.programs[i].groups, self->held);
+	}
 	if (!self) {
 		wrong(&ledger, "a runtime that lives is not in the ledger");
 		return;
 	}
-	rt->next = self->held;
+	rt->next = suspended ? (struct ds_groups){{0, 0}} : self->held;
+	rt->next_suspended = suspended;
+	rt->next_beside = self->turn.state == DS_TURN_BESIDE;
 }
 
 static void publish(struct runtime *rt)
 {
-	if (!ds_groups_has_full(&rt->next, &shape) && has_programs(rt))
+	if (!ds_groups_has_full(&rt->next, &shape) && has_programs(rt) && !rt->next_suspended)
 		return;
-	if (!ds_groups_equal(&rt->next, &rt->granted))
+	if (!ds_groups_equal(&rt->next, &rt->granted) || rt->suspended != rt->next_suspended)
 		rt->epoch += 2;
 	rt->granted = rt->next;
+	rt->suspended = rt->next_suspended;
+	rt->beside = rt->next_beside;
 }
 
 static void join(struct runtime *rt)
@@ -255,9 +289,14 @@ static void admit(struct runtime *rt)
 		wrong(&ledger, err.text);
 		return;
 	}
+	if (ds_ledger_is_suspended(&ledger, self) && !is_broken("turn"))
+		ds_ledger_find_program(&ledger, &p->process)->quiet = 1;
 	publish(rt);
 	p->epoch = rt->epoch;
 	p->target = rt->granted;
+	p->place = self->held;
+	p->suspended = rt->suspended;
+	p->beside = rt->beside;
 	if (below(2)) /* it says at once how soon it is off a group */
 		follow(rt, false);
 	publish(rt);
@@ -268,11 +307,24 @@ static void admit(struct runtime *rt)
 static void look(struct program *p)
 {
 	const struct runtime *rt = &runtimes[p->runtime];
+	const struct ds_ledger_program *entry = ds_ledger_find_program(&ledger, &p->process);
 
-	if (strcmp(rt->name, p->owner) != 0 || rt->epoch == p->epoch)
+	/* Where it was: the others have noticed by then. */
+	if (p->suspended && entry && entry->stays & DS_STAYS_ORPHAN) {
+		p->target = p->place;
+		p->suspended = false;
+	}
+	if (!strcmp(rt->name, p->owner) && rt->beside)
+		p->beside = true;
+	if (strcmp(rt->name, p->owner) != 0 || rt->epoch == p->epoch || !rt->alive)
 		return; /* the page of a runtime that is gone does not change any more */
+	if (!p->suspended)
+		p->place = p->target;
 	p->old = ds_groups_union(p->old, p->target);
 	p->target = rt->granted;
+	p->old_beside |= p->beside;
+	p->beside = rt->beside;
+	p->suspended = rt->suspended;
 	p->epoch = rt->epoch;
 }
 
@@ -302,17 +354,44 @@ static void end_program(struct program *p)
 
 /* ---- what must hold ---- */
 
+/* Of two with less than a group one is there at an instant, unless they cannot take turns. */
+static bool are_beside(int i, int k)
+{
+	const struct ds_ledger_resident *a = ds_ledger_find(&ledger, programs[i].owner);
+	const struct ds_ledger_resident *b = ds_ledger_find(&ledger, programs[k].owner);
+	const struct ds_ledger_program *of_a =
+	    ds_ledger_find_program(&ledger, &programs[i].process);
+	const struct ds_ledger_program *of_b =
+	    ds_ledger_find_program(&ledger, &programs[k].process);
+
+	if (!invariants_in_time(programs[i].owner) || !invariants_in_time(programs[k].owner))
+		return false;
+	return !a || !b || !of_a || !of_b || of_a->stays || of_b->stays ||
+	       ((programs[i].beside || programs[i].old_beside) &&
+		(programs[k].beside || programs[k].old_beside));
+}
+
 static void check_use(void)
 {
 	char text[300], where[128];
 
 	for (int i = 0; i < PROGRAMS; i++) {
+		const struct ds_ledger_resident *r = ds_ledger_find(&ledger, programs[i].owner);
+
+		if (r && r->turn.state == DS_TURN_BESIDE)
+			programs[i].beside = programs[i].old_beside = true;
+		programs[i].old_beside &= !ds_groups_empty(&programs[i].old);
+	}
+	for (int i = 0; i < PROGRAMS; i++) {
 		for (int k = 0; k < i && programs[i].alive; k++) {
-			const struct program *a = &programs[i], *b = &programs[k];
+			struct program *a = &programs[i], *b = &programs[k];
 			const struct ds_groups both = ds_groups_intersection(in_use(a), in_use(b));
-			if (!b->alive || ds_groups_empty(&both) || !strcmp(a->owner, b->owner) ||
-			    (invariants_in_time(a->owner) && invariants_in_time(b->owner)))
+			if (!b->alive || ds_groups_empty(&both) || !strcmp(a->owner, b->owner))
 				continue;
+			if (are_beside(i, k)) {
+				a->beside = b->beside = true; /* until both have left it */
+				continue;
+			}
 			snprintf(text, sizeof(text), "programs of %s and %s are both on group %s",
 				 a->owner, b->owner,
 				 ds_groups_format(&both, &shape, where, sizeof(where)));
@@ -366,6 +445,11 @@ static void rest(void)
 	resting = false;
 	for (uint32_t i = 0; i < ledger.n_residents; i++) {
 		const struct ds_ledger_resident *r = &ledger.residents[i];
+		if (alive(&ledger, &r->runtime, NULL) && r->turn.state != DS_TURN_WAITS &&
+		    ds_turns_suspend(&ledger, r)) {
+			snprintf(text, sizeof(text), "%s does not get its turn", r->name);
+			wrong(&ledger, text);
+		}
 		if (alive(&ledger, &r->runtime, NULL) && !ds_groups_equal(&r->held, &r->planned)) {
 			snprintf(text, sizeof(text), "%s does not get what is planned for it",
 				 r->name);
@@ -533,6 +617,7 @@ static void run(unsigned long events)
 	drawn = seed * UINT64_C(0x2545f4914f6cdd1d);
 	mix();
 	for (event = 0; event < events && !failed; event++) {
+		now_ns += below(4) ? 0 : UINT64_C(1000000) * below(40);
 		step();
 		check();
 	}

@@ -54,6 +54,7 @@ class Node:
         self.there, self.programs, self.of_pid, self.alone = {}, [], {}, {}
         self.timers, self.small, self.sabotage = [], set(), sabotage or {}
         self.later_excuses = []
+        self.beside = []  # GPU, from, until (ns): when those with less than a group could not take turns in it
         self.counted = {"events": 0, "programs": 0, "kills": 0, "settled": 0, "blocks": [0] * gpus}
         self.pool = ThreadPoolExecutor(8)
         self.watches = []
@@ -99,6 +100,8 @@ class Node:
     def do_start(self, event):
         allocation = self.there[event.name]
         argv, alone = self.command(event.options, allocation)
+        if event.options["kind"] == "liar":
+            self.expect_no_turns(allocation)  # it may say that it cannot stop
         process = subprocess.Popen([str(word) for word in argv], env=self.task_environment(allocation), text=True,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.of_pid[process.pid] = allocation.name
@@ -136,6 +139,7 @@ class Node:
 
     def do_kill_runtime(self, event):
         allocation = self.there[event.name]
+        self.expect_no_turns(allocation)  # nobody can tell its programs to stop
         os.kill(allocation.pid, signal.SIGKILL)
         allocation.living = False
         self.counted["kills"] += 1
@@ -320,8 +324,17 @@ class Node:
     def look_at_gpus(self):
         for gpu in range(self.gpus):
             counted = observe.isolation(self.host, self.build, gpu, lambda pid: self.of_pid.get(pid, f"process {pid}"),
-                                        lambda owner: owner in self.small)
+                                        lambda owners, at_ns, gpu=gpu: self.may_meet(gpu, owners, at_ns))
             self.counted["blocks"][gpu] = counted["blocks"]
+
+    def expect_no_turns(self, allocation):
+        """From now until all is settled, those who share a group with it may be in it side by side."""
+        if allocation.name in self.small:
+            self.beside.append([allocation.gpu, time.monotonic_ns(), None])
+
+    def may_meet(self, gpu, owners, at_ns):
+        return all(owner in self.small for owner in owners) and any(
+            where == gpu and begun <= at_ns and (over is None or at_ns < over) for where, begun, over in self.beside)
 
     def do_settle(self, _event):
         """Everything that was stopped goes on, everything that ends has ended, everybody has what is his."""
@@ -344,6 +357,8 @@ class Node:
             program.process.terminate()
             program.process.communicate(timeout=PATIENCE_S)
         self.programs, self.later_excuses = [], []
+        for span in self.beside:
+            span[2] = span[2] or time.monotonic_ns()
         self.counted["settled"] += 1
 
     def judge(self, program, out, err):

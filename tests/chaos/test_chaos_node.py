@@ -81,7 +81,7 @@ def test_everything_happens():
 # Runtimes and programs in one process (ledger_chaos runs as a test of its own, too)
 
 @built
-@pytest.mark.parametrize("fault", ["ack", "grant", "late"])
+@pytest.mark.parametrize("fault", ["ack", "grant", "late", "turn", "quiet"])
 def test_a_fault_in_who_decides_is_found(fault):
     """In one of the first 80 seeds: each has another mix of events."""
     for seed in range(1, 81):
@@ -151,10 +151,12 @@ def test_quiet_events_pass(node):
 
 
 @built
-def test_programs_outside_their_partitions_are_seen(node):
+@pytest.mark.parametrize("shares", [(500, 300), (20, 30)])
+def test_programs_outside_their_partitions_are_seen(node, shares):
+    """Those with less than a group, too: they take turns in one."""
     node = node(sabotage={"LD_PRELOAD": None})
-    begin(node, "job-1", 500)
-    begin(node, "job-2", 300)
+    begin(node, "job-1", shares[0])
+    begin(node, "job-2", shares[1])
     for name in "job-1", "job-2":
         start(node, name, f"p-{name}", **SPIN)
     with pytest.raises(Violation, match="could both run on SM"):

@@ -11,21 +11,29 @@ static int all_live(const struct ds_ledger_state *state, const struct ds_process
 	return 1;
 }
 
+static int none_stopped(const struct ds_process *process)
+{
+	return 0;
+}
+
+/* The last two share a group in time. */
 static void add_residents(struct ds_ledger_state *state)
 {
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 4; i++) {
 		struct ds_ledger_resident r = {.runtime = {.pid = 1}};
 		struct ds_process process = {.pid = 10 + i, .start_ticks = 1};
 
 		memcpy(r.name, "job-0", 6);
 		r.name[4] = (char)('0' + i);
 		memcpy(r.grant.class_name, "latency", 8);
-		r.grant.share_milli = 300;
+		r.grant.share_milli = i < 2 ? 300 : 20;
+		r.demand.active = 1;
 		if (ds_ledger_join(state, &r, NULL) ||
 		    ds_ledger_settle(state, all_live, NULL, NULL, NULL) ||
 		    ds_ledger_add_program(state, r.name, &process, &state->residents[i].held, NULL))
 			abort();
 	}
+	ds_turns_step(state, 1000, all_live, NULL, none_stopped);
 }
 
 /* What loads must be usable: every resident can be found, settled and stored again. */
@@ -42,6 +50,8 @@ static void use(struct ds_ledger_image *image, size_t size)
 	}
 	if (ds_ledger_settle(&state, all_live, NULL, NULL, NULL))
 		return;
+	ds_turns_step(&state, 2000, all_live, NULL, none_stopped);
+	ds_turns_step(&state, UINT64_MAX / 2, all_live, NULL, none_stopped);
 	state.generation++;
 	ds_ledger_image_store(image, &state);
 	image->words[DS_LEDGER_ACTIVE_OFFSET / 8] = state.generation;

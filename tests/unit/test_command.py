@@ -258,6 +258,7 @@ def test_status_of_two_halves(node, process):
         "memory_quota_mib": 0,
         "programs": [{"allocation": "job-12", "pid": me, "alive": True, "groups": "0-7", "late_s": None},
                      {"allocation": "job-12", "pid": process.pid, "alive": True, "groups": "0-7", "late_s": None}],
+        "turn": None,
         "programs_ended": 0,
     }
     assert gpu["residents"][1]["user"] == "4999"
