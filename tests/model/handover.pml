@@ -8,8 +8,7 @@
  * happen, everybody has what is planned for it, unless a program that is stopped for good, or whose
  * runtime is dead, has not acknowledged (Checker). The checker also finds every deadlock in between.
  *
- * Left out: sharing in time, whose users are meant to meet in a group; the page's copy in halves,
- * which readers repeat (test_port.c); and what a GPU still does for a process after that is gone,
+ * Left out: the page's copy in halves, which readers repeat (test_port.c); and what a GPU still does for a process after that is gone,
  * which is nothing here.
  *
  * FAULT names a mistake that the checker must find, so that we know that it can:
@@ -30,6 +29,8 @@
  *  15 do not look when a neighbour's runtime has died, which may have told nobody of its last change
  *  16 never wait for an acknowledgement
  *  17 grant at a glance what the ledger does not know the programs to be on, entered by nobody else
+ *  18 have one's turn before the other one has left the group
+ *  19 tell nobody whose turn it is
  *
  * With WINDOWS, both allocations run from the start, and programs of the first one (1) or of both (2)
  * ask for the GPU as a whole (whole_gpu.c). A window's deadline may pass once, at any time, and with an
@@ -37,6 +38,11 @@
  * one that cannot stop is over at any time, and never with others: what is modelled is that they do.
  * A program that is suspended when its runtime dies stays so for a time in which the window's owner leaves,
  * or is known to be dead: what is modelled is that it does.
+ *
+ * With TURNS, both have less than a group, hold the middle one, and take turns in it (turns_step.c), which are
+ * suspensions, too. A turn ends by the clock at any time, so often; and always when who has it has nothing to do.
+ * Where a runtime is dead nobody waits for its programs: then both may be in the group. That one who does not leave
+ * is waited for no longer than patience lasts is left out: what is modelled is that all leave who are not stopped.
  */
 #ifndef FAULT
 #define FAULT 0
@@ -59,6 +65,10 @@
 #ifndef WINDOWS /* allocations whose programs ask for the whole GPU, once for every thread */
 #define WINDOWS 0
 #endif
+#ifndef TURNS /* times that one's turn in the group that both share may end while the other one waits */
+#define TURNS 0
+#endif
+#define SUSPENSION (WINDOWS || TURNS)
 #ifndef DEADLINES /* of windows, that pass at any time */
 #define DEADLINES 1
 #endif
@@ -93,7 +103,7 @@ byte in_use[P];		   /* struct ds_port: in_use */
 bit hello[P], welcomed[P]; /* the connection: said and not answered; answered */
 bit notice[P], said[P];	   /* the connection: unread notices, one way and the other */
 
-#if WINDOWS
+#if SUSPENSION
 /* The window: struct ds_whole_window, ds_whole_asking, ds_ledger_program.quiet */
 mtype = {NONE, GATHERING, OPEN, RETURNING};
 mtype phase = NONE;
@@ -108,8 +118,28 @@ bit shut[P];	     /* suspend.c: the gate */
 byte own[P];	     /* granted last, and not as a window */
 bit alone[P];	     /* it knows that its runtime is dead */
 bit deadline_passed = !DEADLINES; /* of a window: once is enough */
+#if TURNS
+/* struct ds_turn, and in struct ds_demand: active */
+bit turn_of;	     /* DS_TURN_HAS */
+bit works[2];
+bit busy[P];	     /* struct ds_port: demand */
+byte turns = TURNS;  /* that may end by the clock */
+/* ds_turns_wait_for(): programs of the dead are not waited for, DS_STAYS_ORPHAN */
+#define IN_THE_WAY(r, p) (listed[p] && OWNER(p) != (r) && !quiet[p] && (may_be_on[p] & held[r]) && runtime_lives[1 - (r)])
+#if FAULT == 18
+#define AWAITS(r) 0
+#else
+#define AWAITS(r) (IN_THE_WAY(r, 0) || IN_THE_WAY(r, P - 1) || IN_THE_WAY(r, P - 2))
+#endif
+/* why_beside(): one of them cannot be told to stop */
+#define BESIDE (ORPHANS_OF(0) || ORPHANS_OF(1))
+/* ds_turns_suspend() */
+#define SUSPENDS(r) (!BESIDE && ((present[0] && present[1] && turn_of != (r)) || AWAITS(r)))
+#define IS_PLAIN    0 /* who shares in time neither lends nor borrows */
+#else
 #define SUSPENDS(r) (phase != NONE && window_of != (r))
 #define IS_PLAIN    (phase == NONE)
+#endif
 #else
 #define SUSPENDS(r) 0
 #define IS_PLAIN    1
@@ -186,11 +216,16 @@ inline remove_dead()
 /* ds_plan(): stable, so that only the middle group and those of who is not there move */
 inline plan()
 {
+#if TURNS
+	planned[0] = (present[0] -> MIDDLE : 0);
+	planned[1] = (present[1] -> MIDDLE : 0)
+#else
 	planned[0] = (present[0] -> (present[1] -> (middle_is_seconds -> FIRST : FIRST | MIDDLE) : ALL) : 0);
 	planned[1] = (present[1] -> (present[0] -> (middle_is_seconds -> LAST | MIDDLE : LAST) : ALL) : 0)
+#endif
 }
 
-#if WINDOWS
+#if SUSPENSION
 /* others_are_quiet() */
 #define UNQUIET(p)    (listed[p] && OWNER(p) != window_of && !quiet[p])
 #if FAULT == 7
@@ -258,21 +293,28 @@ inline window_step()
 inline settle()
 {
 	remove_dead();
-#if WINDOWS
+#if SUSPENSION
+#if !TURNS
 	window_step();
+#else
+	for (i : 0 .. P - 1) {
+		quiet[i] = quiet[i] && listed[i] && runtime_lives[OWNER(i)] && present[OWNER(i)]
+	}
+	i = 0;
+#endif
 #endif
 	plan();
 	for (i : 0 .. 1) {
 		k = 0;
 		for (j : 0 .. P - 1) {
-			k = k | (listed[j] && OWNER(j) != i -> may_be_on[j] : 0)
+			k = k | (listed[j] && OWNER(j) != i && !TURNS -> may_be_on[j] : 0)
 		}
 		j = held[i];
-#if WINDOWS
+#if SUSPENSION
 		j = (opened[i] && !(phase == OPEN && window_of == i) -> 0 : j);
 		opened[i] = opened[i] && phase == OPEN && window_of == i;
 #endif
-#if WINDOWS
+#if SUSPENSION
 		held[i] = planned[i] & ~(k & ~((phase == OPEN || phase == RETURNING) && window_of != i -> j : 0));
 		held[i] = (opened[i] && present[i] -> ALL : held[i]);
 #else
@@ -291,6 +333,10 @@ inline settle()
 		:: else
 		fi
 	}
+#if TURNS
+	/* ds_turns_step(): choose() */
+	turn_of = ((!works[turn_of] || !present[turn_of]) && works[1 - turn_of] && present[1 - turn_of] -> 1 - turn_of : turn_of);
+#endif
 	i = 0;
 	j = 0;
 	k = 0
@@ -300,12 +346,20 @@ inline settle()
  * What the other one is told of, as concern.c has it: everything about a window or about who is there, and what
  * is its own or held by it. Our own event would only have us look once more.
  */
-#if WINDOWS
+#if SUSPENSION
+#if TURNS
+/* ds_concerns(): whether it is suspended, and whether the other one waits beside it */
+#define OF_TURN(r) (SUSPENDS(r) * 2 + (works[1 - (r)] && turn_of == (r)))
+#define OF_WINDOW 0
+#else
+#define OF_TURN(r) 0
 #define OF_WINDOW ((phase == NONE -> 0 : phase) * 16 + window_of * 8 + asking[0] * 4 + asking[1] * 2 + first)
+#endif
 #define QUIET	  (quiet[0] + quiet[P - 1] * 2 + quiet[P - 2] * 4)
 #define OF_QUIET(p) quiet[p]
 #define IS_OPEN_FOR(r) opened[r]
 #else
+#define OF_TURN(r) 0
 #define OF_WINDOW 0
 #define QUIET	  0
 #define OF_QUIET(p) 0
@@ -313,17 +367,23 @@ inline settle()
 #endif
 #define FINGERPRINT(r)                                                                                \
 	((((present[0] * 2 + present[1]) * 8 + (FAULT == 14 -> 0 : held[r])) * 64) + planned[0] * 8 + planned[1] + \
-	 (OF_WINDOW * 8 + QUIET) * 2048)
+	 (TURNS -> (FAULT == 19 -> 0 : OF_TURN(r)) : OF_WINDOW * 8 + QUIET) * 2048)
 
 /* ds_note_acknowledged() in follow.c: ds_port_understand(), then ds_ledger_shrink_program() */
 #define ACKNOWLEDGED(r, p) (listed[p] && acknowledged[p] == epoch[r])
-#if WINDOWS
+#if SUSPENSION
 #define TAKES(r, p) (!suspended[r] && (may_be_on[p] & ~(in_use[p] | granted[r])))
 #define STOPS(r, p) (suspended[r] && !in_use[p] && !quiet[p]) /* ds_whole_note_quiet() */
 #define ANY_WANTED(r) ANY(r, IS_WANTED)
 #define IS_WANTED(p) (listed[p] && lives[p] && wanted[p]) /* its pidfd tells before its port */
 #define NEWS(r, p) \
-	((ACKNOWLEDGED(r, p) && (TAKES(r, p) || STOPS(r, p))) || (asking[r] != ANY_WANTED(r)))
+	((ACKNOWLEDGED(r, p) && (TAKES(r, p) || STOPS(r, p))) || (asking[r] != ANY_WANTED(r)) || DEMANDS(r))
+#if TURNS
+#define IS_BUSY(p) (listed[p] && lives[p] && busy[p])
+#define DEMANDS(r) (works[r] != ANY(r, IS_BUSY)) /* ds_wants_differ() */
+#else
+#define DEMANDS(r) 0
+#endif
 #else
 #define TAKES(r, p) (may_be_on[p] & ~(in_use[p] | granted[r]))
 #define NEWS(r, p)  (ACKNOWLEDGED(r, p) && TAKES(r, p))
@@ -339,29 +399,32 @@ inline look(r)
 		:: OWNER(p) == r && ACKNOWLEDGED(r, p) && TAKES(r, p) ->
 			may_be_on[p] = may_be_on[p] & (in_use[p] | granted[r]);
 			differs = OF_WINDOW >= 16
-#if WINDOWS
+#if SUSPENSION
 		:: OWNER(p) == r && ACKNOWLEDGED(r, p) && STOPS(r, p) -> quiet[p] = 1
 #endif
 		:: else
 		fi
 	}
-#if WINDOWS
+#if SUSPENSION
 	/* ds_whole_enter() */
 	first = (asking[1 - r] -> first : r);
 	first = (!asking[r] && asking[1 - r] -> 1 - r : first);
 	asking[r] = ANY_WANTED(r);
 #endif
+#if TURNS
+	works[r] = ANY(r, IS_BUSY)
+#endif
 	for (p : 0 .. P - 1) {
 		differs = differs | (listed[p] && !lives[p])
 	}
 	settle();
-#if WINDOWS
+#if SUSPENSION
 	if
 	:: phase == RETURNING -> settle()
 	:: else
 	fi;
 #endif
-#if WINDOWS && FAULT != 12
+#if SUSPENSION && FAULT != 12
 	for (p : 0 .. P - 1) {
 		quiet[p] = quiet[p] && (OWNER(p) != r || SUSPENDS(r))
 	}
@@ -369,7 +432,7 @@ inline look(r)
 	for (p : 0 .. P - 1) {
 		if
 #if FAULT != 4
-		:: OWNER(p) == r && listed[p] && (held[r] & ~may_be_on[p]) ->
+		:: OWNER(p) == r && listed[p] && (held[r] & ~may_be_on[p]) && !(TURNS && SUSPENDS(r)) ->
 			may_be_on[p] = may_be_on[p] | held[r];
 			differs = differs | (OF_WINDOW >= 16)
 		/* enter_neighbours() */
@@ -381,7 +444,7 @@ inline look(r)
 	}
 	p = 0;
 	seen = (SUSPENDS(r) -> 0 : held[r]);
-#if WINDOWS
+#if SUSPENSION
 	stop = SUSPENDS(r);
 #endif
 	rings = differs | (before != FINGERPRINT(1 - r));
@@ -408,7 +471,7 @@ inline tell(r)
  * ds_publish(): ds_page_publish(), then notify_programs(). A socket that is full has notices
  * waiting already, which is the same.
  */
-#if WINDOWS
+#if SUSPENSION
 #define STOP	   stop
 #define DIFFERS(r) (granted[r] != seen || suspended[r] != stop || (unawaited[r] && !calm))
 #else
@@ -430,7 +493,7 @@ inline publish(r)
 		:: DIFFERS(r) && (seen || !HAS_PROGRAMS(r) || STOP) ->
 			granted[r] = seen;
 			unawaited[r] = calm || FAULT == 16;
-#if WINDOWS
+#if SUSPENSION
 			suspended[r] = stop;
 #endif
 			epoch[r]++;
@@ -447,13 +510,13 @@ inline publish(r)
 	}
 }
 
-#if WINDOWS
+#if SUSPENSION
 #define IS_QUIET(p) (quiet[p])
 #define CANNOT(p)   (UNQUIET(p) && (stopped[p] || !runtime_lives[OWNER(p)]))
 #define CANNOT_STOP (CANNOT(0) || CANNOT(P - 1) || CANNOT(P - 2))
 #endif
 
-#if WINDOWS
+#if SUSPENSION
 #define IS_STOPPED(r) suspended[r]
 #define CLEAR_STOP    stop = 0
 #else
@@ -468,7 +531,7 @@ proctype Runtime(bit r)
 	byte i, j, k, p, seen;
 	int before;
 	bit differs, rings, calm, waits;
-#if WINDOWS
+#if SUSPENSION
 	bit stop;
 #endif
 
@@ -561,7 +624,17 @@ greet:			/* admit(): change_admit(), publish(), then take_on() and ds_port_welco
 				}
 				p = 0
 			}
-#if WINDOWS
+#if SUSPENSION
+#if TURNS
+		:: turns && present[0] && present[1] && works[0] && works[1] && (turn_of == r) ->
+			/* ds_turns_over(): the timer */
+			d_step {
+				turns--;
+				turn_of = 1 - turn_of;
+				changed[1 - r] = 1
+			}
+			goto follow
+#endif
 		:: phase == OPEN && window_of == r && (!deadline_passed || stopped[r]) ->
 			/* the deadline of a window */
 			d_step {
@@ -593,7 +666,7 @@ greet:			/* admit(): change_admit(), publish(), then take_on() and ds_port_welco
 }
 
 /* session.c, then the library's thread: acknowledger.c. What is in one step, nobody can tell apart. */
-#if WINDOWS
+#if SUSPENSION
 bit launched[P]; /* the launch that wanted the whole GPU is there */
 #define IS_ALONE(p) (alone[p])
 #else
@@ -604,7 +677,7 @@ proctype Acknowledger(byte p)
 {
 	byte t, groups, seen_epoch;
 	bit silent;
-#if WINDOWS
+#if SUSPENSION
 	bit stop;
 #endif
 
@@ -635,13 +708,13 @@ proctype Acknowledger(byte p)
 				silent = unawaited[OWNER(p)];
 				seen_epoch = epoch[OWNER(p)];
 				groups = granted[OWNER(p)];
-#if WINDOWS
+#if SUSPENSION
 				stop = suspended[OWNER(p)];
 				own[p] = (stop || groups == ALL -> own[p] : groups)
 #endif
 			}
 			in_use[p] = in_use[p] | groups;
-#if WINDOWS
+#if SUSPENSION
 			d_step {
 				/* ds_suspend_begin(), or ds_remap_publish() and ds_suspend_end() */
 				target[p] = (stop -> target[p] : groups);
@@ -672,7 +745,7 @@ proctype Acknowledger(byte p)
 				groups = 0;
 				seen_epoch = 0
 			}
-#if WINDOWS
+#if SUSPENSION
 		:: d_step {
 				/* go_on_alone() */
 				!runtime_lives[OWNER(p)] && !alone[p] ->
@@ -707,7 +780,7 @@ proctype Acknowledger(byte p)
 	 (OWNER(P - 2) != OWNER(p) -> work[P - 2] : 0))
 
 /* A thread of the program: launch.c, work.c (ds_op_begin() and its end), the driver's call between. */
-#if WINDOWS
+#if SUSPENSION
 #define IS_SHUT(p)   shut[p]
 #define HAS_ASKED(p) (asked || OWNER(p) >= WINDOWS)
 #else
@@ -715,10 +788,16 @@ proctype Acknowledger(byte p)
 #define HAS_ASKED(p) 1
 #endif
 #define MOST(p) (LESS && OWNER(p) < WINDOWS -> 0 : LAUNCHES)
+#if TURNS
+/* Nobody waits for one that nobody can tell to stop. */
+#define SIDE_BY_SIDE (!runtime_lives[0] || !runtime_lives[1])
+#else
+#define SIDE_BY_SIDE 0
+#endif
 proctype Launcher(byte t)
 {
 	byte n, groups;
-#if WINDOWS
+#if SUSPENSION
 	bit asked;
 #endif
 
@@ -734,7 +813,7 @@ again:		do
 			!IS_SHUT(PROC(t));
 #endif
 			marked[t] = 1;		  /* ds_mark_begin() */
-#if WINDOWS && FAULT != 11
+#if SUSPENSION && FAULT != 11
 			if
 			:: IS_SHUT(PROC(t)) ->
 				/* ds_gate_pass(), ds_suspend_wait() */
@@ -759,14 +838,14 @@ again:		do
 				:: groups & LAST -> groups = LAST
 #endif
 				fi;
-				assert(!(OF_OTHERS(PROC(t)) & groups));
+				assert(!(OF_OTHERS(PROC(t)) & groups) || SIDE_BY_SIDE);
 				work[PROC(t)] = work[PROC(t)] | groups;
 				marked[t] = 0;
 				noted[t] = 0;
 				groups = 0;
 				n++
 			}
-#if WINDOWS
+#if SUSPENSION
 		:: !asked && OWNER(PROC(t)) < WINDOWS ->
 			/* begin_whole() */
 			d_step {
@@ -797,7 +876,15 @@ again:		do
 			od
 #endif
 		:: n >= MOST(PROC(t)) && HAS_ASKED(PROC(t)) -> break
-		od
+		od;
+#if TURNS
+		/* ds_demand_look(): it falls asleep */
+		!work[PROC(t)];
+		d_step {
+			busy[PROC(t)] = 0;
+			said[PROC(t)] = 1
+		}
+#endif
 	} unless {
 		!UP(PROC(t))
 	}
@@ -858,20 +945,27 @@ proctype World()
 #define EXCUSED	  (EXCUSE(0) | EXCUSE(P - 1) | EXCUSE(P - 2))
 #define SERVED(r)                                                                                     \
 	(!present[r] || !runtime_lives[r] ||                                                          \
-	 ((planned[r] & ~held[r] & ~EXCUSED) == 0 && granted[r] == held[r]))
+	 ((planned[r] & ~held[r] & ~EXCUSED) == 0 && (granted[r] == held[r] || SUSPENDS(r))))
 #define FOLLOWED(p)                                                                                   \
-	(!UP(p) || !runtime_lives[OWNER(p)] || !welcomed[p] || target[p] == granted[OWNER(p)])
-#if WINDOWS
+	(!UP(p) || !runtime_lives[OWNER(p)] || !welcomed[p] || target[p] == granted[OWNER(p)] || SUSPENDS(OWNER(p)))
+#if SUSPENSION
 /* Nobody waits for the whole GPU, nor for another one's, but for a program that is stopped on it. */
 #define STOPPED_ON_IT (phase == RETURNING && ((stopped[0] && OUTSIDE(0)) || (stopped[P - 1] && OUTSIDE(P - 1))))
+/* Nobody waits for a turn who has something to do, but for a program that is stopped in its own. */
+#define STOPPED_THERE(p) (stopped[p] && listed[p] && !quiet[p])
+#define HAD_TURNS(p)  (!UP(p) || !runtime_lives[OWNER(p)] || !busy[p] || STOPPED_THERE(0) || STOPPED_THERE(P - 1) || STOPPED_THERE(P - 2))
 #define SETTLED(p)    (!UP(p) || !runtime_lives[OWNER(p)] || STOPPED_ON_IT || (!shut[p] && !wanted[p]))
 #endif
 
 proctype Checker()
 {
 	timeout;
-#if WINDOWS
+#if SUSPENSION
+#if TURNS
+	assert(HAD_TURNS(0) && HAD_TURNS(P - 1) && HAD_TURNS(P - 2));
+#else
 	assert(SETTLED(0) && SETTLED(P - 1) && SETTLED(P - 2));
+#endif
 	assert(phase == NONE || STOPPED_ON_IT || (!runtime_lives[0] && !runtime_lives[1]));
 	if
 	:: phase != NONE -> goto judged
@@ -881,13 +975,13 @@ proctype Checker()
 	assert(SERVED(0));
 	assert(SERVED(1));
 	assert(FOLLOWED(0) && FOLLOWED(P - 1) && FOLLOWED(P - 2));
-#if WINDOWS
+#if SUSPENSION
 judged:	skip
 #endif
 }
 
-#if WINDOWS
-#define BEGINS_WITH(p) (OWNER(p) == 0 -> 3 : LAST) /* FIRST | MIDDLE */
+#if SUSPENSION
+#define BEGINS_WITH(p) (TURNS -> MIDDLE : (OWNER(p) == 0 -> 3 : LAST)) /* FIRST | MIDDLE */
 #define RUNS(p)	       1
 #else
 #define BEGINS_WITH(p) ALL
@@ -906,7 +1000,7 @@ init
 			held[0] = ALL;
 			granted[0] = ALL;
 			epoch[0] = 1;
-#if WINDOWS
+#if SUSPENSION
 			present[1] = 1;
 			planned[0] = FIRST | MIDDLE;
 			planned[1] = LAST;
@@ -915,6 +1009,17 @@ init
 			granted[0] = held[0];
 			granted[1] = held[1];
 			epoch[1] = 1;
+#if TURNS
+			planned[0] = MIDDLE;
+			planned[1] = MIDDLE;
+			held[0] = MIDDLE;
+			held[1] = MIDDLE;
+			granted[0] = MIDDLE;
+			granted[1] = 0;
+			suspended[1] = 1;
+			works[0] = 1;
+			works[1] = 1;
+#endif
 #endif
 			for (p : 0 .. P - 1) {
 				lives[p] = 1;
@@ -926,8 +1031,14 @@ init
 					in_use[p] = may_be_on[p];
 					acknowledged[p] = 1;
 					target[p] = may_be_on[p];
-#if WINDOWS
+#if SUSPENSION
 					own[p] = target[p];
+#if TURNS
+					busy[p] = 1;
+					quiet[p] = OWNER(p);
+					shut[p] = OWNER(p);
+					in_use[p] = (OWNER(p) -> 0 : MIDDLE);
+#endif
 #endif
 					ready[p] = 1
 				:: else
