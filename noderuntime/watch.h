@@ -88,8 +88,8 @@ struct ds_runtime {
 	struct ds_ledger *ledger;
 	struct ds_recall recall;     /* of what was in it, should it be lost */
 	struct ds_ledger_state seen; /* the ledger as of our last look */
-	bool unwritten; /* what we made of it could not be written: no program may be told of it */
-	uint64_t followed; /* the generation that we followed last */
+	uint64_t followed;           /* the generation that we followed last */
+	uint64_t turn_at_ns;         /* what the timer `turn` is set to */
 	struct ds_ledger_heralds heralds;
 	struct {
 		int bells[DS_RESIDENTS_MAX]; /* to be rung for the change that is being made */
@@ -97,9 +97,9 @@ struct ds_runtime {
 	} to_ring;
 	/* All who are in `seen` live, since we watch them or whoever looks after them. */
 	bool all_watched;
-	bool has_orphans;    /* among those that we watch, programs that have lost their runtime */
-	bool whole_is_set;   /* the timer `whole`, at our last look */
-	uint64_t turn_at_ns; /* what the timer `turn` is set to */
+	bool has_orphans;  /* among those that we watch, programs that have lost their runtime */
+	bool whole_is_set; /* the timer `whole`, at our last look */
+	bool unwritten; /* what we made of it could not be written: no program may be told of it */
 	struct ds_published page;
 	struct ds_quota quota;
 	struct ds_policy_id policy; /* whose wishes hold for us */
@@ -108,8 +108,8 @@ struct ds_runtime {
 	int64_t
 	    shorter_ns; /* than what is entered, and how long it was at most since: see wants.c */
 	uint32_t shorter_us;
-	struct ds_squeeze squeeze; /* neighbours have groups of ours in advance, or had of late */
 	bool look_again;
+	struct ds_squeeze squeeze; /* neighbours have groups of ours in advance, or had of late */
 	struct ds_watch *watches;
 	unsigned n_peers;
 	int epoll;
@@ -118,9 +118,9 @@ struct ds_runtime {
 	int whole;    /* timer, armed only while there is or may be a whole-GPU window */
 	int turn;     /* timer, armed only while somebody waits for a turn, we or beside us */
 	int late; /* timer, armed only while a program of ours keeps what is guaranteed to others */
+	int advance_timer;           /* armed only while we have something in advance */
 	struct ds_advance advance;   /* what neighbours owe us */
-	int advance_timer;           /* armed only while we have something in advance, */
-	int64_t advance_ends_ns;     /* for this time of CLOCK_MONOTONIC; 0: not */
+	int64_t advance_ends_ns;     /* what that timer is set to, of CLOCK_MONOTONIC; 0: nothing */
 	struct ds_whole_asking said; /* of us, as it was when it was written to the log last */
 	int state_fd;
 	/* Programs that have ended, and that MPS may still list: off_gpu.h */
