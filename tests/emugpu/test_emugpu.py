@@ -210,9 +210,9 @@ def test_rate_is_proportional_to_sms(tmp_path):
         assert_one_block_per_sm(small.trace())
         blocks = sorted(small.trace(), key=lambda block: block["begin_ns"])
         assert len(blocks) == 20 * 48
-        # By the GPU's own time: a busy machine comes to the next launch late.
-        assert {max(block["end_ns"] for block in launch) - launch[0]["begin_ns"]
-                for launch in (blocks[i:i + 48] for i in range(0, len(blocks), 48))} == {waves * 1000000}
+        # By the GPU's own time. A busy machine may come late to the next launch, or to a wave of one.
+        assert min(max(block["end_ns"] for block in launch) - launch[0]["begin_ns"]
+                   for launch in (blocks[i:i + 48] for i in range(0, len(blocks), 48))) == waves * 1000000
 
 
 def test_visible_devices(host):
