@@ -19,8 +19,10 @@
 
 enum {
 	ANSWER_TIMEOUT_S = 10,
-	POLL_MS = 1,   /* turns are some milliseconds */
-	HIGH_FD = 900, /* below the usual limit of 1024, above what programs count on */
+	POLL_MS = 1,       /* turns are some milliseconds; */
+	POLLS = 200,       /* who has looked so often waits for something longer, */
+	POLL_LONG_MS = 10, /* and is to cost nothing */
+	HIGH_FD = 900,     /* below the usual limit of 1024, above what programs count on */
 };
 
 enum { PORT, PAGE, BOOK, N_DESCRIPTORS };
@@ -310,9 +312,11 @@ bool ds_session_may_begin(const struct ds_granted *granted)
 int ds_session_granted(const struct ds_session *session, unsigned timeout_ms,
 		       struct ds_granted *granted, struct ds_error *err)
 {
-	const struct timespec nap = {.tv_nsec = POLL_MS * 1000000L};
+	unsigned waited_ms = 0;
 
-	for (unsigned waited_ms = 0;; waited_ms += POLL_MS) {
+	for (unsigned looks = 0;; looks++) {
+		const unsigned nap_ms = looks < POLLS ? POLL_MS : POLL_LONG_MS;
+		const struct timespec nap = {.tv_nsec = nap_ms * 1000000L};
 		const bool whole = copy_page(session->page, granted);
 
 		if (whole && ds_session_may_begin(granted))
@@ -326,6 +330,7 @@ int ds_session_granted(const struct ds_session *session, unsigned timeout_ms,
 				       "the node runtime granted no full SM group within %u ms",
 				       timeout_ms);
 		nanosleep(&nap, NULL);
+		waited_ms += nap_ms;
 	}
 }
 
