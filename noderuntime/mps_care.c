@@ -81,6 +81,12 @@ static void started(struct ds_runtime *rt, struct ds_watch *errand, const void *
 		snprintf(rt->mps_reason, sizeof(rt->mps_reason), "%.*s", (int)(size ? size : 24),
 			 size ? reason : "MPS could not be started");
 		syslog(LOG_ERR, "%s: %s", rt->allocation->name, rt->mps_reason);
+		/* It may have been the machine, too busy to start it in time. */
+		if (rt->mps_starts < STARTS_MAX) {
+			rt->mps_starts++;
+			restart(rt);
+			return;
+		}
 	}
 	ds_greet_waiting(rt);
 }

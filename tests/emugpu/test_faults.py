@@ -129,6 +129,24 @@ def test_an_mps_that_cannot_be_started_is_named_and_tried_again(host):
     host.assert_clean()
 
 
+def test_a_start_of_mps_that_fails_once_is_tried_again(host):
+    """Nobody has to ask: on a machine that is too busy, a start may take too long."""
+    control = host.dir / "control"
+    real = host.config["mps_control"]
+    control.write_text(f'#!/bin/sh\n[ "$1" = -d ] && rm {host.dir}/broken 2>/dev/null && exit 3\nexec {real} "$@"\n')
+    control.chmod(0o755)
+    host.config["mps_control"] = control
+    host.write_conf()
+    host.begin("job-1")
+    first = host.mps_daemon()
+    (host.dir / "broken").touch()
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: host.mps_daemon() not in (first, None), LONG_S)
+    assert not (host.dir / "broken").exists()
+    host.end("job-1")
+    host.assert_clean()
+
+
 def test_a_killed_mps_server_takes_its_clients_only(two, host):
     """Programs of another GPU, and programs that come after it, work."""
     client = host.run("--share", "0.25", "--gpu", "1", "--", host.gpuwork, "spin", "--seconds", "600")
