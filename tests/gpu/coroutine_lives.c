@@ -121,7 +121,7 @@ void blocked(void)
 
 	start();
 	CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
-	spin(stream, 700000, 44);
+	spin(stream, 3000000, 44); /* so long that the one who tells it to move comes in time */
 	printf("blocked\n");
 	CALL(cuStreamSynchronize, stream);
 	printf("done\n");
