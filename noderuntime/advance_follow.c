@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "noderuntime/advance_follow.h"
 
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "noderuntime/deadline.h"
@@ -59,9 +58,7 @@ void ds_advance_arm(struct ds_runtime *rt)
 		at_ns = ds_advance_ends_ns(&rt->advance, &rt->seen, self);
 	if (at_ns == rt->advance_ends_ns)
 		return;
-	const struct itimerspec then = {.it_value = {.tv_sec = (time_t)(at_ns / 1000000000),
-						     .tv_nsec = (long)(at_ns % 1000000000)}};
-	timerfd_settime(rt->advance_timer, TFD_TIMER_ABSTIME, &then, NULL);
+	ds_watch_at(rt->advance_timer, (uint64_t)at_ns);
 	rt->advance_ends_ns = at_ns;
 }
 

@@ -41,7 +41,7 @@ void ds_late_look(struct ds_runtime *rt)
 {
 	const uint32_t deadline_s = rt->config->acknowledge_deadline_s;
 	const int64_t now_ns = ds_now_ns(CLOCK_BOOTTIME);
-	struct itimerspec then = {.it_value = {0}}, armed;
+	struct itimerspec armed;
 	int64_t first_ns = 0;
 
 	/* One that is not moved was not told to leave. */
@@ -71,12 +71,10 @@ void ds_late_look(struct ds_runtime *rt)
 	const int64_t orphans_ns = ds_orphans_look(rt, now_ns);
 	if (orphans_ns && (!first_ns || orphans_ns < first_ns))
 		first_ns = orphans_ns;
-	then.it_value.tv_sec = (time_t)(first_ns / S);
-	then.it_value.tv_nsec = (long)(first_ns % S);
 	/* Mostly nobody is late, and nothing is armed: then one system call less. */
 	if (first_ns || (timerfd_gettime(rt->late, &armed) == 0 &&
 			 (armed.it_value.tv_sec || armed.it_value.tv_nsec)))
-		timerfd_settime(rt->late, TFD_TIMER_ABSTIME, &then, NULL);
+		ds_watch_at(rt->late, (uint64_t)first_ns);
 }
 
 /* Whose the groups are, for a message: "job-1 and job-4". */

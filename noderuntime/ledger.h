@@ -251,6 +251,9 @@ int ds_ledger_join(struct ds_ledger_state *state, const struct ds_ledger_residen
  */
 int ds_ledger_leave(struct ds_ledger_state *state, const char *name);
 
+/* Whether a program of the resident of that name is there, which may itself be gone. */
+bool ds_ledger_has_programs(const struct ds_ledger_state *state, const char *name);
+
 /* The program that is this process, or NULL. */
 struct ds_ledger_program *ds_ledger_find_program(struct ds_ledger_state *state,
 						 const struct ds_process *process);

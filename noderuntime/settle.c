@@ -172,7 +172,7 @@ int ds_ledger_may_use_gpu(const struct ds_ledger_state *state, const struct ds_p
 	return lives(state, process, arg);
 }
 
-static bool has_programs(const struct ds_ledger_state *state, const char *name)
+bool ds_ledger_has_programs(const struct ds_ledger_state *state, const char *name)
 {
 	for (uint32_t i = 0; i < state->n_programs; i++) {
 		if (!strcmp(state->programs[i].resident, name))
@@ -192,7 +192,7 @@ static void remove_dead(struct ds_ledger_state *state, ds_ledger_judge *alive, v
 		if (alive(state, &state->residents[i].runtime, arg))
 			continue;
 		state->residents[i].owing = 0; /* nobody keeps its accounts */
-		if (!has_programs(state, state->residents[i].name))
+		if (!ds_ledger_has_programs(state, state->residents[i].name))
 			remove_resident(state, i);
 	}
 }
@@ -201,7 +201,7 @@ static void remove_dead(struct ds_ledger_state *state, ds_ledger_judge *alive, v
 static void remove_ownerless_window(struct ds_ledger_state *state)
 {
 	if (state->whole.phase != DS_WHOLE_NONE && !ds_ledger_find(state, state->whole.owner) &&
-	    !has_programs(state, state->whole.owner))
+	    !ds_ledger_has_programs(state, state->whole.owner))
 		state->whole = (struct ds_whole_window){.not_before_ns = 0};
 }
 

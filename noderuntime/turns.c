@@ -8,11 +8,6 @@
 /* After the end of a turn, should whoever is to end it not do so. */
 enum { LOOK_MS = 500 };
 
-static bool is_of(const struct ds_ledger_program *program, const struct ds_ledger_resident *r)
-{
-	return !strcmp(program->resident, r->name);
-}
-
 static bool is_beside(const struct ds_ledger_resident *a, const struct ds_ledger_resident *b)
 {
 	return a->turn.state == DS_TURN_BESIDE && b->turn.state == DS_TURN_BESIDE &&
@@ -23,15 +18,13 @@ bool ds_turns_wait_for(const struct ds_ledger_state *state,
 		       const struct ds_ledger_resident *resident,
 		       const struct ds_ledger_program *program)
 {
-	const struct ds_ledger_resident *owner = NULL;
+	const struct ds_ledger_resident *owner;
 	struct ds_groups met = ds_groups_intersection(program->groups, resident->held);
 
 	if (program->quiet || ds_groups_empty(&met) || resident->turn.state == DS_TURN_WAITS ||
 	    !ds_ledger_is_small(state, resident))
 		return false;
-	for (uint32_t i = 0; i < state->n_residents && !owner; i++)
-		if (is_of(program, &state->residents[i]))
-			owner = &state->residents[i];
+	owner = ds_ledger_find((struct ds_ledger_state *)(uintptr_t)state, program->resident);
 	/* For programs of others than these nobody comes to hold a group; see held.c. */
 	if (!owner || owner == resident || !ds_ledger_is_small(state, owner) ||
 	    is_beside(owner, resident))
@@ -76,7 +69,7 @@ uint64_t ds_turns_next_ns(const struct ds_ledger_state *state,
 	for (uint32_t i = 0; i < state->n_programs; i++) {
 		const struct ds_ledger_program *p = &state->programs[i];
 
-		if (p->stays & DS_STAYS_LONG && is_of(p, resident) &&
+		if (p->stays & DS_STAYS_LONG && !strcmp(p->resident, resident->name) &&
 		    (!at_ns || p->long_s * UINT64_C(1000000000) < at_ns))
 			at_ns = p->long_s * UINT64_C(1000000000);
 	}

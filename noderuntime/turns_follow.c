@@ -2,7 +2,6 @@
 #include "noderuntime/turns_follow.h"
 
 #include <stdatomic.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "noderuntime/deadline.h"
@@ -74,10 +73,8 @@ void ds_turns_arm(struct ds_runtime *rt)
 
 	if (self)
 		at_ns = ds_turns_next_ns(&rt->seen, self, (uint64_t)ds_now_ns(CLOCK_BOOTTIME));
-	const struct itimerspec then = {.it_value = {.tv_sec = (time_t)(at_ns / 1000000000),
-						     .tv_nsec = (long)(at_ns % 1000000000)}};
 	if (at_ns != rt->turn_at_ns)
-		timerfd_settime(rt->turn, TFD_TIMER_ABSTIME, &then, NULL);
+		ds_watch_at(rt->turn, at_ns);
 	rt->turn_at_ns = at_ns;
 }
 

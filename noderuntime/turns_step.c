@@ -45,14 +45,6 @@ static bool is_of(const struct ds_ledger_program *program, const struct ds_ledge
 	return !strcmp(program->resident, r->name);
 }
 
-static bool has_programs(const struct ds_ledger_state *state, const struct ds_ledger_resident *r)
-{
-	for (uint32_t i = 0; i < state->n_programs; i++)
-		if (is_of(&state->programs[i], r))
-			return true;
-	return false;
-}
-
 /* Something of it may be on the GPU. */
 static bool is_there(const struct ds_ledger_state *state, const struct ds_ledger_resident *r)
 {
@@ -64,7 +56,7 @@ static bool is_there(const struct ds_ledger_state *state, const struct ds_ledger
 
 static bool is_active(const struct ds_ledger_state *state, const struct ds_ledger_resident *r)
 {
-	return r->demand.active && has_programs(state, r);
+	return r->demand.active && ds_ledger_has_programs(state, r->name);
 }
 
 /* ---- accounts ---- */

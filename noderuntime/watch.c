@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <syslog.h>
 #include <unistd.h>
@@ -56,6 +57,14 @@ static void note_measured(struct ds_runtime *rt, const struct ds_watch *program)
 
 	if (n > 0)
 		ds_measured_add(&rt->allocation->measured, copy, (size_t)n, lifetime_s);
+}
+
+void ds_watch_at(int timer, uint64_t at_ns)
+{
+	const struct itimerspec then = {.it_value = {.tv_sec = (time_t)(at_ns / 1000000000),
+						     .tv_nsec = (long)(at_ns % 1000000000)}};
+
+	timerfd_settime(timer, TFD_TIMER_ABSTIME, &then, NULL);
 }
 
 void ds_unwatch(struct ds_runtime *rt, struct ds_watch *old)

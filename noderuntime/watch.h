@@ -159,6 +159,9 @@ struct ds_watch *ds_watch_add(struct ds_runtime *rt, enum ds_watch_kind kind, in
 int ds_watch_or_fail(struct ds_runtime *rt, enum ds_watch_kind kind, int fd, const char *what,
 		     struct ds_error *err);
 
+/* Have a timer's descriptor wake us at `at_ns`, by the clock that the timer was made with; 0: not at all. */
+void ds_watch_at(int timer, uint64_t at_ns);
+
 /* Forget it and close what it holds. */
 void ds_unwatch(struct ds_runtime *rt, struct ds_watch *old);
 

@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/timerfd.h>
 #include <syslog.h>
 
 #include "noderuntime/deadline.h"
@@ -128,11 +127,9 @@ void ds_whole_arm(struct ds_runtime *rt)
 	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
 	const struct ds_whole_rules rules = rules_of(rt);
 	const uint64_t at_ns = ds_whole_next_ns(&rt->seen, &rules, now_ns());
-	const struct itimerspec then = {.it_value = {.tv_sec = (time_t)(at_ns / 1000000000),
-						     .tv_nsec = (long)(at_ns % 1000000000)}};
 
 	if (at_ns || rt->whole_is_set)
-		timerfd_settime(rt->whole, TFD_TIMER_ABSTIME, &then, NULL);
+		ds_watch_at(rt->whole, at_ns);
 	rt->whole_is_set = at_ns;
 	if (self)
 		tell(rt, self);

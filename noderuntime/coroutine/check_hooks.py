@@ -13,7 +13,16 @@ import shlex
 import subprocess
 import sys
 
-TABLE_VERSION = 13050  # of the newest headers that the table knows
+FOLDER = os.path.dirname(os.path.realpath(__file__))
+
+
+def table_version():
+    """Of the newest headers that the table knows."""
+    with open(os.path.join(FOLDER, "hooks.h")) as header:
+        return int(re.search(r"^#define DS_TABLE_VERSION (\d+)", header.read(), re.M)[1])
+
+
+TABLE_VERSION = table_version()
 
 
 def preprocessed(include):
@@ -208,7 +217,7 @@ def findings_about_library(rows, library, have):
 def main():
     headers = Headers()
     rows = table(os.environ["DS_TABLE"])
-    left_alone = unmapped(os.path.join(os.path.dirname(os.path.realpath(__file__)), "unmapped.txt"))
+    left_alone = unmapped(os.path.join(FOLDER, "unmapped.txt"))
     library = os.environ["DS_LIBRARY"]
     findings = (findings_about_headers(headers) + findings_about_table(headers, rows, left_alone) +
                 findings_about_library(rows, library, exported(library)))

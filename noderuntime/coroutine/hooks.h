@@ -8,7 +8,7 @@
 #include "noderuntime/coroutine/cuda_api.h"
 
 /* The newest CUDA version whose driver calls the table knows. */
-enum { DS_TABLE_VERSION = 13050 };
+#define DS_TABLE_VERSION 13050 /* check_hooks.py reads it here */
 
 /* One entry point of the driver that we stand in for. */
 struct ds_hook {

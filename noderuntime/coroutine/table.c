@@ -27,7 +27,7 @@ const struct ds_hook ds_hooks[] = {
 
 const size_t ds_n_hooks = sizeof(ds_hooks) / sizeof(ds_hooks[0]);
 
-#if CUDA_VERSION == 13050
+#if CUDA_VERSION == DS_TABLE_VERSION
 /* The parameters written in the table are those of the header, down to the last const. */
 #define CHECK(symbol, params)                                                                 \
 	_Static_assert(__builtin_types_compatible_p(__typeof__(&symbol), CUresult(*) params), \

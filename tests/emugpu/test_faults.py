@@ -111,13 +111,17 @@ def test_a_program_that_comes_while_mps_is_away_waits_for_it(two, host):
     two.end()
 
 
-def test_an_mps_that_cannot_be_started_is_named_and_tried_again(host):
+def control_that_first(host, line):
+    """In the place of nvidia-cuda-mps-control: that line of shell, then the real one."""
     control = host.dir / "control"
-    real = host.config["mps_control"]
-    control.write_text(f'#!/bin/sh\n[ -e {host.dir}/broken ] && [ "$1" = -d ] && {{ echo no device; exit 3; }}\nexec {real} "$@"\n')
+    control.write_text(f'#!/bin/sh\n{line}\nexec {host.config["mps_control"]} "$@"\n')
     control.chmod(0o755)
     host.config["mps_control"] = control
     host.write_conf()
+
+
+def test_an_mps_that_cannot_be_started_is_named_and_tried_again(host):
+    control_that_first(host, f'[ -e {host.dir}/broken ] && [ "$1" = -d ] && {{ echo no device; exit 3; }}')
     host.begin("job-1")
     (host.dir / "broken").touch()
     os.kill(host.mps_daemon(), signal.SIGKILL)
@@ -131,12 +135,7 @@ def test_an_mps_that_cannot_be_started_is_named_and_tried_again(host):
 
 def test_a_start_of_mps_that_fails_once_is_tried_again(host):
     """Nobody has to ask: on a machine that is too busy, a start may take too long."""
-    control = host.dir / "control"
-    real = host.config["mps_control"]
-    control.write_text(f'#!/bin/sh\n[ "$1" = -d ] && rm {host.dir}/broken 2>/dev/null && exit 3\nexec {real} "$@"\n')
-    control.chmod(0o755)
-    host.config["mps_control"] = control
-    host.write_conf()
+    control_that_first(host, f'[ "$1" = -d ] && rm {host.dir}/broken 2>/dev/null && exit 3')
     host.begin("job-1")
     first = host.mps_daemon()
     (host.dir / "broken").touch()

@@ -14,6 +14,7 @@ CUresult CUDAAPI cuCtxRecordEvent(CUcontext context, CUevent event);
 CUresult CUDAAPI cuStreamGetCtx_v2(CUstream stream, CUcontext *context, CUgreenCtx *green);
 #endif
 #if CUDA_VERSION < 12080
+typedef struct CUmemcpyAttributes_st CUmemcpyAttributes;
 CUresult CUDAAPI cuStreamGetDevice(CUstream stream, CUdevice *device);
 CUresult CUDAAPI cuEventElapsedTime_v2(float *ms, CUevent start, CUevent end);
 #endif

@@ -12,10 +12,6 @@
 
 #include "numbers.h"
 
-#if CUDA_VERSION < 12080
-typedef struct CUmemcpyAttributes_st CUmemcpyAttributes;
-#endif
-
 enum { ROUNDS = 50 };
 
 static struct {

@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which bars the benchmarks' lines of JSON hold, on a GPU. Pure. A bar that is missed fails no test."""
 import json
-from dataclasses import dataclass
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+
+from colocation import bars  # noqa: E402
 
 
-@dataclass(frozen=True)
-class Verdict:
-    bar: str
-    value: float
-    limit: float
-    at_most: bool
-
-    @property
-    def held(self):
-        return self.value <= self.limit if self.at_most else self.value >= self.limit
-
+class Verdict(bars.Verdict):
     def __str__(self):
         side = "at most" if self.at_most else "at least"
         return f"{'held' if self.held else 'MISSED':6} {self.bar}: {self.value:g} ({side} {self.limit:g})"

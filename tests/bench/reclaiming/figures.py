@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections import namedtuple
 
+from colocation.bars import Verdict
 from colocation.figures import percentile
 
 Run = namedtuple("Run", "begin end sms")  # of a kernel
@@ -90,7 +91,7 @@ def bars(entry, judged):
     found = []
 
     def add(text, value, limit, at_most):
-        holds = (value <= limit if at_most else value >= limit) if judged and value is not None else None
+        holds = Verdict(text, value, limit, at_most).held if judged else None
         found.append({"bar": text, "value": value, "limit": limit, "at_most": at_most, "holds": holds})
 
     add("from the end of the holder's last kernel to the grant: p99, us", (entry["end_to_grant_us"] or {}).get("p99"), END_TO_GRANT_US, True)
