@@ -32,7 +32,8 @@ enum {
 	STACK_BYTES = 1 << 20,
 	RETRY_US = 1000000,
 	WHOLE_US = 200, /* between two looks at launches on the whole GPU */
-	EXIT_PATIENCE_S = 1,
+	EXIT_PATIENCE_S =
+	    5, /* a call of the driver's is over sooner even on a machine that stands still */
 	SETTLE_US = 5000, /* between looks whether what was queued before a window is done */
 };
 
@@ -69,15 +70,20 @@ enum outcome {
 	FAILED, /* try later */
 };
 
-/* Whether nothing has changed that the look is about. */
-static bool still_about(const struct look *look)
+/* Whether the driver may still be called for the virtual context that the look is about. */
+static bool still_there(const struct look *look)
 {
 	struct ds_vctx *vctx = the.vctx;
 
 	return !atomic_load(&ends) && !the.resetting && !ds_session_is_over(the.session) &&
 	       atomic_load_explicit(&ds_vctx, memory_order_acquire) == vctx &&
-	       look->generation == vctx->generation &&
-	       ds_session_epoch(the.session) == look->granted.epoch;
+	       look->generation == vctx->generation;
+}
+
+/* Whether nothing has changed that the look is about. */
+static bool still_about(const struct look *look)
+{
+	return still_there(look) && ds_session_epoch(the.session) == look->granted.epoch;
 }
 
 /*
@@ -234,6 +240,8 @@ static enum outcome follow(struct look *look)
 	ds_session_use(session, &allowed);
 	ds_session_acknowledge(session, &look->granted);
 	ds_evict(vctx, quiesce, look);
+	if (!still_there(look))
+		return AGAIN;
 	ds_streams_reap(vctx, true);
 	return settled ? SETTLED : FAILED;
 }
@@ -420,6 +428,11 @@ static void *run(void *unused)
 		if (found & END)
 			return NULL;
 		pthread_mutex_lock(&the.vctx->moving);
+		/* Whoever has it after end() had it finds a driver that may be half gone. */
+		if (atomic_load(&ends)) {
+			pthread_mutex_unlock(&the.vctx->moving);
+			return NULL;
+		}
 		if (ds_driver_ready()) {
 			CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
 

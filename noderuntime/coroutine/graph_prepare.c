@@ -8,6 +8,8 @@
 #include "noderuntime/coroutine/remap.h"
 #include "noderuntime/coroutine/vgraph.h"
 
+enum { EXIT_PATIENCE_S = 5 }; /* for the executable that is just being made */
+
 /*
  * A thread that makes executables which launches will want, started when it first has something to do.
  * It stops before the driver does, at exit.
@@ -41,6 +43,10 @@ static void forget(struct wish *wish)
 /* A graph that cannot be made here is found out about by the launch that cannot do without. */
 static void grant(struct wish *wish)
 {
+	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+
+	/* Nothing that the thread does is any business of captures in others. */
+	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	ds_real.cuCtxSetCurrent(wish->graph->vctx->primary);
 	ds_vgraph_make(wish->graph, wish->pctx, true);
 	pthread_mutex_lock(&preparer.lock);
@@ -49,12 +55,9 @@ static void grant(struct wish *wish)
 	forget(wish);
 }
 
+/* Calls the driver only while there is something to do, and not at all once it is to stop. */
 static void *prepare(void *unused)
 {
-	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-
-	/* Nothing that it does is any business of captures in other threads. */
-	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	pthread_mutex_lock(&preparer.lock);
 	while (!preparer.stop) {
 		struct wish *wish = preparer.first;
@@ -91,7 +94,7 @@ static void stop(void)
 	if (pthread_equal(pthread_self(), preparer.thread))
 		return;
 	clock_gettime(CLOCK_REALTIME, &deadline);
-	deadline.tv_sec++;
+	deadline.tv_sec += EXIT_PATIENCE_S;
 	pthread_timedjoin_np(preparer.thread, NULL, &deadline);
 }
 
