@@ -12,7 +12,7 @@ if not __package__:
     __package__ = "checks"
 
 # The path is set above.
-from checks.results import Results  # noqa: E402
+from checks.results import Results, last_lines, reason  # noqa: E402
 from checks.runner import Runner, StageFailed  # noqa: E402
 from checks.stages import STAGES  # noqa: E402
 
@@ -37,11 +37,7 @@ def main() -> int:
     total = Results()
     for name in arguments.stages or STAGES:
         total.add(_run(name, out, Path(arguments.cuda)))
-    for line in total.skips:
-        print(f"skipped: {line}")
-    for line in total.failures:
-        print(f"failed: {line}")
-    print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
+    print("\n".join(last_lines(total)))
     return 0 if total.passed and not total.failed else 1
 
 
@@ -52,19 +48,23 @@ def _run(name: str, out: Path, cuda: Path) -> Results:
     begin = time.monotonic()
     try:
         found = function(runner)
-    except StageFailed as reason:
+    except StageFailed as error:
         found = Results()
-        found.fail(f"{name}: {reason}")
+        found.fail(f"{name}: {error}", runner.tail())
     except OSError as error:
         found = Results()
         found.fail(f"{name}: {error}")
     verdict = "FAILED" if found.failed else "ok" if found.passed else "skipped" if found.skipped else "empty"
-    counts = f"{found.passed} passed, {found.failed} failed, {found.skipped} skipped"
+    counts = found.counts() + (f", {len(found.late)} of them only by itself, the second time" if found.late else "")
     print(f"{name:12} {verdict:8} {time.monotonic() - begin:4.0f} s   {counts}", flush=True)
+    for line in found.late:
+        print(f"  {line}")
     if found.failed:
-        for line in found.failures[:FAILURES_SHOWN]:
-            print(f"  {line}")
-        print(f"  the end of {runner.log}:\n{runner.tail()}", flush=True)
+        for failure in found.failures[:FAILURES_SHOWN]:
+            print("\n".join([f"  {failure.what}", *(f"    {line}" for line in reason(failure.output))]))
+        if not any(failure.output for failure in found.failures):
+            print(runner.tail())
+        print(f"  (more in {runner.log})", flush=True)
     return found
 
 

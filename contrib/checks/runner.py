@@ -84,10 +84,13 @@ class Runner:
     def make(self, build: Path, *arguments, **more) -> int:
         return self.run("make", f"-j{os.cpu_count() or 1}", *arguments, cwd=build, **more)
 
+    def note(self, text: str) -> None:
+        with open(self.log, "a", encoding="utf-8") as log:
+            log.write(f"{text}\n")
+
     def tail(self) -> str:
         """The end of the log, for people."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        return "\n".join("    " + line for line in lines[-TAIL_LINES:])
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
 
 
 def one(passed: bool, what: str) -> Results:

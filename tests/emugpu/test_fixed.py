@@ -127,7 +127,7 @@ def groups_of(node, program):
 
 
 @needs_runtime
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_groups_follow_when_programs_end(node):
     node.begin("job-1", share=950)
     first = spin(node, "job-1")

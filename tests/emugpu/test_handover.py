@@ -17,7 +17,7 @@ from runtime_host import (ACKNOWLEDGED, BUILD, EPOCH, HELLO, MAGIC, NOTICE, REPO
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 # What 0.95 of a GPU has alone, and beside a newcomer with 0.05: less the last group, and the rest.

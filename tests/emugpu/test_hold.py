@@ -20,7 +20,7 @@ from coroutine_host import GPU, LIBRARY  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="DETSHARE_BUILD does not name a build (contrib/check sets it)"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 STEP_AT = HOLDING_AT + HOLDING.size - 4

@@ -19,7 +19,7 @@ from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, asleep, s
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 LENDING = ",policy=lend,lend={},borrow={},reclaim={}"

@@ -15,7 +15,7 @@ from runtime_host import BUILD, Host, is_running, stop, wait_for  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 
 LONG_S = 60  # for what takes milliseconds on a machine that is not busy

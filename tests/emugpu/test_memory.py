@@ -14,7 +14,7 @@ from runtime_host import BUILD, Host, stop, wait_for  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 OK, OUT_OF_MEMORY = 0, 2

@@ -13,7 +13,7 @@ from runtime_host import ACTIVE, BUILD, IDLE, Host, is_running, stop, wait_for  
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 
 EAGER = ",policy=lend,lend=yes,borrow=yes,reclaim=500"

@@ -9,7 +9,7 @@ from coroutine_host import GPU, LIBRARY
 
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="DETSHARE_BUILD does not name a build (contrib/check sets it)"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 

@@ -18,7 +18,7 @@ from runtime_host import (BUILD, HELLO, MAGIC, PROGRAM, STEP, VERSION, Host, asl
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 HANGS_S = 20  # what hangs would take longer; deadlines are of 3 s
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user, or mount")

@@ -13,7 +13,7 @@ from runtime_host import BUILD, Host  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 ROUNDS = 12
 

@@ -15,7 +15,7 @@ from runtime_host import ACTIVE, BUILD, IDLE, Host, asleep, is_running, stat_fie
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
     pytest.mark.skipif(os.geteuid() != 0, reason="detshare run keeps another user than root out of these directories"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 TURNS = 40  # to be judged by: at 20 ms each, some seconds on an idle machine
 

@@ -18,7 +18,7 @@ from test_handover import assert_one_user_at_any_instant, users_of_groups  # noq
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
     pytest.mark.skipif(os.geteuid() != 0, reason="detshare run keeps another user than root out of these directories"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 SMS = 132
 WHOLE = Path(BUILD or ".") / "tests" / "gpu" / "whole_program"
