@@ -199,9 +199,11 @@ static void welcome(int connection)
 	    sendmsg(connection, &message, MSG_NOSIGNAL) < 0)
 		fake_die("welcome", errno);
 	close(book);
+	pthread_mutex_lock(&runtime.lock);
 	if (runtime.port >= 0)
 		close(runtime.port);
 	runtime.port = descriptors[0];
+	pthread_mutex_unlock(&runtime.lock);
 }
 
 static void set_connection(int connection)
@@ -387,7 +389,9 @@ size_t fake_run(const char *role, const char *library, const char *chaos, char *
 		fake_die(role, status);
 	if (WEXITSTATUS(status))
 		exit(WEXITSTATUS(status));
+	pthread_mutex_lock(&runtime.lock);
 	if (port && pread(runtime.port, port, sizeof(*port), 0) != (ssize_t)sizeof(*port))
 		fake_die("port", errno);
+	pthread_mutex_unlock(&runtime.lock);
 	return length;
 }
