@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node runtime and `detshare run`: the real programs, on the emulated GPU."""
 import os
+import re
 import signal
 import socket
 import stat
@@ -706,6 +707,9 @@ def test_waiting_can_be_interrupted(host):
     first = host.run("--share", "1", "--gpu", "0", "--", "sh", "-c", "echo up; exec sleep 60")
     assert first.stdout.readline() == "up\n"
     second = host.run("--share", "0.5", "--gpu", "0", "--wait", "--", "true")
+    status = Path(f"/proc/{second.pid}/status")
+    # Until then it is no other program than any; later it may be waiting or about to.
+    wait_for(lambda: int(re.search(r"SigBlk:\s*(\w+)", status.read_text())[1], 16) >> signal.SIGTERM - 1 & 1)
     time.sleep(0.3)
     second.terminate()
     assert finish(second)[0] == 143

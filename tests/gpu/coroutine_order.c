@@ -62,7 +62,7 @@ static bool does_wait(const struct attempt *attempt, enum how how)
 		if (!finds(attempt, how, us, &quick))
 			return false;
 		/* The copy returns when it has waited, if it does. */
-		if (us > 10000 && (how == SYNC || how == SYNC_PER_THREAD))
+		if (us > 40000 && (how == SYNC || how == SYNC_PER_THREAD))
 			break;
 	}
 	return true;
