@@ -95,7 +95,8 @@ static void stop(void)
 		return;
 	clock_gettime(CLOCK_REALTIME, &deadline);
 	deadline.tv_sec += EXIT_PATIENCE_S;
-	pthread_timedjoin_np(preparer.thread, NULL, &deadline);
+	if (pthread_timedjoin_np(preparer.thread, NULL, &deadline) != 0)
+		pthread_detach(preparer.thread);
 }
 
 /* Under the lock. The program's signals are none of the thread's business. */
