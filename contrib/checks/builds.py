@@ -203,8 +203,12 @@ def _once_more(run: Runner, found: Results, check) -> Results:
         run.note(f"nothing is run once more: {why_not}")
         return found
     passed = set()
-    for test in {failure.test for failure in found.failures}:
-        alone = check(test)
+    for test in dict.fromkeys(failure.test for failure in found.failures):
+        try:
+            alone = check(test)
+        except StageFailed as error:  # there is no time left
+            run.note(str(error))
+            break
         if alone.passed and not alone.failed:
             passed.add(test)
     return again.settle(found, passed)
