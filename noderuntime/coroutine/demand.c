@@ -23,7 +23,12 @@ static struct {
 	struct ds_quiet quiet;
 	bool begins;                   /* a thread waits for groups to begin with; under `moving` */
 	const struct ds_vstream *busy; /* only compared */
-} the;
+	/*
+	 * Held while what is said in the port and DS_GATE_ASLEEP change together, for an instant: whoever
+	 * finds the gate not asked, or no more, is not said to be idle, now or later.
+	 */
+	pthread_mutex_t saying;
+} the = {.saying = PTHREAD_MUTEX_INITIALIZER};
 
 bool ds_quiet_look(struct ds_quiet *quiet, uint64_t operations, bool empty, uint64_t now_ns,
 		   uint64_t long_ns)
@@ -40,10 +45,20 @@ bool ds_quiet_look(struct ds_quiet *quiet, uint64_t operations, bool empty, uint
 	return now_ns - quiet->since_ns >= long_ns;
 }
 
+/* Whether that is told at all; then the runtime is to have a notice of it. */
+static bool write_down(enum ds_port_demand demand)
+{
+	const bool tell = atomic_load(&the.tell);
+
+	if (tell)
+		atomic_store(&the.session->port->demand, (uint32_t)demand);
+	return tell;
+}
+
 static void say(enum ds_port_demand demand)
 {
-	if (atomic_load(&the.tell))
-		ds_session_demand(the.session, demand);
+	if (write_down(demand))
+		ds_session_notify_demand(the.session);
 }
 
 /* Unsaid is as good as active. */
@@ -93,11 +108,11 @@ static bool is_empty(struct ds_vctx *vctx)
 
 /*
  * An operation that came before the gate was asked is still marked or was counted; one that comes after it
- * finds the gate, and takes back what is said here. If it does so before that is said, we do.
+ * finds the gate, and takes back what is said here. If it does so before that is said, it is not.
  */
 static bool fall_asleep(struct ds_vctx *vctx)
 {
-	bool any_marked = false;
+	bool any_marked = false, asleep, told = false;
 
 	ds_gate_ask(vctx, DS_GATE_ASLEEP);
 	ds_marks_fence();
@@ -105,11 +120,14 @@ static bool fall_asleep(struct ds_vctx *vctx)
 		ds_gate_stop_asking(vctx, DS_GATE_ASLEEP);
 		return false;
 	}
-	say(DS_DEMAND_IDLE);
-	if (ds_gate_asked(vctx) & DS_GATE_ASLEEP)
-		return true;
-	say(DS_DEMAND_ACTIVE);
-	return false;
+	pthread_mutex_lock(&the.saying);
+	asleep = ds_gate_asked(vctx) & DS_GATE_ASLEEP;
+	if (asleep)
+		told = write_down(DS_DEMAND_IDLE);
+	pthread_mutex_unlock(&the.saying);
+	if (told)
+		ds_session_notify_demand(the.session);
+	return asleep;
 }
 
 void ds_demand_start(struct ds_session *session)
@@ -125,12 +143,14 @@ void ds_demand_tell(struct ds_vctx *vctx, bool tell)
 		say_anew(the.begins ? DS_DEMAND_ACTIVE : DS_DEMAND_IDLE);
 	if (tell == told)
 		return;
+	the.quiet.since_ns = 0;
+	pthread_mutex_lock(&the.saying);
 	if (vctx)
 		ds_gate_stop_asking(vctx, DS_GATE_ASLEEP);
-	the.quiet.since_ns = 0;
 	if (vctx || !tell)
 		atomic_store(&the.session->port->demand,
 			     tell ? DS_DEMAND_ACTIVE : DS_DEMAND_UNSAID);
+	pthread_mutex_unlock(&the.saying);
 }
 
 void ds_demand_wait(bool begins)
@@ -172,8 +192,17 @@ int64_t ds_demand_look(struct ds_vctx *vctx, int64_t within_us)
 
 void ds_demand_woken(struct ds_vctx *vctx)
 {
-	if (!ds_gate_stop_asking(vctx, DS_GATE_ASLEEP))
-		return;
-	say(DS_DEMAND_ACTIVE);
-	ds_acknowledger_watch();
+	bool asleep, told = false;
+
+	pthread_mutex_lock(&the.saying);
+	asleep = ds_gate_asked(vctx) & DS_GATE_ASLEEP;
+	if (asleep) {
+		told = write_down(DS_DEMAND_ACTIVE);
+		ds_gate_stop_asking(vctx, DS_GATE_ASLEEP); /* for the others, who go on then */
+	}
+	pthread_mutex_unlock(&the.saying);
+	if (told)
+		ds_session_notify_demand(the.session);
+	if (asleep)
+		ds_acknowledger_watch();
 }

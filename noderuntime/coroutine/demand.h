@@ -50,7 +50,7 @@ void ds_demand_begin(struct ds_vctx *vctx);
  */
 int64_t ds_demand_look(struct ds_vctx *vctx, int64_t within_us);
 
-/* An operation came to the gate that was to tell. Does not block. */
+/* An operation came to the gate that was to tell: active when this returns. Waits for nothing but others who do so. */
 void ds_demand_woken(struct ds_vctx *vctx);
 
 #endif

@@ -387,12 +387,6 @@ void ds_session_notify_demand(const struct ds_session *session)
 	notify(session, DS_PORT_DEMAND, ds_session_epoch(session));
 }
 
-void ds_session_demand(struct ds_session *session, enum ds_port_demand demand)
-{
-	atomic_store(&session->port->demand, (uint32_t)demand); /* before the gate is looked at */
-	ds_session_notify_demand(session);
-}
-
 int ds_session_hear(struct ds_session *session)
 {
 	struct ds_port_notice notice;

@@ -91,8 +91,7 @@ void ds_session_immovable(struct ds_session *session, bool immovable);
  */
 void ds_session_acknowledge(struct ds_session *session, const struct ds_granted *granted);
 
-/* Tell the runtime what the program needs, or that the port says something new of that. Do not block; any thread. */
-void ds_session_demand(struct ds_session *session, enum ds_port_demand demand);
+/* Tell the runtime that the port says something new of what the program needs. Does not block; any thread. */
 void ds_session_notify_demand(const struct ds_session *session);
 
 /* Read the notices that are there. Returns -1 if the runtime is gone. Does not block. */
