@@ -263,12 +263,14 @@ def test_how_long_the_rest_takes_is_said_when_it_is_known(program):
 
 def wake_ups(one):
     """How often the library's thread has slept so far."""
-    for task in os.listdir(f"/proc/{one.run.pid}/task"):
-        path = f"/proc/{one.run.pid}/task/{task}"
-        with open(f"{path}/comm") as name, open(f"{path}/status") as status:
-            if name.read() == "detshare\n":
-                return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
-    raise AssertionError("there is no such thread")
+    tasks = Path(f"/proc/{one.run.pid}/task")
+
+    def follower():
+        # It gives itself its name.
+        return next((task for task in tasks.iterdir() if (task / "comm").read_text() == "detshare\n"), None)
+
+    status = (wait_for(follower) / "status").read_text()
+    return sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
 
 
 def rests(one, seconds=0.5):
