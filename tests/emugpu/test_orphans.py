@@ -211,6 +211,7 @@ def test_a_cuda_program_is_ended_and_its_user_is_told(make_host):
     (host.dir / "detshare.conf").write_text("policy = lend\n")
     host.end("job-2")
     lender = program(host, "job-1", IDLE)
+    program(host, "job-3")  # so that what is beside it is not idle either: it would lend the late one groups, and end it for them
     run = host.run("--share", "0.25", "--class", "throughput", "--gpu", "0", "--", host.gpuwork, "spin", "--seconds", "600",
                    "--block-us", "8000000", env={"SLURM_CONF": str(host.dir / "slurm.conf")})
     beside = subprocess.Popen([host.gpuwork, "spin", "--seconds", "600", "--block-us", "500"], stdin=subprocess.DEVNULL,
