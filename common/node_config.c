@@ -76,6 +76,10 @@ enum {
 	HOLD_BACK_MILLI = 250,
 	HOLD_BACK_US = 5000,
 	HOLD_BACK_US_MAX = 1000000,
+	RECLAIM_SPIN_US = 500,
+	RECLAIM_SPIN_US_MAX = 10000,
+	RECLAIM_SPIN_CPUS = 3,
+	RECLAIM_SPIN_CPUS_MAX = 1024,
 };
 
 /* Sizes of memory, written as ds_size_parse() reads them; "0": none. */
@@ -229,6 +233,18 @@ static int check_hold_back_us(cfg_t *cfg, cfg_opt_t *opt)
 	return ds_conf_within(cfg, opt, HOLD_BACK_US_MAX, "microseconds");
 }
 
+static int check_reclaim_spin_us(cfg_t *cfg, cfg_opt_t *opt)
+{
+	long us = cfg_opt_getnint(opt, 0);
+
+	return us == 0 ? 0 : ds_conf_within(cfg, opt, RECLAIM_SPIN_US_MAX, "microseconds");
+}
+
+static int check_reclaim_spin_cpus(cfg_t *cfg, cfg_opt_t *opt)
+{
+	return ds_conf_within(cfg, opt, RECLAIM_SPIN_CPUS_MAX, "CPUs");
+}
+
 static int parse_size(const char *text, uint32_t *mib, struct ds_error *err)
 {
 	*mib = 0;
@@ -264,6 +280,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	    CFG_INT("whole_gpu_deadline_ms", WHOLE_GPU_DEADLINE_MS, CFGF_NONE),
 	    CFG_INT("whole_gpu_patience_ms", WHOLE_GPU_PATIENCE_MS, CFGF_NONE),
 	    CFG_BOOL("realtime", cfg_false, CFGF_NONE),
+	    CFG_INT("reclaim_spin_us", RECLAIM_SPIN_US, CFGF_NONE),
+	    CFG_INT("reclaim_spin_cpus", RECLAIM_SPIN_CPUS, CFGF_NONE),
 	    CFG_BOOL("hold_back", cfg_false, CFGF_NONE),
 	    CFG_FLOAT("hold_back_most", HOLD_BACK_MILLI / 1000.0, CFGF_NONE),
 	    CFG_INT("hold_back_us", HOLD_BACK_US, CFGF_NONE),
@@ -296,6 +314,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	cfg_set_validate_func(cfg, "neighbour_fault_requeues", check_requeues);
 	cfg_set_validate_func(cfg, "whole_gpu_deadline_ms", check_whole_gpu);
 	cfg_set_validate_func(cfg, "whole_gpu_patience_ms", check_whole_gpu);
+	cfg_set_validate_func(cfg, "reclaim_spin_us", check_reclaim_spin_us);
+	cfg_set_validate_func(cfg, "reclaim_spin_cpus", check_reclaim_spin_cpus);
 	cfg_set_validate_func(cfg, "hold_back_most", check_hold_back_most);
 	cfg_set_validate_func(cfg, "hold_back_us", check_hold_back_us);
 
@@ -326,6 +346,8 @@ static int parse(const char *text, const char *name, struct ds_node_config *conf
 	config->whole_gpu_deadline_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_deadline_ms");
 	config->whole_gpu_patience_ms = (uint32_t)cfg_getint(cfg, "whole_gpu_patience_ms");
 	config->realtime = cfg_getbool(cfg, "realtime") != cfg_false;
+	config->reclaim_spin_us = (uint32_t)cfg_getint(cfg, "reclaim_spin_us");
+	config->reclaim_spin_cpus = (uint32_t)cfg_getint(cfg, "reclaim_spin_cpus");
 	config->hold_back = cfg_getbool(cfg, "hold_back") != cfg_false;
 	config->hold_back_milli = milli_of(cfg_getfloat(cfg, "hold_back_most"));
 	config->hold_back_us = (uint32_t)cfg_getint(cfg, "hold_back_us");
@@ -371,6 +393,8 @@ void ds_node_config_defaults(struct ds_node_config *config, const char *node_nam
 	config->neighbour_fault_requeues = NEIGHBOUR_FAULT_REQUEUES;
 	config->whole_gpu_deadline_ms = WHOLE_GPU_DEADLINE_MS;
 	config->whole_gpu_patience_ms = WHOLE_GPU_PATIENCE_MS;
+	config->reclaim_spin_us = RECLAIM_SPIN_US;
+	config->reclaim_spin_cpus = RECLAIM_SPIN_CPUS;
 	config->hold_back_milli = HOLD_BACK_MILLI;
 	config->hold_back_us = HOLD_BACK_US;
 }

@@ -89,6 +89,10 @@ struct ds_node_config {
 	uint32_t whole_gpu_patience_ms;
 	/* realtime = no: node runtimes run before all ordinary processes of the node */
 	bool realtime;
+	/* reclaim_spin_us = 500: for which those spin who wait for groups to be given back; 0: they sleep */
+	uint32_t reclaim_spin_us;
+	/* reclaim_spin_cpus = 3: that one has to be allowed to run on for that */
+	uint32_t reclaim_spin_cpus;
 	/* hold_back = no: kernels that saturate memory bandwidth wait while a neighbour of kind latency is in a
 	 * step */
 	bool hold_back;

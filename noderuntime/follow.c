@@ -459,6 +459,8 @@ void ds_publish(struct ds_runtime *rt)
 	else if (self)
 		ds_whole_terms(rt, self, &terms);
 	terms.unawaited = !(terms.flags & DS_PAGE_FIXED) && are_within(rt, &terms);
+	if (self && rt->config->move_programs && ds_reclaim_of(&rt->seen, self) != DS_RECLAIM_NONE)
+		terms.spin_us = rt->config->reclaim_spin_us;
 	/*
 	 * A program is never told to be nowhere without being told to stop: as long as there is nothing else,
 	 * it keeps what it has.
@@ -481,6 +483,23 @@ static void complain_of_policy(struct ds_runtime *rt)
 		       rt->allocation->gpu_uuid);
 	ds_complain(rt, &rt->site.failure);
 	rt->site.failure.text[0] = '\0';
+}
+
+/* For what others do for us, or our programs for others, each time that begins; no longer than until it is done. */
+static void spin_for_reclaim(struct ds_runtime *rt)
+{
+	const struct ds_ledger_resident *self = ds_ledger_find(&rt->seen, rt->allocation->name);
+	const enum ds_reclaim was = rt->reclaim;
+	const int64_t now_ns = ds_now_ns(CLOCK_MONOTONIC);
+
+	rt->reclaim =
+	    self && rt->config->move_programs ? ds_reclaim_of(&rt->seen, self) : DS_RECLAIM_NONE;
+	if (rt->reclaim == was)
+		return;
+	ds_spin_end(&rt->spin, now_ns);
+	if ((rt->reclaim == DS_RECLAIM_WAITS || rt->reclaim == DS_RECLAIM_GIVES) &&
+	    ds_spin_has_cpus(rt->config->reclaim_spin_cpus))
+		ds_spin_begin(&rt->spin, now_ns, rt->config->reclaim_spin_us);
 }
 
 static void follow_in(struct ds_runtime *rt, long ms)
@@ -516,4 +535,5 @@ void ds_follow(struct ds_runtime *rt)
 	ds_turns_arm(rt);
 	ds_late_look(rt);
 	ds_greet_waiting(rt);
+	spin_for_reclaim(rt);
 }

@@ -97,7 +97,7 @@ void ds_page_publish(struct ds_published *published, const struct ds_page_terms 
 	struct ds_page *page = published->page;
 	uint64_t epoch = atomic_load_explicit(&page->epoch, memory_order_relaxed);
 
-	/* That it is not waited for any more, who has acknowledged it need not know. */
+	/* That it is not waited for any more, who has acknowledged it need not know; nor that nobody is to spin. */
 	if (epoch && ds_groups_equal(&page->granted, &terms->granted) &&
 	    page->flags == terms->flags && page->window_us == terms->window_us &&
 	    page->unawaited <= terms->unawaited)
@@ -109,6 +109,7 @@ void ds_page_publish(struct ds_published *published, const struct ds_page_terms 
 	page->flags = terms->flags;
 	page->window_us = terms->window_us;
 	page->unawaited = terms->unawaited;
+	page->spin_us = terms->spin_us;
 	atomic_store_explicit(&page->epoch, epoch + 2, memory_order_release);
 }
 

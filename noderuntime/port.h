@@ -43,6 +43,7 @@ struct ds_page_terms {
 	uint32_t flags; /* enum ds_page_flags */
 	uint32_t window_us;
 	uint32_t unawaited;
+	uint32_t spin_us;
 };
 
 /* Publish these terms. Raises the epoch only if they differ from what was published. */

@@ -211,6 +211,13 @@ struct ds_page {
 	 * Changes with the epoch.
 	 */
 	uint32_t unawaited;
+	/*
+	 * Not 0: groups change hands for an owner of kind latency that has been waiting for them or may want
+	 * them back. A program that is to leave some, and a thread that has said that it wants them back, may spin
+	 * for so long while they wait for that, if they may run on `spin_cpus`. Changes with the epoch.
+	 */
+	uint32_t spin_us;
+	uint32_t spin_cpus; /* never changes */
 };
 
 enum { DS_PORT_KERNELS = 8 };

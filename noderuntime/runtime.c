@@ -155,12 +155,28 @@ static void dispatch(struct ds_runtime *rt, struct ds_watch *w)
 	}
 }
 
+/*
+ * One at a time: handling it may remove the watch of the next. Who spins asks the kernel, not the memory of what it
+ * waits for: whatever comes is seen as soon, and who tells us wakes nobody, which is what takes long.
+ */
+static int wait_for_event(struct ds_runtime *rt, struct epoll_event *event)
+{
+	while (ds_spins(&rt->spin)) {
+		const int n = epoll_wait(rt->epoll, event, 1, 0);
+
+		if (n != 0)
+			return n;
+		ds_spin_wait(&rt->spin);
+	}
+	return epoll_wait(rt->epoll, event, 1, -1);
+}
+
 static void loop(struct ds_runtime *rt)
 {
 	while (!rt->stop) {
 		struct epoll_event event;
-		/* One at a time: handling it may remove the watch of the next. */
-		int n = epoll_wait(rt->epoll, &event, 1, -1);
+		int n = wait_for_event(rt, &event);
+
 		if (n == 1)
 			dispatch(rt, event.data.ptr);
 		else if (n < 0 && errno != EINTR)
@@ -363,6 +379,7 @@ static int set_up(struct ds_runtime *rt, const struct ds_runtime_start *start, s
 		return -1;
 	ds_mps_care_begin(rt);
 	ds_strays_begin(rt);
+	rt->page.page->spin_cpus = rt->config->reclaim_spin_cpus;
 	rt->page.page->sample_launches = rt->config->sample_launches;
 	rt->page.page->overlong_ms = rt->config->overlong_kernel_s * 1000;
 	/* The owner of a window may be in a kernel as long as that, which it has to end. */

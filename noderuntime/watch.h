@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "common/node_config.h"
 #include "common/process.h"
+#include "common/spin.h"
 #include "noderuntime/advance.h"
 #include "noderuntime/allocation.h"
 #include "noderuntime/gpu.h"
@@ -17,6 +18,7 @@
 #include "noderuntime/port.h"
 #include "noderuntime/quota.h"
 #include "noderuntime/recall.h"
+#include "noderuntime/reclaim.h"
 #include "noderuntime/squeeze.h"
 
 /*
@@ -148,6 +150,8 @@ struct ds_runtime {
 	uint32_t n_notes;
 	bool had_fault; /* a program of ours: note_faults.h */
 	bool told_of_fault;
+	enum ds_reclaim reclaim; /* of us, at our last look, */
+	struct ds_spin spin;     /* and for that */
 	bool stop;
 };
 

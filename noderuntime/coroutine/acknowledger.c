@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/spin.h"
 #include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/demand.h"
 #include "noderuntime/coroutine/evict.h"
@@ -55,6 +56,8 @@ static struct {
 	    own;       /* granted last, and not as the whole GPU for a while; under `moving` */
 	bool on_whole; /* the program has that; only of the thread itself */
 	struct ds_trial trial; /* under `moving` */
+	uint32_t spin_us;      /* of the page that was followed last; only of the thread itself, */
+	struct ds_spin spin;   /* and this */
 } the = {.wake = -1};
 
 /* One look at the page, from the outside in. */
@@ -86,6 +89,19 @@ static bool still_about(const struct look *look)
 	return still_there(look) && ds_session_epoch(the.session) == look->granted.epoch;
 }
 
+/* Somebody waits for groups; as long as the page allows, if the program has CPUs for that besides its own work. */
+static void begin_to_spin(void)
+{
+	if (the.spin_us && ds_spin_has_cpus(the.session->page->spin_cpus))
+		ds_spin_begin(&the.spin, ds_now_ns(CLOCK_MONOTONIC), the.spin_us);
+}
+
+static void stop_spinning(void)
+{
+	if (ds_spins(&the.spin))
+		ds_spin_end(&the.spin, ds_now_ns(CLOCK_MONOTONIC));
+}
+
 /*
  * Let go of everything and wait a little. False: what the look was about has changed, begin anew. With
  * `moving` locked.
@@ -95,11 +111,14 @@ static bool nap(struct look *look)
 	const unsigned nap_us = ds_nap_us(look->waited_us);
 	const struct timespec time = {.tv_nsec = nap_us * 1000L};
 	struct ds_vctx *vctx = the.vctx;
+	bool spun;
 
 	pthread_mutex_unlock(&vctx->moving);
-	nanosleep(&time, NULL);
+	spun = ds_spin_wait(&the.spin);
+	if (!spun)
+		nanosleep(&time, NULL);
 	pthread_mutex_lock(&vctx->moving);
-	look->waited_us += nap_us;
+	look->waited_us += spun ? 1 : nap_us;
 	return still_about(look);
 }
 
@@ -189,6 +208,10 @@ static enum outcome follow(struct look *look)
 	if (!ds_session_look(session, &look->granted))
 		return FAILED;
 	note_page(&look->granted);
+	the.spin_us = look->granted.spin_us;
+	stop_spinning();
+	if (!look->granted.unawaited)
+		begin_to_spin();
 	stop_trying();
 	ds_demand_tell(vctx, look->granted.flags & DS_PAGE_TELL_IDLE);
 	if (!vctx) { /* no work yet, or no longer; who begins will look at the page */
@@ -239,6 +262,7 @@ static enum outcome follow(struct look *look)
 	ds_session_pinned(session, &pinned);
 	ds_session_use(session, &allowed);
 	ds_session_acknowledge(session, &look->granted);
+	stop_spinning();
 	ds_evict(vctx, quiesce, look);
 	if (!still_there(look))
 		return AGAIN;
@@ -324,8 +348,16 @@ static unsigned wait_for_something(struct pollfd events[2], int64_t us)
 	const struct timespec time = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
 	unsigned found = 0;
 	uint64_t why = 0;
+	int n = 0;
 
-	if (ppoll(events, 2, us < 0 ? NULL : &time, NULL) < 0)
+	while (ds_spins(&the.spin) && n == 0) {
+		n = poll(events, 2, 0);
+		if (n == 0)
+			ds_spin_wait(&the.spin);
+	}
+	if (n == 0)
+		n = ppoll(events, 2, us < 0 ? NULL : &time, NULL);
+	if (n < 0)
 		return errno == EINTR ? 0 : END;
 	if (atomic_load(&ends))
 		return END;
@@ -447,6 +479,10 @@ static void *run(void *unused)
 				outcome = follow(&look);
 				retry_us = RETRY_US;
 			}
+			/* The program wants its groups back, which come within a moment. */
+			stop_spinning();
+			if (found & WATCH && !(found & (HEARD | LOOK)))
+				begin_to_spin();
 			sleep_us = watch();
 			if (the.waits && (sleep_us < 0 || sleep_us > suspended_for_us()))
 				sleep_us = suspended_for_us();

@@ -277,6 +277,7 @@ static bool copy_page(const struct ds_page *page, struct ds_granted *granted)
 	granted->sample_launches = copy.page.sample_launches;
 	granted->overlong_ms = copy.page.overlong_ms;
 	granted->unawaited = copy.page.unawaited;
+	granted->spin_us = copy.page.spin_us;
 	memcpy(granted->gpu_uuid, copy.page.gpu_uuid, sizeof(granted->gpu_uuid));
 	granted->gpu_uuid[sizeof(granted->gpu_uuid) - 1] = '\0';
 	return !(epoch & 1) && epoch == atomic_load_explicit(&page->epoch, memory_order_relaxed);

@@ -35,6 +35,7 @@ struct ds_granted {
 	uint32_t sample_launches;
 	uint32_t overlong_ms;
 	bool unawaited;
+	uint32_t spin_us;
 };
 
 /*

@@ -28,7 +28,7 @@ PORT = struct.Struct("=IHHQQQQ")  # magic .. launches
 NOTICE = struct.Struct("=IHHQ")
 TERMS = struct.Struct("=II")  # of the page: flags, window_us
 HOLDING = struct.Struct("=II512sI")  # of the page: hold_back_milli, hold_back_us, hold_back_kernels, neighbours_step
-HOLDING_AT = 680
+HOLDING_AT, SPIN_AT = 680, 1208  # the latter: spin_us, spin_cpus
 TERMS_AT, DEMAND_AT, DRAIN_AT, OVERLONG_AT, IMMOVABLE_AT = 128, 2104, 2136, 2144, 2300
 NOTES_HEAD, NOTE_SIZE = struct.Struct("=IHHIIQ"), 400
 
@@ -403,7 +403,8 @@ def _page(view):
     milli, us, kernels, step = HOLDING.unpack(view[HOLDING_AT:HOLDING_AT + HOLDING.size])
     return {"epoch": epoch, "n_groups": n_groups, "group_sms": group_sms, "rest": rest, "share": share,
             "groups": low | high << 64, "flags": flags, "window_us": window_us,
-            "hold_back": [milli, us, kernels.rstrip(b"\0").decode()], "step": step % 2}
+            "hold_back": [milli, us, kernels.rstrip(b"\0").decode()], "step": step % 2,
+            "spin": list(TERMS.unpack(view[SPIN_AT:SPIN_AT + TERMS.size]))}
 
 
 def _obey(verb, arguments, port, page, view, client):

@@ -315,7 +315,7 @@ def test_a_program_learns_its_partition(host):
     host.begin()
     program = host.program()
     assert program.answer == {"refused": 0, "fds": 3, "epoch": 2, "n_groups": 15, "group_sms": 8, "rest": 12,
-                              "share": 500, "groups": 0xff, "flags": 0, "window_us": 0, "hold_back": [0, 0, ""], "step": 0}
+                              "share": 500, "groups": 0xff, "flags": 0, "window_us": 0, "hold_back": [0, 0, ""], "step": 0, "spin": [0, 3]}
     programs = host.resident()["programs"]
     assert [(p["pid"], p["groups"]) for p in programs] == [(program.pid, "0-7")]
     assert program.ask("close") == "done"

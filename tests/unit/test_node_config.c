@@ -45,6 +45,8 @@ static void defaults(void **state)
 	assert_int_equal(config.whole_gpu_patience_ms, 60000);
 	assert_int_equal(config.overlong_kernel_s, 5);
 	assert_false(config.realtime);
+	assert_int_equal(config.reclaim_spin_us, 500);
+	assert_int_equal(config.reclaim_spin_cpus, 3);
 	assert_false(config.hold_back);
 	assert_int_equal(config.hold_back_milli, 250);
 	assert_int_equal(config.hold_back_us, 5000);
@@ -105,6 +107,8 @@ static void values(void **state)
 			       "move_programs = no\n"
 			       "sample_launches = 0\n"
 			       "realtime = yes\n"
+			       "reclaim_spin_us = 0\n"
+			       "reclaim_spin_cpus = 1\n"
 			       "hold_back = yes\n"
 			       "hold_back_most = 0.4\n"
 			       "hold_back_us = 700\n"
@@ -130,6 +134,8 @@ static void values(void **state)
 	assert_int_equal(config.sample_launches, 0);
 	assert_int_equal(config.overlong_kernel_s, 90);
 	assert_true(config.realtime);
+	assert_int_equal(config.reclaim_spin_us, 0);
+	assert_int_equal(config.reclaim_spin_cpus, 1);
 	assert_true(config.hold_back);
 	assert_int_equal(config.hold_back_milli, 400);
 	assert_int_equal(config.hold_back_us, 700);
@@ -161,6 +167,9 @@ static void refused(void **state)
 	    {"whole_gpu_deadline_ms = 0",
 	     "node.conf:1: whole_gpu_deadline_ms = 0 is not within 1 to 3600000 milliseconds"},
 	    {"whole_gpu_patience_ms = 4000000", "is not within 1 to 3600000 milliseconds"},
+	    {"reclaim_spin_us = 10001", "is not within 1 to 10000 microseconds"},
+	    {"reclaim_spin_us = -1", "is not within 1 to 10000 microseconds"},
+	    {"reclaim_spin_cpus = 0", "reclaim_spin_cpus = 0 is not within 1 to 1024 CPUs"},
 	    {"hold_back_most = 0", "node.conf:1: hold_back_most = 0 is not a part of the time"},
 	    {"hold_back_most = 1.5", "hold_back_most = 1.5 is not a part of the time"},
 	    {"hold_back_us = 0", "hold_back_us = 0 is not within 1 to 1000000 microseconds"},
