@@ -24,6 +24,7 @@
 #include "noderuntime/coroutine/nap.h"
 #include "noderuntime/coroutine/occupied.h"
 #include "noderuntime/coroutine/remap.h"
+#include "noderuntime/coroutine/signals.h"
 #include "noderuntime/coroutine/suspend.h"
 #include "noderuntime/coroutine/target.h"
 #include "noderuntime/coroutine/trial.h"
@@ -529,7 +530,7 @@ void ds_acknowledger_start(struct ds_session *session, struct ds_vctx *vctx)
 	the.wake = ds_session_move_high(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attributes, STACK_BYTES);
-	sigfillset(&all);
+	ds_signals_of_the_program(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	ds_session_immovable(session, false);
 	if (the.wake >= 0)

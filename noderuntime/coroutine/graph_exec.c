@@ -121,6 +121,7 @@ static bool step_on(struct change *change, CUresult result)
 			change->result = ds_vgraph_pin(change->graph);
 			return false;
 		}
+		ds_vgraph_renew(change->graph, change->twin);
 		change->step = TO_OTHERS;
 		change->next = change->graph->executables;
 		return next_other(change);

@@ -236,16 +236,29 @@ static CUresult shadow_in(struct ds_vstream *stream, struct ds_pctx *pctx, CUstr
 	return result;
 }
 
-/* An executable in a part of where new work may go; pinned graphs stay where they are. */
+/*
+ * The widest executable in a part of where new work may go; pinned graphs stay where they are. NULL: there is
+ * none with at least half of the SMs: a graph takes longer in so few than it takes to be made executable.
+ */
 static struct ds_executable *nearby(const struct ds_vgraph *graph, const struct ds_pctx *target)
 {
-	struct ds_executable *executable = graph->executables;
+	const struct ds_gpu_shape *shape = &graph->vctx->shape;
+	struct ds_executable *widest = NULL;
+	uint32_t most = 0;
 
 	if (atomic_load_explicit(&graph->pinned, memory_order_acquire))
-		return executable;
-	while (executable && !ds_groups_within(&executable->pctx->groups, &target->groups))
-		executable = executable->next;
-	return executable;
+		return graph->executables;
+	for (struct ds_executable *executable = graph->executables; executable;
+	     executable = executable->next) {
+		const struct ds_groups *groups = &executable->pctx->groups;
+		const uint32_t sms = ds_groups_sms(groups, shape);
+
+		if (sms > most && ds_groups_within(groups, &target->groups)) {
+			widest = executable;
+			most = sms;
+		}
+	}
+	return 2 * most >= ds_groups_sms(&target->groups, shape) ? widest : NULL;
 }
 
 /*

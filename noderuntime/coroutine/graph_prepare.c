@@ -6,6 +6,7 @@
 
 #include "common/clock.h"
 #include "noderuntime/coroutine/remap.h"
+#include "noderuntime/coroutine/signals.h"
 #include "noderuntime/coroutine/vgraph.h"
 
 enum { EXIT_PATIENCE_S = 5 }; /* for the executable that is just being made */
@@ -107,7 +108,7 @@ static bool start(void)
 	if (preparer.started)
 		return true;
 	preparer.last = &preparer.first;
-	sigfillset(&all);
+	ds_signals_of_the_program(&all);
 	if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
 		return false;
 	preparer.started = pthread_create(&preparer.thread, NULL, prepare, NULL) == 0;

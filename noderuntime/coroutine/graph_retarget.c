@@ -16,11 +16,7 @@ struct visit {
 	struct ds_graph_survey *survey;
 };
 
-typedef CUresult visit_node(const struct visit *visit, CUgraphNode node, CUgraphNodeType type,
-			    unsigned depth);
-
-/* Calls `visitor` for each node, depth first, until one fails. */
-static CUresult walk(const struct visit *visit, CUgraph graph, visit_node *visitor, unsigned depth)
+static CUresult walk(CUgraph graph, ds_graph_visitor *visitor, void *with, unsigned depth)
 {
 	CUgraphNode *nodes = NULL;
 	CUresult result;
@@ -45,13 +41,18 @@ static CUresult walk(const struct visit *visit, CUgraph graph, visit_node *visit
 		if (type == CU_GRAPH_NODE_TYPE_GRAPH) {
 			result = ds_real.cuGraphChildGraphNodeGetGraph(nodes[i], &child);
 			if (result == CUDA_SUCCESS)
-				result = walk(visit, child, visitor, depth + 1);
+				result = walk(child, visitor, with, depth + 1);
 		} else {
-			result = visitor(visit, nodes[i], type, depth);
+			result = visitor(with, nodes[i], type, depth);
 		}
 	}
 	free(nodes);
 	return result;
+}
+
+CUresult ds_graph_walk(CUgraph graph, ds_graph_visitor *visitor, void *with)
+{
+	return walk(graph, visitor, with, 0);
 }
 
 static bool device_updates(CUgraphNode node)
@@ -231,9 +232,9 @@ static CUresult move_memset(const struct visit *visit, CUgraphNode node)
 	return ds_real.cuGraphMemsetNodeSetParams(node, &params);
 }
 
-static CUresult look(const struct visit *visit, CUgraphNode node, CUgraphNodeType type,
-		     unsigned depth)
+static CUresult look(void *with, CUgraphNode node, CUgraphNodeType type, unsigned depth)
 {
+	const struct visit *visit = with;
 	struct ds_graph_survey *survey = visit->survey;
 	CUDA_MEMSET_NODE_PARAMS memset_params;
 	CUDA_KERNEL_NODE_PARAMS params;
@@ -273,12 +274,12 @@ static CUresult look(const struct visit *visit, CUgraphNode node, CUgraphNodeTyp
 CUresult ds_graph_look(struct ds_vctx *vctx, CUgraph graph, struct ds_graph_survey *survey)
 {
 	*survey = (struct ds_graph_survey){.movable = true};
-	return walk(&(struct visit){.vctx = vctx, .survey = survey}, graph, look, 0);
+	return ds_graph_walk(graph, look, &(struct visit){.vctx = vctx, .survey = survey});
 }
 
-static CUresult move(const struct visit *visit, CUgraphNode node, CUgraphNodeType type,
-		     unsigned depth)
+static CUresult move(void *with, CUgraphNode node, CUgraphNodeType type, unsigned depth)
 {
+	const struct visit *visit = with;
 	CUcontext popped;
 	CUresult result;
 
@@ -297,13 +298,14 @@ static CUresult move(const struct visit *visit, CUgraphNode node, CUgraphNodeTyp
 
 CUresult ds_graph_retarget(struct ds_vctx *vctx, CUgraph graph, const struct ds_pctx *pctx)
 {
-	return walk(&(struct visit){.vctx = vctx, .pctx = pctx}, graph, move, 0);
+	return ds_graph_walk(graph, move, &(struct visit){.vctx = vctx, .pctx = pctx});
 }
 
 /* Memset nodes of child graphs are no nodes of the executable's own; the driver took their context above. */
-static CUresult move_in_exec(const struct visit *visit, CUgraphNode node, CUgraphNodeType type,
-			     unsigned depth)
+static CUresult move_in_exec(void *with, CUgraphNode node, CUgraphNodeType type, unsigned depth)
 {
+	const struct visit *visit = with;
+
 	return type == CU_GRAPH_NODE_TYPE_MEMSET && depth == 0 ? move_memset(visit, node)
 							       : CUDA_SUCCESS;
 }
@@ -311,6 +313,6 @@ static CUresult move_in_exec(const struct visit *visit, CUgraphNode node, CUgrap
 CUresult ds_graph_retarget_exec(struct ds_vctx *vctx, CUgraphExec exec, CUgraph graph,
 				const struct ds_pctx *pctx)
 {
-	return walk(&(struct visit){.vctx = vctx, .pctx = pctx, .exec = exec}, graph, move_in_exec,
-		    0);
+	return ds_graph_walk(graph, move_in_exec,
+			     &(struct visit){.vctx = vctx, .pctx = pctx, .exec = exec});
 }

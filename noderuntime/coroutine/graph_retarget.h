@@ -9,6 +9,12 @@
  * made anew in another physical context, in place: the program sees no difference.
  */
 
+typedef CUresult ds_graph_visitor(void *with, CUgraphNode node, CUgraphNodeType type,
+				  unsigned depth);
+
+/* Call `visitor` for each node of a graph and of its child graphs (`depth` 1 and more), until one fails. */
+CUresult ds_graph_walk(CUgraph graph, ds_graph_visitor *visitor, void *with);
+
 struct ds_graph_survey {
 	bool ours;    /* has nodes that run in the virtual context */
 	bool movable; /* executables for other physical contexts can be made of it */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "noderuntime/coroutine/seen.h"
+#include "noderuntime/coroutine/vgraph.h"
 
 enum { BUCKETS = 256 };
 
@@ -146,21 +147,36 @@ void ds_own_destroy_things(const struct ds_own *own)
 	}                                                       \
 	DS_EXPORT(symbol)
 
-#define UNMAKES(symbol, params, args, thing)               \
+#define UNMAKES(symbol, params, args, thing, kind)         \
 	CUresult ds_##symbol params                        \
 	{                                                  \
 		if (!ds_driver_ready())                    \
 			return CUDA_ERROR_NOT_INITIALIZED; \
 		ds_own_unmade(thing, (uint64_t)args);      \
+		ds_vgraphs_lose(kind, (uint64_t)args, 1);  \
+		return ds_real.symbol args;                \
+	}                                                  \
+	DS_EXPORT(symbol)
+
+/* Nothing is noted of these: they live in the primary context, whoever makes them. */
+#define LOSES(symbol, params, args, kind)                  \
+	CUresult ds_##symbol params                        \
+	{                                                  \
+		if (!ds_driver_ready())                    \
+			return CUDA_ERROR_NOT_INITIALIZED; \
+		ds_vgraphs_lose(kind, (uint64_t)args, 1);  \
 		return ds_real.symbol args;                \
 	}                                                  \
 	DS_EXPORT(symbol)
 
 MAKES(cuEventCreate, (CUevent * phEvent, unsigned int Flags), (phEvent, Flags), DS_THING_EVENT,
       *phEvent);
-UNMAKES(cuEventDestroy, (CUevent hEvent), (hEvent), DS_THING_EVENT);
-UNMAKES(cuEventDestroy_v2, (CUevent hEvent), (hEvent), DS_THING_EVENT);
-UNMAKES(cuModuleUnload, (CUmodule hmod), (hmod), DS_THING_MODULE);
+UNMAKES(cuEventDestroy, (CUevent hEvent), (hEvent), DS_THING_EVENT, DS_REFERS_EVENT);
+UNMAKES(cuEventDestroy_v2, (CUevent hEvent), (hEvent), DS_THING_EVENT, DS_REFERS_EVENT);
+UNMAKES(cuModuleUnload, (CUmodule hmod), (hmod), DS_THING_MODULE, DS_REFERS_MODULE);
+LOSES(cuLibraryUnload, (CUlibrary library), (library), DS_REFERS_MODULE);
+LOSES(cuDestroyExternalSemaphore, (CUexternalSemaphore extSem), (extSem), DS_REFERS_SEMAPHORE);
+LOSES(cuIpcCloseMemHandle, (CUdeviceptr dptr), (dptr), DS_REFERS_MEMORY);
 MAKES(cuMemAllocHost_v2, (void **pp, size_t bytesize), (pp, bytesize), DS_THING_HOST, *pp);
 MAKES(cuMemHostAlloc, (void **pp, size_t bytesize, unsigned int Flags), (pp, bytesize, Flags),
       DS_THING_HOST, *pp);
@@ -168,7 +184,7 @@ MAKES(cuMemHostRegister, (void *p, size_t bytesize, unsigned int Flags), (p, byt
       DS_THING_REGISTERED, p);
 MAKES(cuMemHostRegister_v2, (void *p, size_t bytesize, unsigned int Flags), (p, bytesize, Flags),
       DS_THING_REGISTERED, p);
-UNMAKES(cuMemHostUnregister, (void *p), (p), DS_THING_REGISTERED);
+UNMAKES(cuMemHostUnregister, (void *p), (p), DS_THING_REGISTERED, DS_REFERS_MEMORY);
 
 /* ---- where memory was made ---- */
 

@@ -3,6 +3,7 @@
 
 #include "noderuntime/coroutine/driver.h"
 #include "noderuntime/coroutine/memory.h"
+#include "noderuntime/coroutine/vgraph.h"
 
 /*
  * Physical memory (cuMemCreate), which lives as long as a handle or a mapping of it, and external memory.
@@ -113,6 +114,7 @@ CUresult ds_cuMemUnmap(CUdeviceptr ptr, size_t size)
 	 * Nobody else maps these addresses meanwhile: they are the program's to hand out, and it has just
 	 * said that they are free.
 	 */
+	ds_vgraphs_lose(DS_REFERS_MEMORY, ptr, size);
 	result = ds_real.cuMemUnmap(ptr, size);
 	if (result != CUDA_SUCCESS)
 		return result;

@@ -5,6 +5,7 @@
 
 #include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/op.h"
+#include "noderuntime/coroutine/vgraph.h"
 
 /*
  * Memory pools. What a pool has from the GPU counts, used or not: nobody else can have it. The driver knows
@@ -300,8 +301,10 @@ static CUresult free_async(CUdeviceptr address, CUstream stream, bool per_thread
 
 	if (!ds_driver_ready())
 		return CUDA_ERROR_NOT_INITIALIZED;
-	if (!is_captured(stream, per_thread))
+	if (!is_captured(stream, per_thread)) {
+		ds_vgraphs_lose(DS_REFERS_MEMORY, address, 1);
 		holding = ds_memory_free_begin(DS_HOLD_ADDRESS, address);
+	}
 	result = ds_op_begin(&op, stream, per_thread);
 	if (result == CUDA_SUCCESS) {
 		result = real(address, op.target);

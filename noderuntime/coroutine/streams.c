@@ -136,8 +136,9 @@ CUresult ds_streams_init(struct ds_vctx *vctx)
 	return result;
 }
 
-CUresult ds_streams_create(struct ds_vctx *vctx, CUcontext made_in, unsigned flags, int priority,
-			   struct ds_vstream **out)
+/* Marked until it is in the lists, for the same reason as when it is destroyed. */
+static CUresult create_marked(struct ds_vctx *vctx, CUcontext made_in, unsigned flags, int priority,
+			      struct ds_vstream **out)
 {
 	struct ds_vstream *stream = vstream_new(
 	    flags & CU_STREAM_NON_BLOCKING ? DS_STREAM_FREE : DS_STREAM_BLOCKING, flags, priority);
@@ -170,6 +171,21 @@ CUresult ds_streams_create(struct ds_vctx *vctx, CUcontext made_in, unsigned fla
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
 	return CUDA_SUCCESS;
+}
+
+CUresult ds_streams_create(struct ds_vctx *vctx, CUcontext made_in, unsigned flags, int priority,
+			   struct ds_vstream **out)
+{
+	struct ds_mark *mark = ds_mark_get();
+	CUresult result;
+
+	*out = NULL;
+	if (!mark)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	ds_mark_begin(mark);
+	result = create_marked(vctx, made_in, flags, priority, out);
+	ds_mark_end(mark);
+	return result;
 }
 
 CUresult ds_streams_join(struct ds_vctx *vctx)
@@ -249,9 +265,10 @@ static void leave_end(struct ds_vstream *stream, CUstream shadow, bool captured)
 /*
  * A blocking stream whose work the NULL stream has not waited for leaves an event behind: the NULL
  * stream's next operation waits for it (see order.c). And every stream leaves one behind that tells
- * when the partitions it worked in are done with it (see acknowledger.c).
+ * when the partitions it worked in are done with it (see acknowledger.c). Marked, for once it is in no list
+ * nobody else knows of its shadows: their physical contexts must not be destroyed before them.
  */
-static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in_table)
+static CUresult destroy_marked(struct ds_vctx *vctx, struct ds_vstream *stream, bool in_table)
 {
 	CUstream shadow, shadows[DS_PCTX_MAX];
 	bool captured, capture_began;
@@ -284,6 +301,19 @@ static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in
 	for (unsigned slot = 0; slot < DS_PCTX_MAX; slot++)
 		if (shadows[slot] && shadows[slot] != shadow)
 			ds_real.cuStreamDestroy_v2(shadows[slot]);
+	return result;
+}
+
+static CUresult destroy(struct ds_vctx *vctx, struct ds_vstream *stream, bool in_table)
+{
+	struct ds_mark *mark = ds_mark_get();
+	CUresult result;
+
+	if (!mark)
+		return CUDA_ERROR_OUT_OF_MEMORY;
+	ds_mark_begin(mark);
+	result = destroy_marked(vctx, stream, in_table);
+	ds_mark_end(mark);
 	ds_streams_reap(vctx, false);
 	return result;
 }
@@ -378,22 +408,27 @@ static void make_thread_key(void)
 static CUresult make_thread_default(struct ds_vctx *vctx, struct ds_vstream **out)
 {
 	CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-	struct ds_vstream *stream = vstream_new(DS_STREAM_BLOCKING, 0, 0);
+	struct ds_mark *mark = ds_mark_get();
+	struct ds_vstream *stream = mark ? vstream_new(DS_STREAM_BLOCKING, 0, 0) : NULL;
 	CUresult result;
 
 	if (!stream)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
+	ds_mark_begin(mark);
 	result = make_real(vctx, stream);
+	if (result == CUDA_SUCCESS) {
+		pthread_mutex_lock(&vctx->lock);
+		link_blocking(vctx, stream);
+		link_all(&vctx->all, stream);
+		pthread_mutex_unlock(&vctx->lock);
+	}
+	ds_mark_end(mark);
 	ds_real.cuThreadExchangeStreamCaptureMode(&mode);
 	if (result != CUDA_SUCCESS) {
 		vstream_free(stream);
 		return result;
 	}
-	pthread_mutex_lock(&vctx->lock);
-	link_blocking(vctx, stream);
-	link_all(&vctx->all, stream);
-	pthread_mutex_unlock(&vctx->lock);
 	pthread_once(&thread_key_once, make_thread_key);
 	pthread_setspecific(thread_key, stream);
 	thread_default.generation = vctx->generation;

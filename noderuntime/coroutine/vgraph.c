@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
+#include <string.h>
 
 #include "noderuntime/coroutine/graph_retarget.h"
 #include "noderuntime/coroutine/remap.h"
@@ -9,6 +10,8 @@ enum { BUCKETS = 1024 };
 
 static struct ds_vgraph *buckets[BUCKETS];
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+/* Of each kind: whether a graph has ever referred to one, so that programs without pay nothing. */
+static atomic_bool referred[DS_REFERS_KINDS];
 
 static struct ds_vgraph **bucket(CUgraphExec handle)
 {
@@ -67,8 +70,43 @@ static struct ds_pctx *first_place(const struct ds_vgraph *graph)
 	return executable->pctx;
 }
 
+/* Under `making`. */
+static void set_refers(struct ds_vgraph *graph, struct ds_refers refers)
+{
+	struct ds_refers old;
+
+	for (size_t i = 0; i < refers.n; i++)
+		atomic_store(&referred[refers.all[i].kind], true);
+	pthread_mutex_lock(&table_lock);
+	old = graph->refers;
+	graph->refers = refers;
+	pthread_mutex_unlock(&table_lock);
+	ds_refers_free(&old);
+}
+
+/* Under `making`. False: no memory. */
+static bool collect(struct ds_vgraph *graph)
+{
+	struct ds_refers refers = {.all = NULL};
+	const bool collected = ds_refers_collect(&refers, graph->clone);
+
+	set_refers(graph, refers);
+	return collected;
+}
+
+static bool lost_something(const struct ds_vgraph *graph)
+{
+	bool lost;
+
+	pthread_mutex_lock(&table_lock);
+	lost = ds_refers_lost(&graph->refers);
+	pthread_mutex_unlock(&table_lock);
+	return lost;
+}
+
 static void forget_clone(struct ds_vgraph *graph)
 {
+	set_refers(graph, (struct ds_refers){.all = NULL});
 	if (graph->clone)
 		ds_real.cuGraphDestroy(graph->clone);
 	graph->clone = NULL;
@@ -85,7 +123,8 @@ static void forget_clone(struct ds_vgraph *graph)
 static void bring_clone_back(struct ds_vgraph *graph)
 {
 	if (graph->clone &&
-	    ds_graph_retarget(graph->vctx, graph->clone, first_place(graph)) != CUDA_SUCCESS)
+	    (graph->destroyed || lost_something(graph) ||
+	     ds_graph_retarget(graph->vctx, graph->clone, first_place(graph)) != CUDA_SUCCESS))
 		forget_clone(graph);
 	graph->clone_at = NULL;
 }
@@ -210,7 +249,7 @@ CUresult ds_vgraph_add(struct ds_vctx *vctx, CUgraphExec exec, CUgraph graph, bo
 	result = make_events(vctx, made);
 	if (result != CUDA_SUCCESS)
 		goto fail;
-	if (!movable || ds_real.cuGraphClone(&made->clone, graph) != CUDA_SUCCESS)
+	if (!movable || ds_real.cuGraphClone(&made->clone, graph) != CUDA_SUCCESS || !collect(made))
 		result = ds_vgraph_pin(made);
 	if (result != CUDA_SUCCESS)
 		goto fail;
@@ -289,6 +328,10 @@ CUresult ds_vgraph_destroy(struct ds_vgraph *graph)
 		link = &(*link)->next;
 	*link = graph->next;
 	pthread_mutex_unlock(&table_lock);
+	/* What it refers to may go now, and nobody will find that it did. */
+	pthread_mutex_lock(&graph->making);
+	graph->destroyed = true;
+	pthread_mutex_unlock(&graph->making);
 	return release(graph);
 }
 
@@ -318,7 +361,7 @@ static CUresult make(struct ds_vgraph *graph, struct ds_pctx *pctx, bool ahead)
 
 	if (ds_vgraph_in(graph, pctx))
 		return CUDA_SUCCESS;
-	if (!graph->clone)
+	if (!graph->clone || graph->destroyed || lost_something(graph))
 		return CUDA_ERROR_NOT_SUPPORTED;
 	executable = calloc(1, sizeof(*executable));
 	if (!executable)
@@ -427,8 +470,65 @@ CUresult ds_vgraph_updated(struct ds_vgraph *graph, CUgraph updated)
 		return ds_vgraph_pin(graph);
 	forget_clone(graph);
 	graph->clone = clone;
+	if (!collect(graph))
+		return ds_vgraph_pin(graph);
 	update_others(graph);
 	return CUDA_SUCCESS;
+}
+
+void ds_vgraph_renew(struct ds_vgraph *graph, CUgraphNode twin)
+{
+	struct ds_refers refers = {.all = NULL};
+	bool renewed = true;
+
+	pthread_mutex_lock(&table_lock);
+	if (graph->refers.n) {
+		refers.all = calloc(graph->refers.n, sizeof(*refers.all));
+		renewed = refers.all != NULL;
+	}
+	if (renewed && graph->refers.n) {
+		refers.n = refers.room = graph->refers.n;
+		memcpy(refers.all, graph->refers.all, refers.n * sizeof(*refers.all));
+	}
+	pthread_mutex_unlock(&table_lock);
+	/* Without memory nobody knows what it refers to, and so nothing is made of it any more. */
+	if (renewed && ds_refers_renew(&refers, twin)) {
+		set_refers(graph, refers);
+		return;
+	}
+	ds_refers_free(&refers);
+	forget_clone(graph);
+}
+
+/* The next graph that is found to refer to it, marked, with a reference; NULL: no other does. */
+static struct ds_vgraph *next_loser(enum ds_refers_kind kind, uint64_t first, uint64_t n)
+{
+	struct ds_vgraph *loser = NULL;
+
+	pthread_mutex_lock(&table_lock);
+	for (unsigned i = 0; i < BUCKETS && !loser; i++) {
+		loser = buckets[i];
+		while (loser && !ds_refers_lose(&loser->refers, kind, first, n))
+			loser = loser->next;
+	}
+	if (loser)
+		loser->references++;
+	pthread_mutex_unlock(&table_lock);
+	return loser;
+}
+
+void ds_vgraphs_lose(enum ds_refers_kind kind, uint64_t first, uint64_t n)
+{
+	struct ds_vgraph *loser;
+
+	if (!atomic_load_explicit(&referred[kind], memory_order_acquire))
+		return;
+	while ((loser = next_loser(kind, first, n))) {
+		/* Whoever makes it executable just now began before. */
+		pthread_mutex_lock(&loser->making);
+		pthread_mutex_unlock(&loser->making);
+		ds_vgraph_release(loser);
+	}
 }
 
 struct ds_vgraph **ds_vgraph_all(size_t *n)
@@ -467,6 +567,7 @@ void ds_vgraph_drop(void)
 				graph->executables = executable->next;
 				free(executable);
 			}
+			ds_refers_free(&graph->refers);
 			free(graph->disabled);
 			free(graph);
 		}

@@ -2,6 +2,7 @@
 #ifndef DETSHARE_COROUTINE_VGRAPH_H
 #define DETSHARE_COROUTINE_VGRAPH_H
 
+#include "noderuntime/coroutine/graph_refers.h"
 #include "noderuntime/coroutine/vctx.h"
 
 /*
@@ -37,7 +38,9 @@ struct ds_vgraph {
 	CUgraph clone; /* makes further executables; NULL: there will be none */
 	struct ds_pctx
 	    *clone_at; /* where its nodes may be, beside the first; an executable is there */
-	CUgraphNode *disabled; /* in `clone` */
+	struct ds_refers refers; /* of `clone`; changed with the table's lock, too */
+	bool destroyed;          /* by the program: only who has a reference knows it */
+	CUgraphNode *disabled;   /* in `clone` */
 	size_t n_disabled;
 
 	/* Held for a launch; with `making`, to change the list. */
@@ -110,6 +113,16 @@ bool ds_vgraph_enable(struct ds_vgraph *graph, CUgraphNode twin, bool enabled);
  * updated; the others follow, and so will those yet to be made. Under `making`.
  */
 CUresult ds_vgraph_updated(struct ds_vgraph *graph, CUgraph updated);
+
+/* A node of the clone has been changed. Under `making`. */
+void ds_vgraph_renew(struct ds_vgraph *graph, CUgraphNode twin);
+
+/*
+ * What the nodes of graphs may refer to is about to be destroyed: `n` handles from `first` on. Such graphs are not
+ * made executable any more, and when this returns nobody is at it. Waits for that, some milliseconds at most,
+ * only if a graph does refer to it. Thread-safe.
+ */
+void ds_vgraphs_lose(enum ds_refers_kind kind, uint64_t first, uint64_t n);
 
 /* All there are, each with a reference, in a list that the caller frees. NULL: none, or no memory. */
 struct ds_vgraph **ds_vgraph_all(size_t *n);

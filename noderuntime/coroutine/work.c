@@ -3,6 +3,7 @@
 #include "noderuntime/coroutine/memory.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/reach.h"
+#include "noderuntime/coroutine/vgraph.h"
 #include "noderuntime/coroutine/whole.h"
 
 /*
@@ -294,6 +295,16 @@ static CUresult before_free(void)
 
 #define HANDLE(handle) (uint64_t)(handle)
 
+/* Graphs may copy from it or to it. Which arrays are levels of a mipmapped one is not known. */
+static void graphs_lose(enum ds_holding_kind held, uint64_t handle)
+{
+	if (held == DS_HOLD_MIPMAP)
+		ds_vgraphs_lose(DS_REFERS_ARRAY, 0, UINT64_MAX);
+	else
+		ds_vgraphs_lose(held == DS_HOLD_ARRAY ? DS_REFERS_ARRAY : DS_REFERS_MEMORY, handle,
+				1);
+}
+
 #define DS_FREE_(symbol, base, since, params, args, holding)                 \
 	CUresult ds_##symbol params                                          \
 	{                                                                    \
@@ -302,6 +313,7 @@ static CUresult before_free(void)
                                                                              \
 		if (result != CUDA_SUCCESS)                                  \
 			return result;                                       \
+		graphs_lose(DS_HOLD_##holding, HANDLE args);                 \
 		held = ds_memory_free_begin(DS_HOLD_##holding, HANDLE args); \
 		result = ds_real.symbol args;                                \
 		ds_memory_free_end(&held, result);                           \

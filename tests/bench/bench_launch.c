@@ -1,13 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the coroutine library adds to cuLaunchKernel. Runs itself again and again, in turns without
- * and with the library, on whatever libcuda.so.1 there is; plays the node runtime for those with.
+ * What the coroutine library adds to cuLaunchKernel, on whatever libcuda.so.1 there is. One process, with
+ * the library and this program as its node runtime, launches in batches, in turns through the library and
+ * past it: what is compared are batches of the same process within milliseconds of each other, for
+ * processes differ by more than the library adds.
  *
  * Usage: bench_launch [LIBRARY [TURNS]]
  * LIBRARY: else DETSHARE_LIBRARY, else the one of this build, else the installed one.
- * Prints one line of JSON per number of streams, with the median over all turns of the time of one
- * launch: without the library; without it, but with what the library must do (enum way); with it.
+ * TURNS: processes, one after the other.
+ * Prints one line of JSON per number of streams, with the median over all batches of the time of one launch:
+ * past the library; past it, but with what the library must do (enum way); through it. What is added is the
+ * median of the differences within a round of batches; of those of all turns, the median is printed, and
+ * the least and the most.
  */
+#include <dlfcn.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,127 +43,220 @@ enum { N_COUNTS = sizeof(stream_counts) / sizeof(stream_counts[0]) };
  * looked up while it was.
  */
 enum way { WITHOUT, ASKED, GREEN, GREEN_CURRENT, GREEN_OWN, GREEN_OWN_CURRENT, WITH, N_WAYS };
-static const struct {
-	const char *role, *name;
-} ways[N_WAYS] = {
-    [WITHOUT] = {"--turn", "without_ns"},
-    [ASKED] = {"--turn-asked", "asked_ns"},
-    [GREEN] = {"--turn-green", "green_ns"},
-    [GREEN_CURRENT] = {"--turn-green-current", "green_current_ns"},
-    [GREEN_OWN] = {"--turn-green-own", "green_own_ns"},
-    [GREEN_OWN_CURRENT] = {"--turn-green-own-current", "green_own_current_ns"},
-    [WITH] = {"--turn", "with_ns"},
+static const char *const names[] = {"without_ns",       "asked_ns",     "green_ns",
+				    "green_current_ns", "green_own_ns", "green_own_current_ns",
+				    "with_ns"};
+
+/* What is said of a turn, for a number of streams. */
+enum said { ADDED = N_WAYS, ADDED_BY_GREEN, ADDED_TO_GREEN, N_SAID };
+
+/* ---- one turn: a process with the library ---- */
+
+/* The driver's own, past the library, which answers dlsym for the whole process. */
+static void *past_library(const char *symbol)
+{
+	static const char *const versions[] = {"GLIBC_2.34", "GLIBC_2.2.5", "GLIBC_2.17"};
+	void *libc = dlopen("libc.so.6", RTLD_NOW), *libcuda = dlopen("libcuda.so.1", RTLD_NOW);
+	void *(*real_dlsym)(void *, const char *) = NULL;
+	void *address;
+
+	for (size_t i = 0; !real_dlsym && i < sizeof(versions) / sizeof(versions[0]); i++)
+		*(void **)&real_dlsym = dlvsym(libc, "dlsym", versions[i]);
+	if (!real_dlsym || !libcuda)
+		fake_die("the driver's own entries cannot be found", 0);
+	address = real_dlsym(libcuda, symbol);
+	if (!address)
+		fake_die(symbol, 0);
+	if (address == fake_driver("cuLaunchKernel"))
+		fake_die("the library is not in this process", 0);
+	return address;
+}
+
+#define PAST(symbol) ((__typeof__(&symbol))(uintptr_t)past_library(#symbol))
+
+typedef __typeof__(&cuLaunchKernel) launch_kernel;
+typedef __typeof__(&cuCtxGetCurrent) get_current;
+
+struct launching {
+	launch_kernel launch;
+	__typeof__(&cuStreamSynchronize) synchronize;
+	get_current asks; /* before each launch; NULL: not */
+	CUcontext current;
+	CUfunction function;
+	CUstream streams[STREAMS_MAX], null;
 };
 
-/* ---- one turn: a process of its own, which prints a median per number of streams ---- */
-
-static double time_launches(CUfunction function, const CUstream *streams, unsigned n_streams,
-			    bool asks)
+static double time_batch(const struct launching *with, unsigned n_streams)
 {
-	static double batch_ns[BATCHES];
-	__typeof__(&cuLaunchKernel) launch =
-	    (__typeof__(&cuLaunchKernel))(uintptr_t)fake_driver("cuLaunchKernel");
-	__typeof__(&cuCtxGetCurrent) current =
-	    (__typeof__(&cuCtxGetCurrent))(uintptr_t)fake_driver("cuCtxGetCurrent");
-	CUcontext context;
-	unsigned us = 0;
 	CUdeviceptr smids = 0;
+	unsigned us = 0;
 	void *args[] = {&us, &smids};
+	CUcontext context;
+	double begin;
 
-	for (int batch = -WARM_UP; batch < BATCHES; batch++) {
-		const double begin = fake_now_ns();
+	CALL(cuCtxSetCurrent, with->current);
+	begin = fake_now_ns();
+	for (unsigned i = 0; i < BATCH; i++) {
+		const CUstream stream = n_streams ? with->streams[i % n_streams] : with->null;
 
-		for (unsigned i = 0; i < BATCH; i++)
-			if ((asks && current(&context)) ||
-			    launch(function, 1, 1, 1, 1, 1, 1, 0, streams[i % n_streams], args,
-				   NULL))
-				fake_die("cuLaunchKernel", 0);
-		if (batch >= 0)
-			batch_ns[batch] = (fake_now_ns() - begin) / BATCH;
-		CALL(cuCtxSynchronize);
+		if ((with->asks && with->asks(&context)) ||
+		    with->launch(with->function, 1, 1, 1, 1, 1, 1, 0, stream, args, NULL))
+			fake_die("cuLaunchKernel", 0);
 	}
-	return fake_quantile(batch_ns, BATCHES, 0.5);
+	begin = (fake_now_ns() - begin) / BATCH;
+	for (unsigned i = 0; i < (n_streams ? n_streams : 1); i++)
+		if (with->synchronize(n_streams ? with->streams[i] : with->null))
+			fake_die("cuStreamSynchronize", 0);
+	return begin;
 }
 
 /* The same streams as the library makes, made here: what green contexts cost by themselves. */
-static CUcontext make_green(CUstream *streams, CUstream *null)
+static CUcontext make_green(struct launching *with)
 {
 	CUdevResource rest, groups[DS_GROUPS_MAX];
 	CUdevResourceDesc description;
 	CUcontext context;
 	CUgreenCtx green;
-	unsigned n = fake_split(groups, &rest);
+	const unsigned n = fake_split(groups, &rest);
 
 	CALL(cuDevResourceGenerateDesc, &description, groups, (n + 1) / 2);
-	CALL(cuGreenCtxCreate, &green, description, 0, CU_GREEN_CTX_DEFAULT_STREAM);
-	CALL(cuGreenCtxStreamCreate, null, green, CU_STREAM_NON_BLOCKING, 0);
+	if (PAST(cuGreenCtxCreate)(&green, description, 0, CU_GREEN_CTX_DEFAULT_STREAM) ||
+	    PAST(cuGreenCtxStreamCreate)(&with->null, green, CU_STREAM_NON_BLOCKING, 0) ||
+	    PAST(cuCtxFromGreenCtx)(&context, green))
+		fake_die("cuGreenCtxCreate", 0);
 	for (unsigned i = 0; i < STREAMS_MAX; i++)
-		CALL(cuGreenCtxStreamCreate, &streams[i], green, CU_STREAM_NON_BLOCKING, 0);
-	CALL(cuCtxFromGreenCtx, &context, green);
+		if (PAST(cuGreenCtxStreamCreate)(&with->streams[i], green, CU_STREAM_NON_BLOCKING,
+						 0))
+			fake_die("cuGreenCtxStreamCreate", 0);
 	return context;
 }
 
-static int turn(enum way way)
+static void prepare(struct launching with[N_WAYS])
 {
-	CUstream streams[STREAMS_MAX], null = NULL;
-	CUfunction function = fake_empty_kernel();
-	CUcontext primary, green = NULL;
+	const launch_kernel past = PAST(cuLaunchKernel);
+	const CUfunction function = fake_empty_kernel();
+	CUcontext primary, green;
 
 	CALL(cuCtxGetCurrent, &primary);
-	if (way != WITHOUT && way != ASKED)
-		green = make_green(streams, &null);
-	for (unsigned i = 0; !green && i < STREAMS_MAX; i++)
-		CALL(cuStreamCreate, &streams[i], CU_STREAM_NON_BLOCKING);
-	if (way == GREEN_OWN || way == GREEN_OWN_CURRENT)
-		function = fake_empty_kernel_in(green);
-	CALL(cuCtxSetCurrent, way == GREEN_CURRENT || way == GREEN_OWN_CURRENT ? green : primary);
-	for (unsigned i = 0; i < N_COUNTS; i++) {
-		const unsigned n = stream_counts[i];
+	for (unsigned way = 0; way < N_WAYS; way++)
+		with[way] = (struct launching){.launch = past,
+					       .synchronize = PAST(cuStreamSynchronize),
+					       .current = primary,
+					       .function = function};
+	for (unsigned i = 0; i < STREAMS_MAX; i++) {
+		CALL(cuStreamCreate, &with[WITH].streams[i], CU_STREAM_NON_BLOCKING);
+		if (PAST(cuStreamCreate)(&with[WITHOUT].streams[i], CU_STREAM_NON_BLOCKING))
+			fake_die("cuStreamCreate", 0);
+	}
+	with[WITH].launch = (launch_kernel)(uintptr_t)fake_driver("cuLaunchKernel");
+	with[WITH].synchronize =
+	    (__typeof__(&cuStreamSynchronize))(uintptr_t)fake_driver("cuStreamSynchronize");
+	with[ASKED] = with[WITHOUT];
+	with[ASKED].asks = PAST(cuCtxGetCurrent);
+	green = make_green(&with[GREEN]);
+	with[GREEN_CURRENT] = with[GREEN_OWN] = with[GREEN_OWN_CURRENT] = with[GREEN];
+	with[GREEN_OWN].function = with[GREEN_OWN_CURRENT].function = fake_empty_kernel_in(green);
+	with[GREEN_CURRENT].current = with[GREEN_OWN_CURRENT].current = green;
+}
 
-		printf("%.1f\n",
-		       time_launches(function, n ? streams : &null, n ? n : 1, way == ASKED));
+/*
+ * Every turn launches from the same CPU, the last one it may use: another may be slower, or near another part
+ * of the memory. Threads that the driver has started stay where they are.
+ */
+static void stay_on_one_cpu(void)
+{
+	int last = -1;
+	cpu_set_t cpus;
+
+	if (sched_getaffinity(0, sizeof(cpus), &cpus) < 0)
+		return;
+	for (int i = 0; i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, &cpus))
+			last = i;
+	CPU_ZERO(&cpus);
+	CPU_SET(last, &cpus);
+	sched_setaffinity(0, sizeof(cpus), &cpus);
+}
+
+static double difference(double batch_ns[N_WAYS][BATCHES], enum way way, enum way than)
+{
+	double more[BATCHES];
+
+	for (unsigned i = 0; i < BATCHES; i++)
+		more[i] = batch_ns[way][i] - batch_ns[than][i];
+	return fake_quantile(more, BATCHES, 0.5);
+}
+
+static int turn(void)
+{
+	static struct launching with[N_WAYS];
+	static double batch_ns[N_WAYS][BATCHES];
+
+	prepare(with);
+	stay_on_one_cpu();
+	for (unsigned k = 0; k < N_COUNTS; k++) {
+		double added, by_green, to_green;
+
+		for (int batch = -WARM_UP; batch < BATCHES; batch++)
+			for (unsigned i = 0; i < N_WAYS; i++) {
+				/* Whoever comes behind the same one each time may gain by it. */
+				const unsigned way = (i + (unsigned)(batch + WARM_UP)) % N_WAYS;
+				const double ns = time_batch(&with[way], stream_counts[k]);
+
+				if (batch >= 0)
+					batch_ns[way][batch] = ns;
+			}
+		added = difference(batch_ns, WITH, WITHOUT);
+		by_green = difference(batch_ns, GREEN, WITHOUT);
+		to_green = difference(batch_ns, WITH, GREEN);
+		for (unsigned way = 0; way < N_WAYS; way++)
+			printf("%.1f\n", fake_quantile(batch_ns[way], BATCHES, 0.5));
+		printf("%.1f\n%.1f\n%.1f\n", added, by_green, to_green);
 	}
 	return fflush(stdout) != 0;
 }
 
 /* ---- the parent ---- */
 
+static void print(unsigned count, double ns[N_SAID][TURNS_MAX], size_t turns)
+{
+	const double median = fake_quantile(ns[ADDED], turns, 0.5);
+
+	printf("{\"bench\":\"launch\",\"streams\":%u,\"null_stream\":%s,\"turns\":%zu",
+	       stream_counts[count] ? stream_counts[count] : 1,
+	       stream_counts[count] ? "false" : "true", turns);
+	for (unsigned way = 0; way < N_WAYS; way++)
+		printf(",\"%s\":%.1f", names[way], fake_quantile(ns[way], turns, 0.5));
+	printf(",\"added_ns\":%.1f,\"added_least_ns\":%.1f,\"added_most_ns\":%.1f,"
+	       "\"added_by_green_ns\":%.1f,\"added_to_green_ns\":%.1f}\n",
+	       median, ns[ADDED][0], ns[ADDED][turns - 1],
+	       fake_quantile(ns[ADDED_BY_GREEN], turns, 0.5),
+	       fake_quantile(ns[ADDED_TO_GREEN], turns, 0.5));
+}
+
 int main(int argc, char **argv)
 {
-	static double ns[N_WAYS][N_COUNTS][TURNS_MAX];
+	static double ns[N_COUNTS][N_SAID][TURNS_MAX];
 	const int turns = argc > 2 ? atoi(argv[2]) : TURNS;
-	char output[4096], *end;
+	char output[8192], *end;
 	const char *library;
 
 	fake_runtime_role(argc, argv);
-	for (unsigned way = 0; way < N_WAYS; way++)
-		if (argc > 1 && !strcmp(argv[1], ways[way].role))
-			return turn((enum way)way);
+	if (argc > 1 && !strcmp(argv[1], "--turn"))
+		return turn();
 	if (turns < 1 || turns > TURNS_MAX)
 		fake_die("TURNS must be 1 to 64", turns);
 	library = fake_library(argc > 1 ? argv[1] : NULL);
 	fake_runtime_start();
-	for (int i = 0; i < turns; i++)
-		for (unsigned way = 0; way < N_WAYS; way++) {
-			fake_run(ways[way].role, way == WITH ? library : NULL, NULL, output,
-				 sizeof(output), NULL);
-			end = output;
-			for (unsigned k = 0; k < N_COUNTS; k++)
-				ns[way][k][i] = strtod(end, &end);
-		}
-	fake_runtime_stop();
-	for (unsigned k = 0; k < N_COUNTS; k++) {
-		double median[N_WAYS];
-
-		printf("{\"bench\":\"launch\",\"streams\":%u,\"null_stream\":%s,\"turns\":%d",
-		       stream_counts[k] ? stream_counts[k] : 1, stream_counts[k] ? "false" : "true",
-		       turns);
-		for (unsigned way = 0; way < N_WAYS; way++) {
-			median[way] = fake_quantile(ns[way][k], (size_t)turns, 0.5);
-			printf(",\"%s\":%.1f", ways[way].name, median[way]);
-		}
-		printf(",\"added_ns\":%.1f,\"added_to_green_ns\":%.1f}\n",
-		       median[WITH] - median[WITHOUT], median[WITH] - median[GREEN]);
+	for (int i = 0; i < turns; i++) {
+		fake_run("--turn", library, NULL, output, sizeof(output), NULL);
+		end = output;
+		for (unsigned count = 0; count < N_COUNTS; count++)
+			for (unsigned said = 0; said < N_SAID; said++)
+				ns[count][said][i] = strtod(end, &end);
 	}
+	fake_runtime_stop();
+	for (unsigned count = 0; count < N_COUNTS; count++)
+		print(count, ns[count], (size_t)turns);
 	return 0;
 }

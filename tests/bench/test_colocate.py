@@ -164,8 +164,10 @@ def test_static_partitions_cover_the_gpu_once():
 def test_rows_of_ones_own():
     row = custom_row("quick=site.policy=lend,site.latency.reclaim_budget=100,node.memory_reserve=1G")
     assert row.kind == "detshare" and row.site == {"policy": "lend", "latency.reclaim_budget": "100"} and row.node == {"memory_reserve": "1G"}
-    assert row.must_equal
-    for wrong in "", "MPS=site.policy=lend", "x=policy=lend", "x=site.policy", "=site.policy=lend":
+    assert row.must_equal and not row.shares
+    assert custom_row("wide=site.policy=static,shares=0.75:0.25").shares == (0.75, 0.25)
+    for wrong in ("", "MPS=site.policy=lend", "x=policy=lend", "x=site.policy", "=site.policy=lend", "x=shares=0.5", "x=shares=0.6:0.6",
+                  "x=shares=half:half", "x=shares=1:0"):
         with pytest.raises(ValueError):
             custom_row(wrong)
 

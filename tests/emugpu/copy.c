@@ -37,6 +37,25 @@ static bool stage(struct emu_copy *c)
  * A copy in a stream. Memory that the driver does not know is pageable: a copy from it is staged
  * before the call returns, a copy to it returns when it is done. A captured copy does neither.
  */
+static unsigned long long range_of(const void *address)
+{
+	struct emu_range range;
+
+	return emu_range_find((uintptr_t)address, 1, &range) ? range.id : 0;
+}
+
+void emu_copy_find(struct emu_copy *copy)
+{
+	copy->to_id = range_of(copy->to);
+	copy->from_id = range_of(copy->from);
+}
+
+bool emu_copy_is_there(const struct emu_copy *copy)
+{
+	return (!copy->to_id || copy->to_id == range_of(copy->to)) &&
+	       (!copy->from_id || copy->from_id == range_of(copy->from));
+}
+
 static CUresult copy_shape(const struct emu_copy *c, CUstream handle, unsigned how)
 {
 	struct CUstream_st *s;
@@ -60,6 +79,8 @@ static CUresult copy_shape(const struct emu_copy *c, CUstream handle, unsigned h
 		goto done;
 	wait = !s->capture && ((how & SYNC) || !to_known);
 	op->work.u.copy = *c;
+	if (s->capture)
+		emu_copy_find(&op->work.u.copy);
 	if (!from_known && !wait && !s->capture && !stage(&op->work.u.copy)) {
 		emu_op_unref(op);
 		goto done;

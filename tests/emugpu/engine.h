@@ -141,6 +141,8 @@ struct emu_copy {
 	size_t width, height, depth;
 	size_t to_pitch, to_slice, from_pitch, from_slice;
 	void *staged; /* freed afterwards */
+	/* A graph's node: the ranges of memory that were there when it was made; 0: none. */
+	unsigned long long to_id, from_id;
 };
 
 /* What an operation does: also what a graph's node will do each time it is launched. */
@@ -288,6 +290,9 @@ void emu_op_beside(struct emu_op *op, struct emu_op *before);
 CUresult emu_op_start(struct emu_op *op);
 /* Threads that ops of this kind need; emu_op_start cannot fail afterwards. */
 CUresult emu_op_prepare(enum emu_op_kind kind, struct emu_device *dev);
+/* Remember what memory a graph's copy is of; whether it is still there, as far as it was known. */
+void emu_copy_find(struct emu_copy *copy);
+bool emu_copy_is_there(const struct emu_copy *copy);
 bool emu_work_copy(struct emu_work *to, const struct emu_work *from);
 void emu_work_free(struct emu_work *work);
 void emu_op_ref(struct emu_op *op);

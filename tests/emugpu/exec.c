@@ -4,6 +4,8 @@
 #include "tests/emugpu/graph.h"
 #include "tests/emugpu/twins.h"
 
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +23,31 @@ static CUresult begin_exec(CUgraphExec exec)
 
 /* ---- instantiation ---- */
 
+/*
+ * What the driver found when a node was made it uses when the graph is made executable, and does not look
+ * whether it is still there: it crashes (measured on an H200, driver 580; memory that is set is looked for).
+ */
+static void crash_if_gone(CUgraph graph)
+{
+	for (size_t i = 0; i < graph->nodes.n; i++) {
+		const struct CUgraphNode_st *node = graph->nodes.all[i];
+		const char *gone = NULL;
+
+		if (node->child)
+			crash_if_gone(node->child);
+		if (node->type == CU_GRAPH_NODE_TYPE_MEMCPY && node->work.kind == EMU_OP_COPY &&
+		    !emu_copy_is_there(&node->work.u.copy))
+			gone = "memory that a node copies";
+		if (node->event && !emu_handle_is(node->event, EMU_HANDLE_EVENT))
+			gone = "an event of a node";
+		if (!gone)
+			continue;
+		fprintf(stderr, "emulated driver: a graph is made executable, and %s is gone\n",
+			gone);
+		raise(SIGSEGV);
+	}
+}
+
 static CUresult instantiate(CUgraphExec *out, CUgraph graph, cuuint64_t flags)
 {
 	bool memory = emu_graph_has_memory(graph);
@@ -30,6 +57,7 @@ static CUresult instantiate(CUgraphExec *out, CUgraph graph, cuuint64_t flags)
 		return CUDA_ERROR_INVALID_VALUE;
 	if (flags & CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH || (memory && graph->exec))
 		return CUDA_ERROR_NOT_SUPPORTED;
+	crash_if_gone(graph);
 	exec = calloc(1, sizeof(*exec));
 	if (!exec)
 		return CUDA_ERROR_OUT_OF_MEMORY;

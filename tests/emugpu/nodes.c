@@ -78,6 +78,7 @@ static CUresult set_memcpy(CUgraphNode node, const CUDA_MEMCPY3D *p, CUcontext n
 		rc = context_of(named, &ctx);
 	if (rc)
 		return rc;
+	emu_copy_find(&shape);
 	node->work = (struct emu_work){.kind = EMU_OP_COPY, .u.copy = shape};
 	node->ctx = ctx;
 	node->ctx_id = ctx->id;

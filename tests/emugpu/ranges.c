@@ -8,6 +8,7 @@
 static struct {
 	struct emu_range *all; /* by base */
 	size_t n, room;
+	unsigned long long last_id;
 	pthread_mutex_t
 	    mutex; /* kernels look here while others change it; taken inside emu.mutex */
 } ranges = {.mutex = PTHREAD_MUTEX_INITIALIZER};
@@ -64,6 +65,7 @@ bool emu_range_add(struct emu_range range)
 		ranges.all = more;
 		ranges.room = room;
 	}
+	range.id = ++ranges.last_id;
 	size_t i = (size_t)(find(range.base) + 1);
 	memmove(&ranges.all[i + 1], &ranges.all[i], (ranges.n - i) * sizeof(range));
 	ranges.all[i] = range;

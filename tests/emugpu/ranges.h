@@ -7,6 +7,7 @@
 enum emu_range_kind { EMU_RANGE_DEVICE, EMU_RANGE_HOST, EMU_RANGE_REGISTERED, EMU_RANGE_MAPPED };
 
 struct emu_range {
+	unsigned long long id; /* no other range has it, nor will; emu_range_add gives it */
 	uintptr_t base;
 	size_t bytes, mapped;
 	enum emu_range_kind kind;

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(),
 
 EVERYWHERE = tuple(range(6))
 EXPERIMENTS = ["replay", "fork", "by-hand", "updates", "errors", "child-update", "large", "consecutive", "waits", "threads",
-               "memory", "frees"]
+               "memory", "frees", "gone"]
 
 
 def run(host, experiment, runtime=None, **more):
@@ -51,7 +51,7 @@ class Endless:
     def __init__(self, host, granter, experiment, **more):
         self.program = subprocess.Popen([GPU / "graph_program", experiment], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, env=host.environment(granter, **more), text=True)
-        assert self.program.stdout.readline() == "launching\n"
+        wait_for(lambda: self.program.stdout.readline() == "launching\n", 60)
 
     def end(self):
         out, _ = self.program.communicate(timeout=60)
@@ -85,6 +85,16 @@ def test_a_graph_follows_its_partition(host, runtime, endless):
         assert wait_for(host.sms, 60) <= sms_of(groups)
     program.end()
     assert granter.port().pinned == set()
+
+
+def test_a_graph_whose_memory_is_gone_is_left_alone(host, runtime, endless):
+    """The driver, and the emulated one, dies of making such a graph executable; nobody launches it."""
+    granter = runtime(groups=(0, 1, 2))
+    program = endless(granter, "endless-gone")
+    for groups in [(3, 4), (1,), (2, 4), (0, 3), (1, 2, 3)]:
+        granter.wait_for(granter.grant(groups))
+        assert granter.port().groups == set(groups)
+    program.end()
 
 
 @pytest.mark.parametrize("chaos", ["", "3:5"])

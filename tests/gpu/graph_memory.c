@@ -92,6 +92,46 @@ static void free_in_capture(CUstreamCaptureMode mode, bool same_thread)
 	free(result);
 }
 
+/*
+ * A graph need not be launched again, nor destroyed, when the memory goes that it copies: whoever makes it
+ * executable elsewhere meanwhile must not look for that.
+ */
+static CUgraphExec left_behind(CUstream stream)
+{
+	CUdeviceptr x = numbers(1), y = numbers(2);
+	CUgraphExec exec;
+	CUgraph graph;
+
+	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_RELAXED);
+	CALL(cuMemcpyDtoDAsync_v2, y, x, N * 4, stream);
+	add(&kernels, stream, x, x, y);
+	CALL(cuStreamEndCapture, stream, &graph);
+	exec = executable(graph);
+	CALL(cuGraphDestroy, graph);
+	launch_some("copies", exec, x, y);
+	CALL(cuMemFree_v2, x);
+	CALL(cuMemFree_v2, y);
+	return exec;
+}
+
+void gone(void)
+{
+	CUdeviceptr a = new_numbers(0), one = new_numbers(1);
+	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+	CUgraphExec copies = left_behind(stream), adds;
+	CUgraph graph;
+
+	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_RELAXED);
+	add(&kernels, stream, a, a, one);
+	CALL(cuStreamEndCapture, stream, &graph);
+	adds = executable(graph);
+	for (int i = 0; i < 8; i++)
+		launch_some("goes on", adds, a, one);
+	CALL(cuGraphExecDestroy, copies);
+	CALL(cuGraphExecDestroy, adds);
+	CALL(cuGraphDestroy, graph);
+}
+
 void frees(void)
 {
 	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING), side = new_stream(0);
@@ -127,7 +167,7 @@ void frees(void)
 }
 
 /* Launches until its input ends; says "launching" after the first one. */
-static void endless(bool memory_nodes)
+static void endless(bool memory_nodes, bool leaves_one_behind)
 {
 	CUstream stream = new_stream(CU_STREAM_NON_BLOCKING), side = new_stream(0);
 	CUdeviceptr x = new_numbers(0), one = new_numbers(1), scratch;
@@ -137,6 +177,8 @@ static void endless(bool memory_nodes)
 	CUgraphExec exec;
 	CUgraph graph;
 
+	if (leaves_one_behind)
+		left_behind(stream);
 	CALL(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_RELAXED);
 	if (memory_nodes)
 		CALL(cuMemAllocAsync, &scratch, N * 4, stream);
@@ -162,10 +204,15 @@ static void endless(bool memory_nodes)
 
 void endless_movable(void)
 {
-	endless(false);
+	endless(false, false);
 }
 
 void endless_pinned(void)
 {
-	endless(true);
+	endless(true, false);
+}
+
+void endless_gone(void)
+{
+	endless(false, true);
 }

@@ -166,8 +166,10 @@ static const struct experiment experiments[] = {
     {"threads", threads},
     {"memory", memory},
     {"frees", frees},
+    {"gone", gone},
     {"endless", endless_movable},
     {"endless-pinned", endless_pinned},
+    {"endless-gone", endless_gone},
 };
 
 int main(int argc, char **argv)

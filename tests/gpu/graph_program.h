@@ -50,8 +50,10 @@ void child_update(void);
 /* graph_memory.c */
 void memory(void);
 void frees(void);
+void gone(void);
 void endless_movable(void);
 void endless_pinned(void);
+void endless_gone(void);
 
 /* graph_order.c */
 void replay(void);

@@ -64,7 +64,7 @@ def experiment(name, file="coroutine_program", prefix="", rounds=1):
 
 # Small programs do what they do so often that each moves some 10,000 times in all; the large graph takes too long for that.
 GRAPH_ROUNDS = {"replay": 70, "by-hand": 300, "updates": 50, "errors": 300, "child-update": 280, "large": 40, "consecutive": 18,
-                "waits": 5, "threads": 13, "memory": 100, "frees": 1}
+                "waits": 5, "threads": 13, "memory": 100, "frees": 1, "gone": 100}
 
 
 ALL = [

@@ -105,19 +105,32 @@ ROWS = {row.name: row for row in (
 ALONE = Row("alone", "alone", "the whole GPU, without detshare and MPS")
 
 
+def shares_of(text, shares):
+    try:
+        found = tuple(float(share) for share in shares.split(":"))
+    except ValueError:
+        found = ()
+    if len(found) != 2 or min(found) <= 0 or sum(found) > 1:
+        raise ValueError(f"--row {text}: shares={shares}: want two, each above 0 and 1 at most together, like 0.8:0.2")
+    return found
+
+
 def custom_row(text):
-    """NAME=site.KEY=VALUE,node.KEY=VALUE: detshare with these keys in its files."""
+    """NAME=site.KEY=VALUE,node.KEY=VALUE,shares=0.8:0.2: detshare with these keys in its files, and these shares in groups of two."""
     name, _, keys = text.partition("=")
-    site, node = {}, {}
+    site, node, shares = {}, {}, ()
     for part in filter(None, keys.split(",")):
         where, _, rest = part.partition(".")
         key, _, value = rest.partition("=")
+        if part.startswith("shares="):
+            shares = shares_of(text, part.partition("=")[2])
+            continue
         if where not in ("site", "node") or not key or not value:
-            raise ValueError(f"--row {text}: want NAME=site.KEY=VALUE,node.KEY=VALUE")
+            raise ValueError(f"--row {text}: want NAME=site.KEY=VALUE,node.KEY=VALUE,shares=SHARE:SHARE")
         {"site": site, "node": node}[where][key] = value
     if not name or name in ROWS or name == ALONE.name:
         raise ValueError(f"--row {text}: a row needs a name of its own")
-    return Row(name, "detshare", keys, site=site, node=node)
+    return Row(name, "detshare", keys, site=site, node=node, shares=shares, latency_only=bool(shares))
 
 
 def partition_of(programs, index, n_groups):
