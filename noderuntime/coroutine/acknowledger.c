@@ -19,6 +19,7 @@
 #include "noderuntime/coroutine/gate.h"
 #include "noderuntime/coroutine/green.h"
 #include "noderuntime/coroutine/hold.h"
+#include "noderuntime/coroutine/hurry.h"
 #include "noderuntime/coroutine/learn.h"
 #include "noderuntime/coroutine/mark.h"
 #include "noderuntime/coroutine/nap.h"
@@ -154,6 +155,7 @@ static enum outcome suspend(struct ds_vctx *vctx, struct look *look)
 	const bool settled = ds_green_reap(vctx);
 
 	ds_suspend_begin(vctx);
+	ds_hurry_followed(look->granted.epoch);
 	if (!wait_for_launchers(look))
 		return AGAIN;
 	look->waited_us = 0;
@@ -248,6 +250,7 @@ static enum outcome follow(struct look *look)
 	}
 	ds_session_immovable(session, false);
 	note_moved(&look->granted);
+	ds_hurry_followed(look->granted.epoch);
 	if (!wait_for_launchers(look))
 		return AGAIN;
 	look->waited_us = 0;
@@ -524,6 +527,7 @@ void ds_acknowledger_start(struct ds_session *session, struct ds_vctx *vctx)
 	the.session = session;
 	the.vctx = vctx;
 	ds_demand_start(session);
+	ds_hurry_start(session);
 	ds_session_immovable(session, true); /* until there is somebody to see to it */
 	if (!ds_marks_prepare() || pthread_attr_init(&attributes) != 0)
 		return;

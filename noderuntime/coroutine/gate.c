@@ -3,6 +3,7 @@
 
 #include "noderuntime/coroutine/ahead.h"
 #include "noderuntime/coroutine/demand.h"
+#include "noderuntime/coroutine/hurry.h"
 #include "noderuntime/coroutine/op.h"
 #include "noderuntime/coroutine/suspend.h"
 
@@ -50,6 +51,13 @@ CUresult ds_gate_pass(struct ds_op *op, const struct ds_launch *launch)
 			ds_demand_woken(op->vctx);
 		if (epoch & DS_GATE_SUSPENDED)
 			return ds_suspend_passes(op) ? stay(op) : wait_outside(op);
+		if (launch && epoch & DS_GATE_WINDOW && !ds_mark_is_nested(op->mark) &&
+		    ds_hurry_is_asked()) {
+			ds_mark_end(op->mark);
+			ds_hurry_wait();
+			ds_mark_begin(op->mark);
+			continue;
+		}
 		result = follow(op, epoch & ~DS_GATE_MASK);
 		if (result != CUDA_SUCCESS || !launch)
 			return result;
