@@ -10,6 +10,7 @@ from pathlib import Path
 from .results import Results
 
 TAIL_LINES = 30
+LINE_MOST = 300  # of a command with all files
 
 
 class StageFailed(Exception):
@@ -90,7 +91,7 @@ class Runner:
 
     def tail(self) -> str:
         """The end of the log, for people."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        return "\n".join(line[:LINE_MOST] for line in self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
 
 
 def one(passed: bool, what: str) -> Results:
