@@ -237,7 +237,9 @@ static int check_reclaim_spin_us(cfg_t *cfg, cfg_opt_t *opt)
 {
 	long us = cfg_opt_getnint(opt, 0);
 
-	return us == 0 ? 0 : ds_conf_within(cfg, opt, RECLAIM_SPIN_US_MAX, "microseconds");
+	return us == 0 ? 0
+		       : ds_conf_within(cfg, opt, RECLAIM_SPIN_US_MAX,
+					"microseconds (or 0: nobody does)");
 }
 
 static int check_reclaim_spin_cpus(cfg_t *cfg, cfg_opt_t *opt)
