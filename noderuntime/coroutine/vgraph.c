@@ -94,10 +94,13 @@ static bool collect(struct ds_vgraph *graph)
 	return collected;
 }
 
-static bool lost_something(const struct ds_vgraph *graph)
+/* Nothing is to be made of it any more, for the driver would look for what has gone. Under `making`. */
+static bool is_left(const struct ds_vgraph *graph)
 {
 	bool lost;
 
+	if (graph->destroyed)
+		return true;
 	pthread_mutex_lock(&table_lock);
 	lost = ds_refers_lost(&graph->refers);
 	pthread_mutex_unlock(&table_lock);
@@ -123,7 +126,7 @@ static void forget_clone(struct ds_vgraph *graph)
 static void bring_clone_back(struct ds_vgraph *graph)
 {
 	if (graph->clone &&
-	    (graph->destroyed || lost_something(graph) ||
+	    (is_left(graph) ||
 	     ds_graph_retarget(graph->vctx, graph->clone, first_place(graph)) != CUDA_SUCCESS))
 		forget_clone(graph);
 	graph->clone_at = NULL;
@@ -361,7 +364,7 @@ static CUresult make(struct ds_vgraph *graph, struct ds_pctx *pctx, bool ahead)
 
 	if (ds_vgraph_in(graph, pctx))
 		return CUDA_SUCCESS;
-	if (!graph->clone || graph->destroyed || lost_something(graph))
+	if (!graph->clone || is_left(graph))
 		return CUDA_ERROR_NOT_SUPPORTED;
 	executable = calloc(1, sizeof(*executable));
 	if (!executable)

@@ -46,6 +46,20 @@ def wait_for(condition, seconds=60):
     return value
 
 
+def follower(host, name, demand=ACTIVE, drain_us=100):
+    """A program of an allocation that follows its page, and says this of itself; `demand` None: nothing."""
+    made = host.program(name)
+    assert made.answer["refused"] == 0, made.answer
+    made.ask("obey", 0)
+    if demand is not None:
+        made.ask("demand", demand, drain_us, 0)
+    return made
+
+
+def held(host, name):
+    return host.resident(name)["groups_held"]
+
+
 def stat_fields(pid, task=""):
     """State and start time of a process (`task`: of a thread of it), or None when there is none."""
     try:

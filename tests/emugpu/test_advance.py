@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
-from runtime_host import ACTIVE, BUILD, IDLE, WINDOW, Host, asleep, stop  # noqa: E402
+from runtime_host import ACTIVE, BUILD, IDLE, WINDOW, Host, asleep, follower, stop  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -34,15 +34,6 @@ def host():
     made.close()
 
 
-def program(host, name):
-    """A program that follows its page, works, and is off a group at once."""
-    made = host.program(name)
-    assert made.answer["refused"] == 0, made.answer
-    made.ask("obey", 0)
-    made.ask("demand", ACTIVE, 100, 0)
-    return made
-
-
 def groups(of):
     return of.ask("page")["groups"]
 
@@ -51,12 +42,12 @@ def begin(host, advance=",advance=100", reclaim=500):
     """A latency job and a throughput job, half of the GPU each, and a program of the former; that lends."""
     host.begin("job-1", share=500, kind="latency", lending=LENDING.format(reclaim) + advance)
     host.begin("job-2", share=500, kind="throughput", lending=LENDING.format(5000))
-    return program(host, "job-1")
+    return follower(host, "job-1")
 
 
 @pytest.fixture
 def pair(host):
-    programs = begin(host), program(host, "job-2")
+    programs = begin(host), follower(host, "job-2")
     wait_for(lambda: [groups(p) for p in programs] == [OWN, OTHERS] and host.resident("job-2")["drain_us"] == 112)
     return programs
 
@@ -123,7 +114,7 @@ def test_nothing_is_taken_when_nothing_is_owed(host, pair):
 
 
 def test_a_class_without_an_advance_takes_nothing(host):
-    pair = begin(host, advance=""), program(host, "job-2")
+    pair = begin(host, advance=""), follower(host, "job-2")
     latency, training = pair
     wait_for(lambda: host.resident("job-2")["drain_us"] == 112)
     latency.ask("demand", IDLE, 100, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import runtime_host
-from runtime_host import wait_for
+from runtime_host import held, wait_for
 from coroutine_host import FIXED, GPU, LIBRARY, Running, sanitizer_runtimes, sms_of
 from test_graphs import EXPERIMENTS, Endless
 
@@ -116,10 +116,6 @@ def spin(node, name):
                                env=node.env | env | {"LD_PRELOAD": preload})
     node.programs.append(program)
     return program
-
-
-def held(node, name):
-    return node.resident(name)["groups_held"]
 
 
 def groups_of(node, program):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import (ACKNOWLEDGED, BUILD, EPOCH, HELLO, MAGIC, NOTICE, REPORT, STEP, VERSION, Host,  # noqa: E402
+from runtime_host import (ACKNOWLEDGED, BUILD, EPOCH, HELLO, MAGIC, NOTICE, REPORT, STEP, VERSION, Host, held,  # noqa: E402
                           stop, wait_for)
 
 pytestmark = [
@@ -31,10 +31,6 @@ def host():
     made = Host()
     yield made
     made.close()
-
-
-def held(host, name):
-    return host.resident(name)["groups_held"]
 
 
 def groups_of(host, program):

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
-from runtime_host import ACTIVE, HOLDING, HOLDING_AT, IDLE, TELL_IDLE, wait_for  # noqa: E402
+from runtime_host import ACTIVE, HOLDING, HOLDING_AT, IDLE, TELL_IDLE, follower, wait_for  # noqa: E402
 from test_ahead import Program  # noqa: E402
 from coroutine_host import GPU, LIBRARY  # noqa: E402
 
@@ -219,21 +219,13 @@ def begin(node, *kinds, lending=EAGER):
         node.begin(f"job-{i + 1}", share=250, kind=kind, lending=lending)
 
 
-def program_of(node, name):
-    """A program that follows its page."""
-    made = node.program(name)
-    assert made.answer["refused"] == 0, made.answer
-    made.ask("obey", 0)
-    return made
-
-
 def in_step(program):
     return program.ask("page")["step"]
 
 
 def test_the_page_says_when_a_neighbour_is_in_a_step(node):
     begin(node, "latency", "throughput", "besteffort", "latency")
-    latency, training, filler, other = (program_of(node, f"job-{i}") for i in (1, 2, 3, 4))
+    latency, training, filler, other = (follower(node, f"job-{i}", demand=None) for i in (1, 2, 3, 4))
     for one in training, filler:
         assert one.ask("page")["hold_back"] == [500, 300, "spin*"]
     for one in latency, other:
@@ -260,7 +252,7 @@ def test_a_latency_job_with_one_group_says_when_it_is_idle(node):
 
 def test_nothing_is_held_back_where_nothing_is_lent(node):
     begin(node, "latency", "throughput", lending="")
-    latency, training = program_of(node, "job-1"), program_of(node, "job-2")
+    latency, training = follower(node, "job-1", demand=None), follower(node, "job-2", demand=None)
     latency.ask("demand", ACTIVE, 100, 0)
     wait_for(lambda: node.resident("job-1")["demand"] == "active", 20)
     assert not in_step(training) and latency.ask("page")["flags"] == 0
@@ -270,7 +262,7 @@ def test_nothing_is_held_back_unless_the_site_wants_it(node):
     node.config["hold_back"] = "no"
     node.write_conf()
     begin(node, "latency", "throughput")
-    latency, training = program_of(node, "job-1"), program_of(node, "job-2")
+    latency, training = follower(node, "job-1", demand=None), follower(node, "job-2", demand=None)
     latency.ask("demand", ACTIVE, 100, 0)
     wait_for(lambda: node.resident("job-1")["demand"] == "active", 20)
     page = training.ask("page")
@@ -279,7 +271,7 @@ def test_nothing_is_held_back_unless_the_site_wants_it(node):
 
 def test_what_was_held_back_is_counted(node):
     begin(node, "latency", "throughput")
-    latency = program_of(node, "job-1")
+    latency = follower(node, "job-1", demand=None)
     latency.ask("demand", ACTIVE, 100, 0)
     training = subprocess.Popen([GPU / "ahead_program"], env=node.env | node.task_env("job-2"), text=True,
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -412,7 +404,7 @@ def test_results_are_as_alone_while_kernels_are_tried_out(host, runtime):
 
 def test_status_names_them(node):
     begin(node, "throughput")
-    training = program_of(node, "job-1")
+    training = follower(node, "job-1", demand=None)
     said = KERNEL.pack(7, 4096, 256, MEMORY, 155, b"copies\n") + KERNEL.pack(8, 132, 384, SMS, 990, b"x" * 68)
     training.ask("write at", KERNELS_AT, list(said))
     reported = node.resident("job-1")["programs"][0]["reported_by_program"]

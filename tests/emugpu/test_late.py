@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
-from runtime_host import ACTIVE, BUILD, IDLE, Host, is_running  # noqa: E402
+from runtime_host import ACTIVE, BUILD, IDLE, Host, follower, held, is_running  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -23,10 +23,6 @@ EAGER = ",policy=lend,lend=yes,borrow=yes,reclaim=500"
 
 def wait_for(condition, seconds=60):
     return runtime_host.wait_for(condition, seconds)
-
-
-def held(host, name):
-    return host.resident(name)["groups_held"]
 
 
 def said_of(host, program):
@@ -45,11 +41,7 @@ class Loan:
         self.lender = self.program("job-1", IDLE)
 
     def program(self, name="job-2", demand=ACTIVE):
-        made = self.host.program(name)
-        assert made.answer["refused"] == 0, made.answer
-        made.ask("obey", 0)
-        made.ask("demand", demand, 100, 0)
-        return made
+        return follower(self.host, name, demand)
 
     def borrower(self):
         made = self.program()

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import runtime_host  # noqa: E402
-from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, asleep, stop, switches  # noqa: E402
+from runtime_host import ACTIVE, BUILD, IDLE, TELL_IDLE, WINDOW, Host, asleep, follower, held, stop, switches  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -37,10 +37,6 @@ def wait_for(condition, seconds=60):
     return runtime_host.wait_for(condition, seconds)
 
 
-def held(host, name):
-    return host.resident(name)["groups_held"]
-
-
 def planned(host, name):
     return host.resident(name)["groups_planned"]
 
@@ -53,21 +49,12 @@ def stays(condition, seconds=0.3):
         time.sleep(0.02)
 
 
-def program(host, name, demand=ACTIVE, drain_us=100):
-    """A program that follows its page, and says this of itself."""
-    made = host.program(name)
-    assert made.answer["refused"] == 0, made.answer
-    made.ask("obey", 0)
-    made.ask("demand", demand, drain_us, 0)
-    return made
-
-
 @pytest.fixture
 def pair(host):
     """A latency job and a throughput job, half of the GPU each, with a program each; both active."""
     host.begin("job-1", share=500, kind="latency", lending=EAGER)
     host.begin("job-2", share=500, kind="throughput", lending=EAGER)
-    programs = program(host, "job-1"), program(host, "job-2")
+    programs = follower(host, "job-1"), follower(host, "job-2")
     wait_for(lambda: held(host, "job-1") == "0-7" and held(host, "job-2") == "8-14+rest")
     wait_for(lambda: host.resident("job-2")["drain_us"] == 112)
     return programs
@@ -100,7 +87,7 @@ def test_nothing_is_lent_without_the_sites_word(host):
     for name in "job-1", "job-2":
         host.begin(name)
     for name, said in (("job-1", IDLE), ("job-2", ACTIVE)):
-        program(host, name, said)
+        follower(host, name, said)
     stays(lambda: [held(host, n) for n in ("job-1", "job-2")] == ["0-7", "8-14+rest"])
     assert host.program("job-1").answer["flags"] == 0
     assert host.gpu()["policy"] == {"name": "static", "built_in": True, "failed": False}
@@ -192,7 +179,7 @@ def test_a_borrower_whose_runtime_died_keeps_what_it_has_until_its_end(host, pai
 
 def test_an_allocation_without_a_program_lends_and_its_first_program_gets_what_is_its_own(host):
     host.begin("job-1", share=500, kind="throughput", lending=EAGER)
-    other = program(host, "job-1")
+    other = follower(host, "job-1")
     wait_for(lambda: held(host, "job-1") == "0-14+rest")
     host.begin("job-2", share=500, kind="throughput", lending=EAGER)
     wait_for(lambda: held(host, "job-2") == "8")
@@ -208,7 +195,7 @@ def test_an_allocation_without_a_program_lends_and_its_first_program_gets_what_i
 
 def test_all_programs_must_be_idle(host, pair):
     latency, _ = pair
-    second = program(host, "job-1")
+    second = follower(host, "job-1")
     latency.ask("demand", IDLE, 100, 0)
     stays(lambda: held(host, "job-1") == "0-7")
     second.ask("demand", IDLE, 100, 0)
@@ -249,24 +236,24 @@ def test_who_has_an_overlong_kernel_borrows_nothing_and_is_not_idle(host, pair):
 def test_a_class_may_keep_what_it_has(host, lending, kept):
     host.begin("job-1", share=500, kind="throughput", lending=lending)
     host.begin("job-2", share=500, kind="throughput", lending=EAGER)
-    program(host, "job-1", IDLE)
-    program(host, "job-2")
+    follower(host, "job-1", IDLE)
+    follower(host, "job-2")
     wait_for(lambda: host.resident("job-2")["demand"] == "active" and held(host, "job-1") == kept)
     stays(lambda: held(host, "job-1") == kept)
 
 
 def test_a_class_may_keep_to_what_it_has(host):
     host.begin("job-1", share=500, kind="throughput", lending=LENDING.format("yes", "no", 500))
-    program(host, "job-1")
+    follower(host, "job-1")
     stays(lambda: held(host, "job-1") == "0-7")
 
 
 def test_besteffort_yields_first(host):
     host.begin("job-1", share=100, kind="besteffort", lending=EAGER)
-    program(host, "job-1")
+    follower(host, "job-1")
     wait_for(lambda: held(host, "job-1") == "0-14+rest")
     host.begin("job-2", share=200, kind="throughput", lending=EAGER)
-    training = program(host, "job-2")
+    training = follower(host, "job-2")
     wait_for(lambda: len(host.resident("job-1")["borrows_from"]) == 0)
     wait_for(lambda: host.resident("job-2")["sms"] == 132 - host.resident("job-1")["sms"])
     training.ask("demand", IDLE, 100, 0)
@@ -306,7 +293,7 @@ def test_nothing_wakes_up_while_groups_are_lent(host, pair):
 def test_whom_lending_does_not_concern_does_not_wake(host):
     for name, kind, share, borrows in (("job-1", "latency", 500, "yes"), ("job-2", "throughput", 300, "yes"), ("job-3", "throughput", 200, "no")):
         host.begin(name, share=share, kind=kind, lending=LENDING.format(borrows, borrows, 500))
-    latency, training, _ = [program(host, f"job-{job}") for job in (1, 2, 3)]
+    latency, training, _ = [follower(host, f"job-{job}") for job in (1, 2, 3)]
     wait_for(lambda: host.resident("job-2")["drain_us"] == 112 and host.resident("job-3")["drain_us"] == 112)
     bystander = host.runtime_pid("job-3")
     wait_for(lambda: asleep([bystander], 0.3))
@@ -324,7 +311,7 @@ def test_who_cannot_be_rung_is_told_all_the_same(host):
     host.begin("job-2", share=500, kind="throughput", lending=EAGER)
     for name in "job-1", "job-2":
         (host.run_dir / name / "bell").unlink()
-    latency, training = program(host, "job-1"), program(host, "job-2")
+    latency, training = follower(host, "job-1"), follower(host, "job-2")
     wait_for(lambda: host.resident("job-2")["drain_us"] == 112)
     for _ in range(3):
         lend(host, (latency, training))
@@ -367,7 +354,7 @@ def test_a_program_with_kernels_of_many_lengths_borrows(host):
     """Short ones and some of 20 ms: it is off within two of those, though many short ones may be ahead."""
     host.begin("job-1", share=500, kind="latency", lending=LENDING.format("yes", "yes", 40000))
     host.begin("job-2", share=500, kind="throughput", lending=EAGER)
-    latency = program(host, "job-1", ACTIVE)
+    latency = follower(host, "job-1", ACTIVE)
     with subprocess.Popen([Path(BUILD) / "tests" / "gpu" / "ahead_program"], env=host.env | host.task_env("job-2"), text=True,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as training:
         try:
@@ -392,7 +379,7 @@ def remaps(host):
 def test_a_real_program_borrows_and_gives_back_while_it_launches(host):
     host.begin("job-1", share=500, kind="latency", lending=LENDING.format("yes", "yes", 100000))
     host.begin("job-2", share=500, kind="throughput", lending=EAGER)
-    latency = program(host, "job-1", ACTIVE)
+    latency = follower(host, "job-1", ACTIVE)
     training = gpuwork(host, "job-2", "spin", "--block-us", 200, "--seconds", 40)
     # A program that does not come to launching on a busy machine may be taken for idle meanwhile.
     wait_for(lambda: host.resident("job-2")["drain_us"] and held(host, "job-2") == "8-14+rest")
@@ -451,7 +438,7 @@ def own_policy():
 def test_a_sites_own_policy_is_asked(own_policy):
     host = own_policy("good")
     host.begin("job-1", share=500, lending=EAGER)
-    program(host, "job-1")
+    follower(host, "job-1")
     wait_for(lambda: held(host, "job-1") == "0-11+rest")  # it wishes 0.75
     assert host.resident("job-1")["wish"] == 0.75
     assert host.gpu()["policy"] == {"name": "sample", "built_in": False, "failed": False}
@@ -462,12 +449,12 @@ def test_a_policy_that_wishes_what_cannot_be_is_not_asked_again(own_policy):
     host = own_policy("wild")
     host.begin("job-1", share=500, lending=EAGER)
     assert not host.gpu()["policy"]["failed"]
-    first = program(host, "job-1")
+    first = follower(host, "job-1")
     wait_for(lambda: host.gpu()["policy"] == {"name": "wild", "built_in": False, "failed": True})
     assert held(host, "job-1") == "0-7"
     assert "policy: static, because wild failed" in host.status_text()
     host.begin("job-2", share=500, lending=EAGER)
-    program(host, "job-2", IDLE)
+    follower(host, "job-2", IDLE)
     first.ask("demand", ACTIVE, 100, 0)
     stays(lambda: held(host, "job-1") == "0-7" and held(host, "job-2") == "8-14+rest")
     # Who begins when all those are gone tries anew.
@@ -481,7 +468,7 @@ def test_a_policy_that_wishes_what_cannot_be_is_not_asked_again(own_policy):
 def test_without_a_usable_policy_nothing_is_lent(own_policy, name):
     host = own_policy(name)
     host.begin("job-1", share=500, lending=EAGER)
-    program(host, "job-1")
+    follower(host, "job-1")
     wait_for(lambda: host.resident("job-1")["demand"] == "active")
     assert host.gpu()["policy"]["failed"]
     assert held(host, "job-1") == "0-7"
@@ -493,7 +480,7 @@ def test_the_earliest_ones_policy_is_the_gpus(own_policy):
     host.config["policy_library"] = ""
     host.write_conf()
     host.begin("job-2", share=250, lending=EAGER)
-    program(host, "job-1"), program(host, "job-2")
+    follower(host, "job-1"), follower(host, "job-2")
     wait_for(lambda: host.resident("job-2")["wish"] == 0.75)
     assert host.resident("job-1")["wish"] == 0.75
     host.end("job-1")

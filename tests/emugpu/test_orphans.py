@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import ACTIVE, BUILD, IDLE, Host, is_running, stop, wait_for  # noqa: E402
+from runtime_host import ACTIVE, BUILD, IDLE, Host, follower, held, is_running, stop, wait_for  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -33,18 +33,6 @@ def make_host():
 
     yield make
     made[-1].close()
-
-
-def program(host, name, demand=ACTIVE):
-    made = host.program(name)
-    assert made.answer["refused"] == 0, made.answer
-    made.ask("obey", 0)
-    made.ask("demand", demand, 100, 0)
-    return made
-
-
-def held(host, name):
-    return host.resident(name)["groups_held"]
 
 
 def has_its_own(host, name="job-1"):
@@ -90,7 +78,7 @@ def last_notes(host, name="job-2"):
 
 def test_a_latency_job_gets_its_groups_back_and_nobody_else_is_touched(make_host):
     host = make_host()
-    lender, late, other = (program(host, name, demand) for name, demand in (("job-1", IDLE), ("job-2", ACTIVE), ("job-3", ACTIVE)))
+    lender, late, other = (follower(host, name, demand) for name, demand in (("job-1", IDLE), ("job-2", ACTIVE), ("job-3", ACTIVE)))
     wait_for(lambda: borrowed(host) == {"job-2", "job-3"} and is_on(host, late.pid), PATIENCE_S)
     pid = late.pid
     kill_runtime(host)
@@ -122,8 +110,8 @@ def test_a_latency_job_gets_its_groups_back_and_nobody_else_is_touched(make_host
 def test_one_that_had_left_before_is_spared(make_host):
     """Two of one job, both asked to leave: one has, when their runtime is killed."""
     host = make_host()
-    lender = program(host, "job-1", IDLE)
-    late, gone = program(host, "job-2"), program(host, "job-2")
+    lender = follower(host, "job-1", IDLE)
+    late, gone = follower(host, "job-2"), follower(host, "job-2")
     own = host.resident("job-2")["groups_own"]
     wait_for(lambda: borrowed(host) == {"job-2"}, PATIENCE_S)
     wait_for(lambda: entry(host, late.pid)["groups"] == entry(host, gone.pid)["groups"] == held(host, "job-2") != own, PATIENCE_S)
@@ -140,8 +128,8 @@ def test_one_that_had_left_before_is_spared(make_host):
 @pytest.mark.parametrize("together", [False, True])
 def test_of_several_who_wait_one_acts(make_host, together):
     host = make_host()
-    lenders = [program(host, "job-1", IDLE), program(host, "job-3", IDLE)]
-    late = program(host, "job-2")
+    lenders = [follower(host, "job-1", IDLE), follower(host, "job-3", IDLE)]
+    late = follower(host, "job-2")
     wait_for(lambda: borrowed(host, "job-1") == borrowed(host, "job-3") == {"job-2"}, PATIENCE_S)
     wait_for(lambda: is_on(host, late.pid) and is_on(host, late.pid, lender="job-3"), PATIENCE_S)
     kill_runtime(host)
@@ -164,8 +152,8 @@ def test_of_several_who_wait_one_acts(make_host, together):
 
 def test_it_is_only_shown_where_the_site_wants_that(make_host):
     host = make_host(on_no_acknowledgement="warn")
-    lenders = [program(host, "job-1", IDLE), program(host, "job-3", IDLE)]
-    late = program(host, "job-2")
+    lenders = [follower(host, "job-1", IDLE), follower(host, "job-3", IDLE)]
+    late = follower(host, "job-2")
     wait_for(lambda: borrowed(host, "job-1") == borrowed(host, "job-3") == {"job-2"}, PATIENCE_S)
     wait_for(lambda: is_on(host, late.pid) and is_on(host, late.pid, lender="job-3"), PATIENCE_S)
     kill_runtime(host)
@@ -192,7 +180,7 @@ def test_it_is_only_shown_where_the_site_wants_that(make_host):
 
 def test_one_that_left_the_gpu_by_exec_is_left_alone(make_host):
     host = make_host()
-    lender, gone = program(host, "job-1", IDLE), program(host, "job-2")
+    lender, gone = follower(host, "job-1", IDLE), follower(host, "job-2")
     wait_for(lambda: borrowed(host) == {"job-2"} and is_on(host, gone.pid), PATIENCE_S)
     kill_runtime(host)
     gone.ours.send(b'["exec", "sleep", "600"]')
@@ -210,8 +198,8 @@ def test_a_cuda_program_is_ended_and_its_user_is_told(make_host):
     host = make_host(kind="throughput", overlong_kernel_s=0)
     (host.dir / "detshare.conf").write_text("policy = lend\n")
     host.end("job-2")
-    lender = program(host, "job-1", IDLE)
-    program(host, "job-3")  # so that what is beside it is not idle either: it would lend the late one groups, and end it for them
+    lender = follower(host, "job-1", IDLE)
+    follower(host, "job-3")  # so that what is beside it is not idle either: it would lend the late one groups, and end it for them
     run = host.run("--share", "0.25", "--class", "throughput", "--gpu", "0", "--", host.gpuwork, "spin", "--seconds", "600",
                    "--block-us", "8000000", env={"SLURM_CONF": str(host.dir / "slurm.conf")})
     beside = subprocess.Popen([host.gpuwork, "spin", "--seconds", "600", "--block-us", "500"], stdin=subprocess.DEVNULL,

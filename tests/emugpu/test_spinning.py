@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runtime_host import ACTIVE, BUILD, IDLE, Host, asleep, stop, wait_for  # noqa: E402
+from runtime_host import ACTIVE, BUILD, IDLE, Host, asleep, follower, held, stop, wait_for  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not BUILD, reason="DETSHARE_BUILDDIR does not name a built tree"),
@@ -33,18 +33,6 @@ def make():
 def begin(host, reclaim_us=500):
     host.begin("job-1", share=500, kind="latency", lending=LENDING.format(reclaim_us))
     host.begin("job-2", share=500, kind="throughput", lending=LENDING.format(500))
-
-
-def follower(host, name):
-    made = host.program(name)
-    assert made.answer["refused"] == 0, made.answer
-    made.ask("obey", 0)
-    made.ask("demand", ACTIVE, 100, 0)
-    return made
-
-
-def held(host, name):
-    return host.resident(name)["groups_held"]
 
 
 def pair(host):

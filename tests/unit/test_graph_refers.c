@@ -92,17 +92,9 @@ static CUresult get_set(CUgraphNode node, CUDA_MEMSET_NODE_PARAMS *set)
 	return CUDA_SUCCESS;
 }
 
-static CUresult get_recorded(CUgraphNode node, CUevent *event)
+static CUresult get_event(CUgraphNode node, CUevent *event)
 {
-	(void)node;
-	*event = HANDLE(CUevent, RECORDED);
-	return CUDA_SUCCESS;
-}
-
-static CUresult get_waited_for(CUgraphNode node, CUevent *event)
-{
-	(void)node;
-	*event = HANDLE(CUevent, WAITED_FOR);
+	*event = HANDLE(CUevent, node == HANDLE(CUgraphNode, RECORD) ? RECORDED : WAITED_FOR);
 	return CUDA_SUCCESS;
 }
 
@@ -155,8 +147,8 @@ static struct ds_refers collected(void)
 	ds_real.cuGraphChildGraphNodeGetGraph = get_child;
 	ds_real.cuGraphMemcpyNodeGetParams = get_copy;
 	ds_real.cuGraphMemsetNodeGetParams = get_set;
-	ds_real.cuGraphEventRecordNodeGetEvent = get_recorded;
-	ds_real.cuGraphEventWaitNodeGetEvent = get_waited_for;
+	ds_real.cuGraphEventRecordNodeGetEvent = get_event;
+	ds_real.cuGraphEventWaitNodeGetEvent = get_event;
 	ds_real.cuGraphExternalSemaphoresSignalNodeGetParams = get_signal;
 	ds_real.cuGraphKernelNodeGetParams_v2 = get_kernel;
 	ds_real.cuFuncGetModule = get_module;
